@@ -1,0 +1,184 @@
+"""Requests from grammars: a few patterns per handler that expand into hundreds of phrasings, seeded and offline.
+
+A pattern is text with `(a|b|)` for a choice, `<1-28>` for a whole number and `{slot}` for a value. Values are
+patterns too and may use other values. `data/requests/train.yaml` is an example.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.errors import BadData
+
+SLOT = "_"
+"""What stands for a value in a carrier: the request with its values taken out."""
+
+_TOKEN = re.compile(r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request and the tool call that answers it; `carrier` is its text with every value as `_`."""
+
+    text: str
+    tool: str
+    arguments: dict[str, str]
+    carrier: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several sequences; a pattern is a Choice with, most often, a single option."""
+
+    options: tuple["Sequence", ...]
+
+    def expand(self, rng: random.Random, value: Any) -> str:
+        """Text for this choice; `value(name)` gives the text of a slot."""
+        option = self.options[0] if len(self.options) == 1 else rng.choice(self.options)
+        return "".join(part if isinstance(part, str) else part.expand(rng, value) for part in option)
+
+    @property
+    def phrasings(self) -> int:
+        """How many texts this can become, every slot counted as one."""
+        return sum(prod(1 if isinstance(part, str) else part.phrasings for part in option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A whole number from `low` to `high`, both included."""
+
+    low: int
+    high: int
+    phrasings: int = 1
+
+    def expand(self, rng: random.Random, value: Any) -> str:
+        return str(rng.randint(self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a value."""
+
+    name: str
+    phrasings: int = 1
+
+    def expand(self, rng: random.Random, value: Any) -> str:
+        text: str = value(self.name)
+        return text
+
+
+Sequence = tuple[str | Choice | Number | Slot, ...]
+
+
+@dataclass(frozen=True)
+class Handler:
+    """The patterns of one tool and the kind of value each argument takes."""
+
+    slots: dict[str, str]
+    say: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Openers, closers, kinds of values and the handlers of one YAML file."""
+
+    openers: tuple[str, ...]
+    closers: tuple[str, ...]
+    values: dict[str, Choice]
+    handlers: dict[str, Handler]
+
+    @cached_property
+    def phrasings(self) -> dict[str, int]:
+        """Distinct carriers a handler's patterns can make, openers and closers not counted."""
+        return {name: sum(pattern.phrasings for pattern in h.say) for name, h in self.handlers.items()}
+
+    def request(self, tool: str, rng: random.Random) -> Request:
+        """A random request for `tool`."""
+        handler = self.handlers[tool]
+        arguments = {slot: self._value(kind, rng) for slot, kind in handler.slots.items()}
+        pattern = rng.choice(handler.say)
+        opener, closer = rng.choice(self.openers), rng.choice(self.closers)
+        capital = rng.random() < 0.4
+        marked = f"{opener} {pattern.expand(rng, lambda slot: f'{{{slot}}}')}".strip() + closer
+        if capital and not marked.startswith("{"):
+            marked = marked[0].upper() + marked[1:]
+        text = _articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
+        return Request(text, tool, arguments, re.sub(r"\{\w+\}", SLOT, marked).lower())
+
+    def _value(self, kind: str, rng: random.Random) -> str:
+        return _articles(self.values[kind].expand(rng, lambda name: self._value(name, rng)))
+
+
+def load_grammar(path: Path) -> Grammar:
+    """The grammar in a YAML file; `inherit: FILE` takes what it lacks from a file beside it.
+
+    Raises:
+        BadData: a pattern that does not parse, or a slot or value nobody defines.
+    """
+    raw = yaml.safe_load(path.read_text())
+    if "inherit" in raw:
+        raw = yaml.safe_load((path.parent / raw["inherit"]).read_text()) | raw
+    values = {name: parse(text, path) for name, text in raw["values"].items()}
+    handlers = {
+        name: Handler(spec["slots"], tuple(parse(text, path) for text in spec["say"]))
+        for name, spec in raw["handlers"].items()
+    }
+    known = set(values)
+    for name, handler in handlers.items():
+        unknown = set(handler.slots.values()) - known
+        unknown |= {slot for pattern in handler.say for slot in _slots(pattern)} - set(handler.slots)
+        if unknown:
+            raise BadData(f"{path}: handlers.{name}: no slot or value is called {', '.join(sorted(unknown))}")
+    for name, pattern in values.items():
+        if unknown := set(_slots(pattern)) - known:
+            raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(unknown))}")
+    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers)
+
+
+def parse(text: str, path: Path | str = "pattern") -> Choice:
+    """A pattern's text as a tree.
+
+    Raises:
+        BadData: brackets that do not match, or a stray `<` or `{`.
+    """
+    stack: list[list[list[str | Choice | Number | Slot]]] = [[[]]]
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None or (token["close"] is not None and len(stack) == 1):
+            raise BadData(f"{path}: pattern {text!r}: cannot read {text[at:]!r}")
+        here = stack[-1]
+        if token["open"] is not None:
+            stack.append([[]])
+        elif token["close"] is not None:
+            stack.pop()
+            stack[-1][-1].append(Choice(tuple(map(tuple, here))))
+        elif token["bar"] is not None:
+            here.append([])
+        elif token["low"]:
+            here[-1].append(Number(int(token["low"]), int(token["high"])))
+        elif token["slot"]:
+            here[-1].append(Slot(token["slot"]))
+        else:
+            here[-1].append(token["text"])
+        at = token.end()
+    if len(stack) > 1:
+        raise BadData(f"{path}: pattern {text!r}: a ( is not closed")
+    return Choice(tuple(map(tuple, stack[0])))
+
+
+def _slots(pattern: Choice) -> list[str]:
+    parts = [part for option in pattern.options for part in option]
+    inner = [slot for part in parts if isinstance(part, Choice) for slot in _slots(part)]
+    return inner + [part.name for part in parts if isinstance(part, Slot)]
+
+
+def _articles(text: str) -> str:
+    """English wants `an` before a vowel; patterns only write `a`."""
+    return re.sub(r"\b([Aa]) (?=[aeioAEIO])", r"\1n ", text)
