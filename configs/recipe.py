@@ -1,0 +1,254 @@
+"""The recipe: every decision that shapes a model. A YAML states only what differs from the defaults here.
+
+A recipe says what, never where: `compute` (and nothing else) is left out of every fingerprint.
+"""
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.errors import BadRecipe
+
+ROOT = Path(__file__).parents[1]
+"""Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where rows come from: a file of rows, or a grammar that makes them. One of `path` and `grammar`."""
+
+    path: Path | None = None
+    """JSONL of dataset rows: `messages` in OpenAI's chat format, and `tools` by name if they call any."""
+    grammar: Path | None = None
+    """YAML of phrasings, expanded into requests and their tool calls."""
+    rows: int | None = Field(None, gt=0)
+    """How many rows to make from a grammar."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.path is None) == (self.grammar is None):
+            raise ValueError("give either path or grammar")
+        if (self.grammar is None) != (self.rows is None):
+            raise ValueError("rows goes with grammar, and grammar needs it")
+        return self
+
+
+class Data(Section):
+    """What the model learns from."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Training rows, merged in this order, then shuffled."""
+    tools: Path | None = None
+    """The catalogue of tools, YAML."""
+    system: str = ""
+    """System message put before rows that have none."""
+    distractors: tuple[int, int] = (3, 7)
+    """Fewest and most other tools shown beside the right ones in a training row."""
+    whole_catalogue: float = Field(0.2, ge=0, le=1)
+    """Share of training rows that show every tool."""
+    max_tokens: int = Field(2048, gt=0)
+    """Longest example kept, in tokens; longer ones are counted and left out, never cut."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of rows kept for validation."""
+    validation_rows: int = Field(500, gt=0)
+    """At most this many rows are kept for validation."""
+    seed: int = 0
+
+
+class Train(Section):
+    """How the adapter is trained."""
+
+    method: Literal["qlora", "lora"] = "qlora"
+    """qlora: base in NF4 with double quantization. lora: base in 16 or 32 bit."""
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
+    """Which modules get an adapter, by meaning."""
+    learning_rate: float = Field(2e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    """Stops here, whatever `epochs` says."""
+    batch_rows: int = Field(32, gt=0)
+    """Rows per optimizer step, over all GPUs; micro-batch and accumulation follow from the hardware."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    save_steps: int = Field(50, gt=0)
+    """A checkpoint every so many steps."""
+    evaluate_steps: int = Field(50, gt=0)
+    """Validation loss every so many steps."""
+    seed: int = 0
+
+
+class Convert(Section):
+    """Which files are made of base and adapter."""
+
+    types: tuple[GgufType, ...] = ("F16", "Q8_0", "Q4_K_M")
+    """GGUF files of the tuned model; F16 is the 16-bit reference."""
+
+
+class Suite(Section):
+    """Requests with known answers."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    grammar: Path
+    rows: int = Field(gt=0)
+    floor: float | None = Field(None, ge=0, le=1)
+    """The tuned 16-bit model's lower bound must reach this."""
+    seed: int = 1
+
+
+class Evaluate(Section):
+    """What the models are asked, and which of them."""
+
+    suites: tuple[Suite, ...] = ()
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of the two-sided intervals."""
+
+
+class Serve(Section):
+    """How the result is served; the form decides the engine."""
+
+    form: Literal["gguf", "adapter", "merged"] = "gguf"
+    """gguf: llama.cpp. adapter (on the base) and merged: vLLM."""
+    type: GgufType = "Q4_K_M"
+    """Which file answers when the form is gguf."""
+    context: int = Field(2048, gt=0)
+    """Tokens a request and its answer may take."""
+
+
+class Compute(Section):
+    """Where it runs; never part of a fingerprint."""
+
+    threads: int | None = Field(None, gt=0)
+    """CPU threads; None takes the cores this process may use. The same number gives the same bytes."""
+    micro_batch_rows: int | None = Field(None, gt=0)
+    """Rows at a time on one device; None takes what fits."""
+
+
+class Recipe(Section):
+    """Every decision that shapes a model."""
+
+    name: str = Field("", max_length=64)
+    """Called after its file unless told otherwise; a run is called after its recipe."""
+    base: str = "tiny"
+    """`tiny`, a hub id, or a local folder."""
+    revision: str | None = None
+    """Commit of the hub's repository; required for a hub id."""
+    data: Data
+    train: Train = Train()
+    convert: Convert = Convert()
+    evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _served_type_is_made(self) -> Self:
+        if self.serve.form == "gguf" and self.serve.type not in self.convert.types:
+            raise ValueError(f"serve.type is {self.serve.type}, but convert.types only makes {', '.join(self.convert.types)}")
+        return self
+
+    def section(self, *names: str) -> dict[str, Any]:
+        """The named sections as JSON-able settings, each file replaced by the hash of its content."""
+        dumped = {name: getattr(self, name) for name in names}
+        return {name: _hashed(value) for name, value in dumped.items()}
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file, called after the file unless it has a name.
+
+    Raises:
+        BadRecipe: not there, not YAML, an unknown key, a wrong value, or a file it names is missing.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadRecipe(f"{path}: no such recipe; `ls configs/recipes` shows those that come with Tuneline") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"{path}: not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise BadRecipe(f"{path}: a recipe is a mapping of keys; this is {type(raw).__name__}")
+    try:
+        recipe = Recipe.model_validate({"name": path.stem} | raw)
+    except ValidationError as error:
+        raise BadRecipe("\n".join(_explain(path, e) for e in error.errors())) from None
+    if not NAME.fullmatch(recipe.name):
+        raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
+    for key, file in _files(recipe):
+        if not find(file).is_file():
+            raise BadRecipe(f"{path}: {key}: {file}: no such file")
+    return recipe
+
+
+def find(path: Path) -> Path:
+    """A path as a recipe writes it: absolute, from the current folder, or from Tuneline's own."""
+    path = path.expanduser()
+    return path if path.is_absolute() or path.exists() else ROOT / path
+
+
+def _files(value: Any, key: str = "") -> list[tuple[str, Path]]:
+    if isinstance(value, Path):
+        return [(key, value)]
+    if isinstance(value, BaseModel):
+        children = [(f"{key}.{name}" if key else name, getattr(value, name)) for name in type(value).model_fields]
+    elif isinstance(value, tuple):
+        children = [(f"{key}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        return []
+    return [found for name, child in children for found in _files(child, name)]
+
+
+def _hashed(value: Any) -> Any:
+    if isinstance(value, Path):
+        # A grammar is also what it inherits.
+        content = find(value).read_bytes()
+        if inherited := re.search(rb"^inherit: *(\S+)", content, re.M):
+            content += (find(value).parent / inherited[1].decode()).read_bytes()
+        return "sha256:" + hashlib.sha256(content).hexdigest()[:16]
+    if isinstance(value, BaseModel):
+        return {name: _hashed(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple):
+        return [_hashed(item) for item in value]
+    return value
+
+
+def _explain(path: Path, error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _keys_of(error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{path}: {key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{path}: {key}: required"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{path}: {key}: {error['input']!r}: {message}" if _is_plain(error["input"]) else f"{path}: {key}: {message}"
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None)
+
+
+def _keys_of(location: tuple[str | int, ...]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+            section = next(a for a in inner if issubclass(a, BaseModel))
+    return list(section.model_fields)

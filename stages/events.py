@@ -1,0 +1,78 @@
+"""The run's one log: `events.jsonl`, appended by stages, read by terminal, report and whoever follows a run.
+
+Every event has `time` (ISO, UTC), `stage` and `kind`, and fields of its kind:
+
+    started, ended   a stage's attempt; ended has `seconds`
+    progress         `done` of `total` in `unit`, `text`
+    metrics          `step` and numbers (loss, learning_rate, gradient_norm, tokens_per_second, …)
+    checkpoint       `step`, `path`
+    warning          `text`
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+FILE = "events.jsonl"
+Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "warning"]
+
+
+class Events:
+    """Appends one stage's events; each is a single write, so that a crash can only cut the last line."""
+
+    def __init__(self, run: Path, stage: str) -> None:
+        self.path, self.stage = run / FILE, stage
+        run.mkdir(parents=True, exist_ok=True)
+        self._end_a_cut_line()
+
+    def emit(self, kind: Kind, **fields: Any) -> None:
+        event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": self.stage, "kind": kind, **fields}
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def progress(self, done: float, total: float, unit: str, text: str = "") -> None:
+        self.emit("progress", done=done, total=total, unit=unit, text=text)
+
+    def _end_a_cut_line(self) -> None:
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        with self.path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def read_events(run: Path) -> Iterator[dict[str, Any]]:
+    """All whole events of a run, oldest first."""
+    return Follower(run).new()
+
+
+class Follower:
+    """Reads what was appended since the last look; a line that is not whole yet waits for the next."""
+
+    def __init__(self, run: Path, *, from_end: bool = False) -> None:
+        self.path = run / FILE
+        self._offset = self.path.stat().st_size if from_end and self.path.exists() else 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # a line cut by a crash
+                if isinstance(event, dict):
+                    yield event
