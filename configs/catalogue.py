@@ -1,0 +1,79 @@
+"""The catalogue of tools: dotted names, JSON Schema for arguments, and the names models see.
+
+OpenAI's pattern for a tool's name is `^[a-zA-Z0-9_-]{1,64}$` and `llama4_pythonic` takes identifiers only, so
+`whatsapp.send` is written `whatsapp__send` wherever a model or an API sees it. The mapping is one to one.
+"""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from stages.errors import BadData
+
+DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
+LONGEST_WIRE_NAME = 64
+
+
+def wire_name(dotted: str) -> str:
+    """The name a model sees: each `.` as `__`."""
+    return dotted.replace(".", "__")
+
+
+def dotted_name(wire: str) -> str:
+    """The catalogue's name for a name a model wrote; the inverse of `wire_name`."""
+    return wire.replace("__", ".")
+
+
+class Tool(BaseModel):
+    """One tool: what it does and the JSON Schema (an object) of its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    description: str
+    parameters: dict[str, Any]
+
+
+class Catalogue(BaseModel):
+    """Tools by dotted name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tools: dict[str, Tool]
+
+    @model_validator(mode="after")
+    def _names_map_one_to_one(self) -> "Catalogue":
+        for name in self.tools:
+            if not DOTTED.fullmatch(name):
+                raise ValueError(f"{name!r}: words of letters and digits, joined by '.' or one '_', only")
+            if len(wire_name(name)) > LONGEST_WIRE_NAME:
+                raise ValueError(f"{name!r}: {wire_name(name)!r} is longer than {LONGEST_WIRE_NAME} characters")
+        return self
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.tools)
+
+    def openai(self, names: tuple[str, ...] | list[str] | None = None) -> list[dict[str, Any]]:
+        """The named tools (all, if None) as the `tools` of an OpenAI chat request, under their wire names."""
+        return [
+            {"type": "function", "function": {"name": wire_name(name), **self.tools[name].model_dump()}}
+            for name in (self.names if names is None else names)
+        ]
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """The catalogue in a YAML file.
+
+    Raises:
+        BadData: not readable as one, or a name that cannot be mapped.
+    """
+    try:
+        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadData(f"{path}: not a catalogue of tools: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadData(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None

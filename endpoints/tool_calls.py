@@ -1,0 +1,69 @@
+"""Tool calls as a Llama writes them: rendered for training, parsed from an answer. One place for both.
+
+    <|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}; {"name": …}
+
+This is the JSON form of Llama 3.1 with its `<|python_tag|>`; several calls are joined by exactly `"; "`, which is
+what vLLM's `llama3_json` parser splits on. The chat templates in `configs/templates` write the same text.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from configs.catalogue import dotted_name, wire_name
+
+TAG = "<|python_tag|>"
+SEPARATOR = "; "
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool by its dotted name, and its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def openai(self) -> dict[str, Any]:
+        """As an entry of a message's `tool_calls`; arguments stay an object, as chat templates want them."""
+        return {"type": "function", "function": {"name": wire_name(self.name), "arguments": self.arguments}}
+
+    @classmethod
+    def from_openai(cls, call: dict[str, Any]) -> "ToolCall":
+        """From an entry of `tool_calls`, its arguments an object or the JSON text of one.
+
+        Raises:
+            ValueError: the arguments are not a JSON object.
+        """
+        arguments = call["function"]["arguments"]
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"arguments are no object: {arguments!r}")
+        return cls(dotted_name(call["function"]["name"]), arguments)
+
+
+def render(calls: list[ToolCall]) -> str:
+    """The text a model learns to write for `calls`."""
+    written = [
+        f'{{"name": "{wire_name(c.name)}", "parameters": {json.dumps(c.arguments, ensure_ascii=False)}}}' for c in calls
+    ]
+    return TAG + SEPARATOR.join(written)
+
+
+def parse(text: str) -> list[ToolCall]:
+    """The calls in an answer; none if it is not wholly made of well-formed ones.
+
+    With or without `<|python_tag|>`, `parameters` or `arguments`: both are seen in Llama's answers.
+    """
+    decoder, rest, calls = json.JSONDecoder(), text.strip().removeprefix(TAG).strip(), []
+    while rest:
+        try:
+            value, end = decoder.raw_decode(rest)
+        except ValueError:
+            return []
+        arguments = value.get("parameters", value.get("arguments")) if isinstance(value, dict) else None
+        if not isinstance(arguments, dict) or not isinstance(value.get("name"), str):
+            return []
+        calls.append(ToolCall(dotted_name(value["name"]), arguments))
+        rest = rest[end:].lstrip().removeprefix(";").lstrip()
+    return calls
