@@ -1,0 +1,135 @@
+"""What a row is, what is refused with its line, what a model learns from a row, and how splits stay put."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from configs.catalogue import Catalogue, load_catalogue
+from configs.recipe import ROOT, Source
+from stages.errors import BadData, BadRecipe
+from stages.prepare import _expand, _split, suite_requests
+from stages.prepare.overlap import overlap
+from stages.prepare.render import Renderer
+from stages.prepare.rows import Row, read_rows, show_tools
+
+TINY = ROOT / "data/tiny"
+GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue(ROOT / "configs/tools/handlers.yaml")
+
+
+def call_row(name: str = "docs__create", arguments: object = None) -> Row:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments or {"title": "plan"}}}
+    messages = [{"role": "user", "content": "a doc called plan"}, {"role": "assistant", "tool_calls": [call]}]
+    return Row.model_validate({"messages": messages})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"messages": [}', "rows.jsonl:2:15: not JSON"),
+        ('{"messages": []}', "rows.jsonl:2: row: the last message must be the assistant's"),
+        (json.dumps({"messages": GOOD["messages"][:1]}), "the last message must be the assistant's"),
+        (json.dumps({"messages": [{"role": "user", "content": " "}, GOOD["messages"][1]]}), "the user message is empty"),
+        (json.dumps({"messages": [{"role": "bot", "content": "x"}]}), "messages.0.role"),
+        (call_row("no__such").model_dump_json(exclude_none=True), "tool 'no.such' is called but not in the catalogue"),
+    ],
+)
+def test_a_broken_line_is_refused_with_file_line_and_reason(
+    tmp_path: Path, catalogue: Catalogue, line: str, told: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(BadData, match="rows.jsonl:2") as error:
+        list(read_rows(file, catalogue))
+    assert told in str(error.value)
+
+
+def test_text_that_is_not_utf8_is_refused_with_its_column(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"messages": "caf\xe9"}\n')
+    with pytest.raises(BadData, match="rows.jsonl:1:18: not UTF-8"):
+        list(read_rows(file, None))
+
+
+def test_arguments_written_as_json_text_are_read_as_an_object() -> None:
+    assert call_row(arguments='{"title": "plan"}') == call_row(arguments={"title": "plan"})
+
+
+def test_only_the_assistants_turns_are_learned_and_all_of_them(catalogue: Catalogue) -> None:
+    renderer = Renderer(TINY, catalogue)
+    row = Row.model_validate(
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": "Hello."},
+                {"role": "user", "content": "a doc called plan"},
+                {"role": "assistant", "tool_calls": call_row().messages[-1].model_dump()["tool_calls"]},
+                {"role": "tool", "content": "done"},
+                {"role": "assistant", "content": "It is there."},
+            ],
+            "tools": ["docs.create", "email.send"],
+        }
+    )
+    rendered = renderer(row)
+    learned = [i for i, m in zip(rendered.ids, rendered.mask, strict=True) if m]
+    assert renderer.tokenizer.decode(learned) == (
+        'Hello.<|eot_id|><|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}<|eot_id|>'
+        "It is there.<|eot_id|>"
+    )
+    assert renderer.tokenizer.decode(rendered.ids).count("docs__create(title)\nemail__send(to, subject)") == 1
+
+
+def test_a_template_without_generation_marks_is_refused(tmp_path: Path) -> None:
+    for file in TINY.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(BadRecipe, match="generation"):
+        Renderer(tmp_path, None)
+
+
+def test_the_tools_a_row_calls_are_always_shown_beside_so_many_others(catalogue: Catalogue) -> None:
+    rng = random.Random(0)
+    shown = [show_tools(call_row(), catalogue, (3, 7), 0.0, rng).tools for _ in range(200)]
+    assert all("docs.create" in tools and len(tools) == len(set(tools)) for tools in shown)
+    assert {len(tools) for tools in shown} == {4, 5, 6, 7, 8}
+    assert show_tools(call_row(), catalogue, (3, 7), 1.0, rng).tools == list(catalogue.names)
+
+
+def test_requests_are_different_seeded_and_cover_all_handlers_equally() -> None:
+    first, again = (suite_requests(Path("data/requests/test.yaml"), 160, seed=1) for _ in range(2))
+    assert first == again
+    assert len({request.text for request in first}) == 160
+    assert set(Counter(request.tool for request in first).values()) == {10}
+    assert suite_requests(Path("data/requests/test.yaml"), 160, seed=2) != first
+
+
+def test_a_grammar_too_small_for_the_rows_asked_of_it_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text('{openers: [""], closers: [""], values: {x: a}, handlers: {t: {slots: {q: x}, say: ["find {q}"]}}}')
+    with pytest.raises(BadRecipe, match="different requests, not 5"):
+        list(_expand(Source(grammar=file, rows=5), random.Random(0)))
+
+
+def test_a_row_keeps_its_side_of_the_split_when_others_are_added() -> None:
+    rows = [
+        Row.model_validate({"messages": [{"role": "user", "content": f"question {i}"}, GOOD["messages"][1]]})
+        for i in range(400)
+    ]
+    before, _ = _split(rows[:200], 0.1, 500)
+    after, train = _split(rows, 0.1, 500)
+    assert len(before) == 20 and len(after) == 40 and len(train) == 360
+    kept = sum(row in after for row in before)
+    assert kept >= 15  # the boundary moves a little; rows do not jump about
+
+
+def test_overlap_counts_what_training_has_seen() -> None:
+    found = overlap(["please send _ a mail now", "find _"], ["please send _ a mail now", "mail _ and send it soon"])
+    assert found == {"carriers": 2, "shared_carriers": 1, "fivegrams": 4, "shared_fivegrams": 2}
