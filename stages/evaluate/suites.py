@@ -1,21 +1,16 @@
-"""A suite's items: requests with known answers, made from its grammar, the same for the same seed."""
+"""A suite's items: requests with known answers, the same for the same seed, and the very ones whose overlap was measured."""
 
-import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from configs.recipe import Suite, find
-from stages.errors import BadData
-from stages.prepare.grammar import Grammar, Request, load_grammar
-
-MOST_TRIES = 2_000
-"""Draws for one new text before the grammar counts as exhausted."""
+from stages.prepare import suite_requests
+from stages.prepare.grammar import Grammar, load_grammar
 
 
 @dataclass(frozen=True)
 class Item:
-    """One request and the call that answers it; `carrier` is its sentence frame, values as `_`."""
+    """One request and the call that answers it; `carrier` is its sentence frame: no values, no opener, no closer."""
 
     id: str
     text: str
@@ -25,44 +20,21 @@ class Item:
 
 
 def make_items(suite: Suite) -> tuple[Item, ...]:
-    """`suite.rows` items with different texts, the handlers in turn so that all are asked equally often.
-
-    Raises:
-        BadData: the grammar cannot make so many different texts.
-    """
-    path = find(suite.grammar)
-    grammar, rng = load_grammar(path), random.Random(suite.seed)
-    tools, seen, items = list(grammar.handlers), set[str](), list[Item]()
-    for number in range(suite.rows):
-        tool = tools[number % len(tools)]
-        request = _new_request(grammar, tool, rng, seen)
-        if request is None:
-            raise BadData(
-                f"{path}: handlers.{tool}: only {len(items)} different texts for suite {suite.name} (rows: {suite.rows}); "
-                "lower rows or write more patterns"
-            )
-        seen.add(request.text.casefold())
-        items.append(Item(f"{suite.name}-{number:04d}", request.text, tool, request.arguments, _frame(request, grammar)))
-    return tuple(items)
+    """`suite.rows` items with different texts, the handlers in turn so that all are asked equally often."""
+    grammar = load_grammar(find(suite.grammar))
+    return tuple(
+        Item(f"{suite.name}-{number:04d}", r.text, r.tool, dict(r.arguments), frame(r.carrier, grammar))
+        for number, r in enumerate(suite_requests(suite.grammar, suite.rows, suite.seed))
+    )
 
 
-def _new_request(grammar: Grammar, tool: str, rng: random.Random, seen: set[str]) -> Request | None:
-    for _ in range(MOST_TRIES):
-        request = grammar.request(tool, rng)
-        if request.text.casefold() not in seen:
-            return request
-    return None
-
-
-def _frame(request: Request, grammar: Grammar) -> str:
-    """The carrier without opener and closer: what items that stand or fall together have in common."""
-    frame = request.carrier
-    for opener in sorted(grammar.openers, key=len, reverse=True):
-        if opener and frame.startswith(opener.lower() + " "):
-            frame = frame.removeprefix(opener.lower() + " ")
+def frame(carrier: str, grammar: Grammar) -> str:
+    """A carrier without opener and closer: what items that are right or wrong together have in common."""
+    for opener in sorted(filter(None, grammar.openers), key=len, reverse=True):
+        if carrier.startswith(f"{opener.lower()} "):
+            carrier = carrier[len(opener) + 1 :]
             break
-    for closer in sorted(grammar.closers, key=len, reverse=True):
-        if closer and frame.endswith(closer.lower()):
-            frame = frame.removesuffix(closer.lower())
-            break
-    return frame
+    for closer in sorted(filter(None, grammar.closers), key=len, reverse=True):
+        if carrier.endswith(closer.lower()):
+            return carrier[: -len(closer)]
+    return carrier

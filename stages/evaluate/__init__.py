@@ -1,0 +1,149 @@
+"""Evaluate: base and every tuned file answer the same items through the engine that serves; verdicts are data."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.recipe import Evaluate, Recipe
+from stages import artifact
+from stages.artifact import SCRATCH, Artifact
+from stages.errors import BadRecipe
+from stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
+from stages.evaluate.client import asker
+from stages.evaluate.suites import Item, make_items
+from stages.events import Events
+from stages.prepare import load_tools
+
+MAX_TOKENS = 96
+"""Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
+
+BASE, REFERENCE = "base", "tuned-F16"
+
+Suites = dict[str, tuple[Item, ...]]
+
+
+def evaluate(recipe: Recipe, run: Path) -> Artifact:
+    """Answers in `evaluate/answers/SUITE/TARGET.jsonl`; scoreboard, tables and gate as metrics.
+
+    A gate that says no still finishes the artifact.
+    """
+    prepared, converted = artifact.open_artifact(run / "prepare"), artifact.open_artifact(run / "convert")
+    settings = recipe.section("evaluate") | {"max_tokens": MAX_TOKENS, "context": recipe.serve.context}
+
+    def build(folder: Path) -> dict[str, Any]:
+        suites = {suite.name: make_items(suite) for suite in recipe.evaluate.suites}
+        files = targets(recipe, converted.path)
+        _ask_targets(recipe, prepared.path, files, suites, folder, Events(run, "evaluate"))
+        answers = {
+            (suite, target): _in_order(items, read_answers(_file(folder, suite, target)))
+            for suite, items in suites.items()
+            for target in files
+        }
+        metrics = score(recipe.evaluate, answers, reference(tuple(files)))
+        return metrics | {"classifier": _classify(recipe.evaluate, prepared.path, suites)}
+
+    needs = {"prepare": prepared, "convert": converted}
+    return artifact.make(run / "evaluate", stage_version=1, settings=settings, needs=needs, build=build)
+
+
+def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
+    """What is asked: the base and each file made of it, by name."""
+    names = [BASE, *(f"tuned-{kind}" for kind in recipe.convert.types)]
+    return {name: converted / (f"{name}-F16.gguf" if name == BASE else f"{name}.gguf") for name in names}
+
+
+def reference(names: Sequence[str]) -> str:
+    """The target the gate is about: the tuned model in 16 bit, or the first file there is."""
+    tuned = [name for name in names if name != BASE]
+    return next((name for name in (REFERENCE, "tuned-BF16") if name in tuned), tuned[0])
+
+
+def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]], judged: str) -> dict[str, Any]:
+    """All tables and the gate, from answers by (suite, target)."""
+    from stages.evaluate import scorers
+
+    board = [scorers.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
+    return {
+        "confidence": settings.confidence,
+        "scoreboard": board,
+        "handlers": [row for (s, t), found in answers.items() for row in scorers.by_handler(s, t, found)],
+        "confusions": [row for (s, t), found in answers.items() for row in scorers.confusions(s, t, found)],
+        "loss_in_points": scorers.losses(board, judged),
+        "gate": scorers.gate(settings.suites, board, judged),
+    }
+
+
+def _ask_targets(
+    recipe: Recipe, prepared: Path, files: dict[str, Path], suites: Suites, folder: Path, events: Events
+) -> None:
+    """Starts the engine for each target that has questions open, and asks them."""
+    if not suites:
+        return
+    catalogue = load_tools(prepared)
+    if catalogue is None:
+        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+    total = len(files) * sum(len(items) for items in suites.values())
+    done = sum(len(read_answers(_file(folder, suite, target))) for suite in suites for target in files)
+
+    def answered() -> None:
+        nonlocal done
+        done += 1
+        events.progress(done, total, "answers", target)
+
+    for target, gguf in files.items():
+        if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
+            continue
+        _ask_target(recipe, catalogue.openai(), target, gguf, suites, folder, answered)
+
+
+def _ask_target(
+    recipe: Recipe,
+    tools: list[dict[str, Any]],
+    target: str,
+    gguf: Path,
+    suites: Suites,
+    folder: Path,
+    answered: Callable[[], None],
+) -> None:
+    from endpoints.llama_server import serving
+
+    async def ask_suites(base_url: str) -> None:
+        async with asker(base_url, target, recipe.data.system, tools, MAX_TOKENS) as ask:
+            for suite, items in suites.items():
+                await ask_all(items, ask, _file(folder, suite, target), answered)
+
+    log = folder / SCRATCH / f"{target}.log"
+    log.parent.mkdir(exist_ok=True)
+    threads = recipe.compute.threads or len(os.sched_getaffinity(0))
+    # llama-server shares its context among the slots: each must hold a whole request and its answer.
+    context = CONCURRENCY * recipe.serve.context
+    with serving(gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=log) as server:
+        asyncio.run(ask_suites(server.base_url))
+
+
+def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:
+    from stages.evaluate import classifier, scorers
+
+    texts, tools = classifier.training_pairs(prepared / "train.jsonl")
+    if len(set(tools)) < 2 or not suites:
+        return []
+    items = [item for found in suites.values() for item in found]
+    predicted = {item.id: tool for item, tool in zip(items, classifier.predict(texts, tools, items), strict=True)}
+    return [
+        scorers.classifier_row(
+            suite, sum(predicted[item.id] == item.tool for item in found), len(found), settings.confidence
+        )
+        for suite, found in suites.items()
+    ]
+
+
+def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
+    """Answers come as the engine finishes them; tables must not depend on that."""
+    by_id = {answer.id: answer for answer in answers}
+    return [by_id[item.id] for item in items]
+
+
+def _file(folder: Path, suite: str, target: str) -> Path:
+    return folder / "answers" / suite / f"{target}.jsonl"
