@@ -1,0 +1,116 @@
+"""llama.cpp's own server for one GGUF: started, awaited, stopped."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.convert.llama_cpp import installed
+from stages.errors import BadRequest, NotFound, StageFailed
+
+STARTS_WITHIN_S = 120
+STOPS_WITHIN_S = 10
+LAST_LINES = 6
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    base_url: str
+    """Of the OpenAI API, with `/v1`."""
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def serving(
+    gguf: Path,
+    *,
+    alias: str,
+    log: Path,
+    context: int,
+    threads: int,
+    slots: int = 1,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    api_key: str | None = None,
+) -> Iterator[Server]:
+    """A llama-server for `gguf`, its chat template and tool parser its own, until the block ends.
+
+    `context` is in tokens for each of `slots` requests at a time; `port` None takes a free one; what the server
+    prints goes to `log`.
+
+    Raises:
+        NotFound: no such file, or llama.cpp is not built. BadRequest: the port is taken. StageFailed: it did not start.
+    """
+    if not gguf.exists():
+        raise NotFound(f"{gguf}: no such file; run `tuneline convert RECIPE` first")
+    if port is None:
+        port = _free_port(host)
+    elif _taken(host, port):
+        raise BadRequest(f"port {port} on {host} is in use; choose another with --port")
+    command = [str(installed().server), "--model", str(gguf), "--alias", alias, "--host", host, "--port", str(port)]
+    command += ["--ctx-size", str(context * slots), "--parallel", str(slots), "--threads", str(threads)]
+    command += ["--jinja", "--metrics", "--no-webui"]
+    environment = os.environ | ({"LLAMA_API_KEY": api_key} if api_key else {})  # argv would show it to everyone
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_die_with_parent
+        )
+    try:
+        _await_health(process, f"http://{host}:{port}", log)
+        yield Server(f"http://{host}:{port}/v1", process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOPS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        time.sleep(0.05)
+    state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+    raise StageFailed(f"llama-server {state}; the end of {log}:\n{last}")
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _taken(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _die_with_parent() -> None:
+    """A server must not outlive a killed caller; Linux only, elsewhere it is stopped by the `finally` alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
