@@ -21,6 +21,9 @@ SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 TARGETS = ("llama-server", "llama-quantize")
 FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
+    "-DLLAMA_BUILD_COMMON=ON",
+    "-DLLAMA_BUILD_TOOLS=ON",
+    "-DLLAMA_BUILD_SERVER=ON",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
@@ -29,6 +32,7 @@ FLAGS = (
     "-DLLAMA_OPENSSL=OFF",
     "-DGGML_OPENMP=OFF",
 )
+CMAKE_PROJECT = Path(__file__).parent
 MARK = "built"
 """Written last: without it a build goes on."""
 
@@ -65,7 +69,8 @@ def build() -> LlamaCpp:
         root.mkdir(parents=True, exist_ok=True)
         if not _source(root).exists():
             _unpack(_sdist(root), root)
-        _run(_cmake(), "-S", str(_source(root)), "-B", str(root / "build"), *FLAGS)
+        source = f"-DLLAMA_CPP_SOURCE={_source(root)}"
+        _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *FLAGS)
         jobs = str(len(os.sched_getaffinity(0)))
         _run(_cmake(), "--build", str(root / "build"), "--target", *TARGETS, "--parallel", jobs)
         (root / MARK).touch()
@@ -73,7 +78,8 @@ def build() -> LlamaCpp:
 
 
 def _root() -> Path:
-    flags = hashlib.sha256(" ".join((*FLAGS, *TARGETS)).encode()).hexdigest()[:8]
+    recipe = " ".join((*FLAGS, *TARGETS)) + (CMAKE_PROJECT / "CMakeLists.txt").read_text()
+    flags = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     return paths.cache() / f"llama.cpp-{VERSION}-{flags}"
 
 

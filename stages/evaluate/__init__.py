@@ -41,7 +41,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
             for suite, items in suites.items()
             for target in files
         }
-        metrics = score(recipe.evaluate, answers, reference(tuple(files)))
+        metrics = score(recipe.evaluate, answers)
         return metrics | {"classifier": _classify(recipe.evaluate, prepared.path, suites)}
 
     needs = {"prepare": prepared, "convert": converted}
@@ -49,18 +49,12 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
 
 
 def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
-    """What is asked: the base and each file made of it, by name."""
-    names = [BASE, *(f"tuned-{kind}" for kind in recipe.convert.types)]
+    """What is asked: the base, the 16-bit reference (always made) and the other files of the tuned model."""
+    names = [BASE, REFERENCE, *(f"tuned-{kind}" for kind in recipe.convert.types if kind != "F16")]
     return {name: converted / (f"{name}-F16.gguf" if name == BASE else f"{name}.gguf") for name in names}
 
 
-def reference(names: Sequence[str]) -> str:
-    """The target the gate is about: the tuned model in 16 bit, or the first file there is."""
-    tuned = [name for name in names if name != BASE]
-    return next((name for name in (REFERENCE, "tuned-BF16") if name in tuned), tuned[0])
-
-
-def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]], judged: str) -> dict[str, Any]:
+def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]]) -> dict[str, Any]:
     """All tables and the gate, from answers by (suite, target)."""
     from stages.evaluate import scorers
 
@@ -70,8 +64,8 @@ def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]], judg
         "scoreboard": board,
         "handlers": [row for (s, t), found in answers.items() for row in scorers.by_handler(s, t, found)],
         "confusions": [row for (s, t), found in answers.items() for row in scorers.confusions(s, t, found)],
-        "loss_in_points": scorers.losses(board, judged),
-        "gate": scorers.gate(settings.suites, board, judged),
+        "loss_in_points": scorers.losses(board, REFERENCE),
+        "gate": scorers.gate(settings.suites, board, REFERENCE),
     }
 
 
@@ -117,8 +111,7 @@ def _ask_target(
     log = folder / SCRATCH / f"{target}.log"
     log.parent.mkdir(exist_ok=True)
     threads = recipe.compute.threads or len(os.sched_getaffinity(0))
-    # llama-server shares its context among the slots: each must hold a whole request and its answer.
-    context = CONCURRENCY * recipe.serve.context
+    context = recipe.serve.context
     with serving(gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=log) as server:
         asyncio.run(ask_suites(server.base_url))
 
