@@ -93,9 +93,12 @@ async def ask_all(
         for item in missing[:1]:
             await one(item)
         queue = iter(missing[1:])
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
-                group.create_task(_work(queue, one))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(CONCURRENCY):
+                    group.create_task(_work(queue, one))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the rest failed for the same reason
 
 
 def read_answers(file: Path) -> list[Answer]:

@@ -22,7 +22,9 @@ def predict(texts: Sequence[str], tools: Sequence[str], items: Iterable[Item]) -
     from sklearn.pipeline import make_pipeline
 
     # Words and pairs of words: character n-grams add little here and ten times the training time.
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
     model.fit(list(texts), list(tools))
     return [str(tool) for tool in model.predict([item.text for item in items])]
 

@@ -267,7 +267,9 @@ def _files(run: Run, board: Sequence[Row], suites: Sequence[str]) -> list[Row]:
     details = manifest.metrics.get("files", {})
     names = [Path(name).stem for name in manifest.files if name.endswith(".gguf")]
     sizes = {Path(name).stem: file.bytes for name, file in manifest.files.items()}
-    rows = [{"name": n, "bytes": sizes[n], "score": scores.get(_target(n)), **_types(details.get(n, {}))} for n in names]
+    rows = [
+        {"name": n, "bytes": sizes[n], "score": scores.get(_target(n)), **_types(details.get(n, {}))} for n in names
+    ]
     return sorted(rows, key=lambda row: (-row["bytes"], row["name"]))
 
 
@@ -331,7 +333,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f}\u202fs"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}\u202fmin {rest:02d}\u202fs" if minutes < 60 else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
+    return (
+        f"{minutes}\u202fmin {rest:02d}\u202fs"
+        if minutes < 60
+        else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
+    )
 
 
 def words(name: str) -> str:
@@ -345,7 +351,13 @@ def count(number: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _safe(svg: str) -> Any:

@@ -119,7 +119,9 @@ def _circle(x: float, y: float, css: str, radius: int) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str, css: str = "") -> str:
-    return f'<text class="{css}" x="{x}%" y="{y}%" text-anchor="{anchor}" dominant-baseline="middle">{escape(text)}</text>'
+    return (
+        f'<text class="{css}" x="{x}%" y="{y}%" text-anchor="{anchor}" dominant-baseline="middle">{escape(text)}</text>'
+    )
 
 
 def _polyline(points: Sequence[Point], css: str) -> str:

@@ -1,0 +1,285 @@
+"""The `tuneline` command: the line and its verbs, runs, the report, and a served model to talk to.
+
+Nothing heavy is imported before it is needed: `--help` costs typer and rich alone.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from configs.recipe import Recipe
+    from stages.artifact import Artifact
+
+app = typer.Typer(help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False)
+runs_app = typer.Typer(help="What was run on this machine.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+
+console, errors_console = Console(), Console(stderr=True)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.", show_default=False)]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; the recipe's, if not given.")]
+Only = Annotated[bool, typer.Option("--only", help="Just this stage; those before it must be finished.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, progress on stderr.")]
+ExistingRun = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command; an error a user can act on is one message and its exit code."""
+    from stages.errors import TunelineError
+
+    try:
+        app()
+    except TunelineError as error:
+        errors_console.print(f"[red]{type(error).__name__}[/red] ", end="")
+        errors_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
+    """The whole line: fetch, prepare, train, convert, evaluate; then the report."""
+    folder = _walk(recipe, run, "evaluate", only=False, as_json=as_json)
+    _report(folder, quiet=as_json)
+    _leave_by_gate(folder)
+
+
+@app.command()
+def fetch(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+    """Bring the base model here."""
+    _walk(recipe, run, "fetch", only=only, as_json=as_json)
+
+
+@app.command()
+def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+    """Make training and validation rows."""
+    _walk(recipe, run, "prepare", only=only, as_json=as_json)
+
+
+@app.command()
+def train(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+    """Train the adapter."""
+    _walk(recipe, run, "train", only=only, as_json=as_json)
+
+
+@app.command()
+def convert(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+    """Merge, convert to GGUF and quantize."""
+    _walk(recipe, run, "convert", only=only, as_json=as_json)
+
+
+@app.command()
+def evaluate(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+    """Ask base and tuned models the suites; exit 3 if the gate says no."""
+    folder = _walk(recipe, run, "evaluate", only=only, as_json=as_json)
+    _leave_by_gate(folder)
+
+
+@app.command()
+def demo(run: RunName = None) -> None:
+    """The demo recipe from end to end, and one question to the model it makes."""
+    from configs.recipe import ROOT
+    from terminal import closing_panel, scoreboard
+
+    folder = _walk(ROOT / "configs/recipes/demo.yaml", run, "evaluate", only=False, as_json=False)
+    console.print(scoreboard(_manifest(folder, "evaluate").metrics, _manifest(folder, "convert").metrics))
+    _report(folder, quiet=False)
+    with _served(folder, None, None, "127.0.0.1") as url:
+        _ask(url, folder, "Send Maria a WhatsApp saying the keys are ready")
+    console.print(closing_panel(folder.name))
+    _leave_by_gate(folder)
+
+
+@app.command()
+def report(run: ExistingRun) -> None:
+    """Write the run's report, one HTML file."""
+    _report(_existing(run), quiet=False)
+
+
+@app.command()
+def schema() -> None:
+    """JSON Schema of a recipe, for editors."""
+    from configs.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+@app.command()
+def serve(
+    run: ExistingRun,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address; anything but loopback needs TUNELINE_API_KEY.")] = "127.0.0.1",
+    kind: Annotated[str | None, typer.Option("--type", help="GGUF type; the recipe's serve.type, if not given.")] = None,
+) -> None:
+    """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
+    import signal
+
+    with _served(_existing(run), kind, port, host) as url:
+        console.print(f"{run} answers at [bold]{url}[/bold]; ask it with: tuneline chat {url}\nCtrl-C stops it.")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+@app.command()
+def chat(
+    where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
+    question: Annotated[str | None, typer.Argument(help="Asked once; without it, a conversation.")] = None,
+) -> None:
+    """Talk to a run's model, with the run's tools."""
+    from contextlib import nullcontext
+
+    is_url = where.startswith(("http://", "https://"))
+    folder = None if is_url else _existing(where)
+    with nullcontext(where) if folder is None else _served(folder, None, None, "127.0.0.1") as url:
+        if question:
+            _ask(url, folder, question)
+            return
+        with contextlib.suppress(EOFError, KeyboardInterrupt):
+            while True:
+                _ask(url, folder, console.input("[bold]you[/bold] "))
+
+
+@runs_app.command("ls")
+def runs_ls(as_json: AsJson = False) -> None:
+    """All runs and how far each is."""
+    from stages import paths
+    from terminal import runs_table, stage_states
+
+    found = [(f.name, stage_states(f)) for f in sorted(paths.runs().glob("*")) if (f / "recipe.json").exists()]
+    if as_json:
+        typer.echo(json.dumps([{"run": name, "stages": states} for name, states in found]))
+    else:
+        console.print(runs_table(found) if found else "no run yet; `tuneline demo` makes one")
+
+
+@runs_app.command("show")
+def runs_show(run: ExistingRun, as_json: AsJson = False) -> None:
+    """One run: its stages, and what was measured."""
+    from stages.artifact import finished
+    from terminal import run_details
+
+    folder = _existing(run)
+    done = {f.parent.name: _manifest(folder, f.parent.name) for f in sorted(folder.glob("*/manifest.json")) if finished(f.parent)}
+    if as_json:
+        typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in done.items()}))
+    else:
+        console.print(run_details(folder, done))
+
+
+def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
+    """Check, tell what will run, run it with live progress; the run's folder."""
+    from stages import paths
+    from stages.line import ORDER, in_subprocess, plan, run_line
+    from terminal import Progress, plan_table
+
+    recipe = _checked(recipe_file)
+    folder = paths.run_folder(name or recipe.name)
+    out = errors_console if as_json else console
+    chosen = (until,) if only else ORDER[: ORDER.index(until) + 1]
+    out.print(plan_table(folder.name, plan(recipe, folder, chosen)))
+    with Progress(out) as progress:
+        made = run_line(recipe, until, in_subprocess(recipe, folder, progress.event), only=only)
+    if as_json:
+        typer.echo(json.dumps(made[-1].metrics))
+    return folder
+
+
+def _checked(recipe_file: Path) -> "Recipe":
+    """The recipe, its files and its base looked at before anything is written."""
+    from configs.recipe import load_recipe
+    from stages.fetch import check_base
+
+    recipe = load_recipe(recipe_file)
+    check_base(recipe)
+    return recipe
+
+
+def _existing(name: str) -> Path:
+    from stages import paths
+    from stages.errors import NotFound
+
+    folder = paths.run_folder(name)
+    if not (folder / "recipe.json").exists():
+        raise NotFound(f"run {name!r}: not in {paths.runs()}; `tuneline runs ls` shows those that are")
+    return folder
+
+
+def _manifest(folder: Path, stage: str) -> "Artifact":
+    from stages.artifact import open_artifact
+
+    return open_artifact(folder / stage)
+
+
+def _report(folder: Path, *, quiet: bool) -> None:
+    from stages.report import write_report
+
+    written = write_report(folder)
+    if not quiet:
+        console.print(f"report: {written}", soft_wrap=True)
+
+
+def _leave_by_gate(folder: Path) -> None:
+    from stages.errors import GateFailed
+
+    gate = _manifest(folder, "evaluate").metrics["gate"]
+    if not gate["passed"]:
+        raise GateFailed("\n".join(gate["reasons"]))
+
+
+@contextlib.contextmanager
+def _served(folder: Path, kind: str | None, port: int | None, host: str) -> Iterator[str]:
+    """The run's model behind a server, and its base URL."""
+    from configs.recipe import Recipe
+    from endpoints.llama_server import serving
+    from stages.errors import BadRequest
+
+    key = os.environ.get("TUNELINE_API_KEY")
+    if host not in ("127.0.0.1", "localhost", "::1") and not key:
+        raise BadRequest(f"--host {host}: others could reach it; set TUNELINE_API_KEY to the key they shall send")
+    recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
+    _manifest(folder, "convert")
+    with serving(
+        folder / "convert" / f"tuned-{kind or recipe.serve.type}.gguf",
+        alias=folder.name,
+        log=folder / "logs" / "serve.log",
+        context=recipe.serve.context,
+        threads=recipe.compute.threads or len(os.sched_getaffinity(0)),
+        host=host,
+        port=port,
+        api_key=key,
+    ) as server:
+        yield server.base_url
+
+
+def _ask(url: str, folder: Path | None, question: str) -> None:
+    """One question through the openai client, the answer as it comes; calls under their dotted names."""
+    import asyncio
+
+    from endpoints.providers import Answer, provider
+    from stages.prepare import load_tools
+
+    catalogue = load_tools(folder / "prepare") if folder else None
+    tools: list[dict[str, Any]] | None = catalogue.openai() if catalogue else None
+
+    async def ask() -> Answer:
+        key = os.environ.get("TUNELINE_API_KEY")
+        async with provider(url).connect(folder.name if folder else "default", key=key) as model:
+            return await model.ask([{"role": "user", "content": question}], tools, temperature=0, max_tokens=256)
+
+    answer = asyncio.run(ask())
+    console.print(f"[bold]you[/bold]   {question}", highlight=False)
+    for call in answer.tool_calls:
+        console.print(f"[bold]model[/bold] {call.name}({json.dumps(call.arguments, ensure_ascii=False)})", highlight=False)
+    if answer.text:
+        console.print(f"[bold]model[/bold] {answer.text}", highlight=False, markup=True)
+
+
+if __name__ == "__main__":
+    main()

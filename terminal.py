@@ -1,0 +1,153 @@
+"""What a person sees in a terminal: plan, live progress, tables. Only cli.py uses it."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stages.artifact import Artifact
+
+PLAIN_EVERY_S = 5.0
+"""In a log, at most one line of progress in so many seconds; validations and warnings always."""
+
+
+class Progress:
+    """Shows a run's events: bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self._last_line = console, 0.0
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Bars(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event of a run."""
+        match event["kind"]:
+            case "finished":
+                self._say(event, "finished already")
+            case "ended":
+                self._say(event, f"done in {event['seconds']:.0f} s")
+            case "warning":
+                self._say(event, f"warning: {event['text']}")
+            case "progress":
+                self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
+            case "metrics":
+                self._advance(event, event["step"], event["steps"], _measured(event))
+                if "validation_loss" in event:
+                    self._say(event, f"step {event['step']}: {_measured(event)}")
+
+    def _advance(self, event: dict[str, Any], done: float, total: float, text: str) -> None:
+        stage = event["stage"]
+        if self.console.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)
+            self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
+        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            self._say(event, f"{done:g}/{total:g} {text}")
+
+    def _say(self, event: dict[str, Any], text: str) -> None:
+        self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _measured(event: dict[str, Any]) -> str:
+    names = {"loss": "loss", "validation_loss": "validation loss", "perplexity": "perplexity"}
+    told = [f"{label} {event[name]:.3f}" for name, label in names.items() if name in event]
+    if "tokens_per_second" in event:
+        told.append(f"{event['tokens_per_second']:.0f} tokens/s")
+    return ", ".join(told)
+
+
+def plan_table(run: str, states: dict[str, str]) -> RenderableType:
+    """What will be done in which run."""
+    stages = " → ".join(f"{stage} ({state})" if state == "finished" else stage for stage, state in states.items())
+    return f"run [bold]{run}[/bold], on this machine, at no cost: {stages}"
+
+
+def stage_states(folder: Path) -> dict[str, str]:
+    """`finished`, `begun` or `open` for each stage of a run."""
+    from stages import artifact
+    from stages.line import ORDER
+
+    return {
+        stage: "finished"
+        if artifact.finished(folder / stage)
+        else "begun"
+        if (folder / stage / artifact.DRAFT).exists()
+        else "open"
+        for stage in ORDER[1:]
+    }
+
+
+def runs_table(runs: list[tuple[str, dict[str, str]]]) -> Table:
+    """One line a run."""
+    table = Table("run", *runs[0][1], box=None)
+    for name, states in runs:
+        table.add_row(name, *states.values())
+    return table
+
+
+def run_details(folder: Path, done: "dict[str, Artifact]") -> RenderableType:
+    """A run's stages with time and fingerprint, and its scoreboard if it has one."""
+    table = Table("stage", "seconds", "fingerprint", "made", box=None)
+    for stage, artifact in done.items():
+        manifest = artifact.manifest
+        table.add_row(stage, f"{manifest.seconds:.0f}", manifest.fingerprint, f"{manifest.ended:%Y-%m-%d %H:%M}")
+    board = [scoreboard(done["evaluate"].metrics, done["convert"].metrics)] if {"evaluate", "convert"} <= done.keys() else []
+    return Group(f"[bold]{folder.name}[/bold]  {folder}", table, *board)
+
+
+def scoreboard(evaluated: dict[str, Any], converted: dict[str, Any]) -> Table:
+    """Base, tuned and quantized on every suite, with intervals and sample sizes."""
+    percent = f"{evaluated['confidence']:.0%}"
+    table = Table("suite", "model", f"right tool ({percent} interval)", "and exact arguments", "n", "size", title="Scoreboard")
+    for row in evaluated["scoreboard"]:
+        file = converted["files"]["base-F16" if row["target"] == "base" else row["target"]]
+        table.add_row(
+            row["suite"],
+            row["target"],
+            _share(row["name_accuracy"], row["name_low"], row["name_high"]),
+            _share(row["exact_accuracy"], row["exact_low"], row["exact_high"]),
+            str(row["n"]),
+            f"{file['bytes'] / 1e6:.1f} MB",
+        )
+    for row in evaluated["classifier"]:
+        shown = _share(row["accuracy"], row["low"], row["high"])
+        table.add_row(row["suite"], "TF-IDF + logistic regression", shown, "–", str(row["n"]), "–", style="dim")
+    return table
+
+
+def closing_panel(run: str) -> Panel:
+    """What to type next."""
+    lines = [
+        f"tuneline chat {run}               talk to the model",
+        f"tuneline serve {run}              an OpenAI-compatible endpoint at http://127.0.0.1:8080/v1",
+        f"tuneline runs show {run} --json   every figure",
+        "modal run app.py::train --recipe configs/recipes/demo.yaml",
+    ]
+    return Panel("\n".join(lines), title="next", expand=False)
+
+
+def _share(share: float, low: float, high: float) -> str:
+    return f"{100 * share:5.1f} %  ({100 * low:.1f}–{100 * high:.1f})"

@@ -1,0 +1,143 @@
+"""Artifacts: a manifest means complete, unfinished work goes on, other settings are refused by name."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.recipe import ROOT
+from stages.artifact import DRAFT, MANIFEST, Artifact, Manifest, finished, make, open_artifact, sha256, write_atomic
+from stages.errors import NotFound, StageFailed, StaleArtifact
+
+
+def write(folder: Path) -> dict[str, Any]:
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub" / "a.txt").write_text("content")
+    return {"rows": 3}
+
+
+def made(
+    path: Path,
+    settings: Mapping[str, Any] = {"train": {"rank": 16, "seed": 0}},
+    build: Callable[[Path], Mapping[str, Any]] = write,
+    needs: Mapping[str, Artifact] = {},
+    stage_version: int = 1,
+) -> Artifact:
+    return make(path, stage_version=stage_version, settings=settings, needs=needs, build=build)
+
+
+def never(folder: Path) -> dict[str, Any]:
+    raise AssertionError("built again")
+
+
+def test_a_finished_artifact_is_returned_without_building(tmp_path: Path) -> None:
+    first = made(tmp_path / "prepare")
+    again = made(tmp_path / "prepare", build=never)
+    assert again.manifest == first.manifest and again.metrics == {"rows": 3}
+    assert first.manifest.stage == "prepare" and not (tmp_path / "prepare" / DRAFT).exists()
+
+
+def test_the_manifest_records_each_file_and_survives_json(tmp_path: Path) -> None:
+    artifact = made(tmp_path / "prepare")
+    assert list(artifact.manifest.files) == ["sub/a.txt"]
+    file = artifact.manifest.files["sub/a.txt"]
+    assert (file.bytes, file.sha256) == (7, sha256(artifact.path / "sub" / "a.txt"))
+    assert artifact.manifest.made_from.settings == {"train.rank": 16, "train.seed": 0}
+    assert Manifest.model_validate_json((artifact.path / MANIFEST).read_text()) == artifact.manifest
+
+
+def test_a_crash_keeps_the_work_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    def crash(folder: Path) -> dict[str, Any]:
+        (folder / "scratch").mkdir()
+        (folder / "scratch" / "half").write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        made(tmp_path / "train", build=crash)
+    assert not finished(tmp_path / "train") and (tmp_path / "train" / DRAFT).exists()
+    with pytest.raises(NotFound, match="tuneline train"):
+        open_artifact(tmp_path / "train")
+
+    def go_on(folder: Path) -> dict[str, Any]:
+        return {"found": (folder / "scratch" / "half").read_text()}
+
+    artifact = made(tmp_path / "train", build=go_on)
+    assert artifact.metrics == {"found": "half"} and not artifact.manifest.files
+    assert not (tmp_path / "train" / "scratch").exists()
+
+
+def test_unfinished_work_from_other_settings_is_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        made(tmp_path / "train", build=never)
+    with pytest.raises(StaleArtifact, match=r"(?s)was begun.*train\.rank: 16 there, 32 now"):
+        made(tmp_path / "train", {"train": {"rank": 32, "seed": 0}})
+
+
+def test_a_stale_artifact_says_what_differs_and_what_to_do(tmp_path: Path) -> None:
+    base, other = made(tmp_path / "base"), made(tmp_path / "other", {"x": 1})
+    made(tmp_path / "train", needs={"fetch": base})
+    with pytest.raises(StaleArtifact) as caught:
+        made(tmp_path / "train", {"train": {"rank": 32, "seed": 0}, "new": True}, never, {"fetch": other}, 2)
+    message = str(caught.value)
+    for said in (
+        "train.rank: 16 there, 32 now",
+        "new: None there, True now",
+        "needs.fetch",
+        "stage_version: 1",
+        "--run NEW",
+    ):
+        assert said in message
+    assert "seed" not in message and caught.value.exit_code == 2
+    assert open_artifact(tmp_path / "train").metrics == {"rows": 3}
+
+
+def test_the_order_of_settings_is_no_difference(tmp_path: Path) -> None:
+    made(tmp_path / "train", {"a": 1, "b": {"c": 2, "d": (1, 2)}})
+    made(tmp_path / "train", {"b": {"d": [1, 2], "c": 2}, "a": 1}, never)
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.unlink(), lambda f: f.write_text("longer than it was")])
+def test_a_damaged_artifact_is_not_trusted(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    damage(made(tmp_path / "prepare").path / "sub" / "a.txt")
+    with pytest.raises(StageFailed, match="a.txt"):
+        open_artifact(tmp_path / "prepare")
+    with pytest.raises(StageFailed, match="remove"):
+        made(tmp_path / "prepare", build=never)
+
+
+def test_a_cut_manifest_is_not_trusted(tmp_path: Path) -> None:
+    manifest = made(tmp_path / "prepare").path / MANIFEST
+    manifest.write_text(manifest.read_text()[:-40])
+    with pytest.raises(StageFailed, match="not a manifest"):
+        open_artifact(tmp_path / "prepare")
+
+
+def test_a_kill_in_the_middle_never_looks_finished(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from stages.artifact import make\n"
+        "def build(f):\n (f / 'a').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "make(Path(sys.argv[1]), stage_version=1, settings={'a': 1}, needs={}, build=build)"
+    )
+    path = tmp_path / "train"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL and not finished(path)
+    assert made(path, {"a": 1}, lambda f: {"kept": (f / "a").read_text()}).metrics == {"kept": "x"}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, json.dumps({"old": 1}))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert json.loads(path.read_text()) == {"old": 1} and [f.name for f in tmp_path.iterdir()] == ["file.json"]

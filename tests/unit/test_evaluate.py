@@ -1,0 +1,227 @@
+"""What is asked, how answers are kept, and what follows from them."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from configs.recipe import Evaluate, Suite
+from endpoints.providers import Answer as ProviderAnswer
+from endpoints.tool_calls import ToolCall
+from stages.errors import StageFailed
+from stages.evaluate import client, score
+from stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
+from stages.evaluate.classifier import predict, training_pairs
+from stages.evaluate.statistics import cluster_bootstrap, wilson
+from stages.evaluate.suites import Item, make_items
+
+TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
+ITEM = Item("unseen-0000", "mail Ana", "email.send", {"to": "Ana"}, "mail _")
+
+
+def call(name: str = "email.send", **arguments: Any) -> dict[str, Any]:
+    return {"name": name, "arguments": arguments or {"to": "Ana"}}
+
+
+def many(n: int) -> tuple[Item, ...]:
+    return tuple(
+        Item(f"unseen-{i:04d}", f"request {i}", "email.send", {"to": "Ana"}, f"frame {i % 7}") for i in range(n)
+    )
+
+
+def test_items_repeat_are_unique_and_cover_all_handlers_equally() -> None:
+    items = make_items(TEST)
+    assert items == make_items(TEST)
+    assert len({item.text for item in items}) == len({item.id for item in items}) == 160
+    tools = [item.tool for item in items]
+    assert {tools.count(tool) for tool in set(tools)} == {10}
+    assert make_items(TEST.model_copy(update={"seed": 2})) != items
+
+
+def test_frames_leave_out_openers_and_closers() -> None:
+    frames = {item.carrier for item in make_items(TEST)}
+    assert not any(frame.startswith("kindly ") or frame.endswith(", cheers") for frame in frames)
+    assert len(frames) < 160
+
+
+@pytest.mark.parametrize(
+    ("calls", "name", "exact", "valid"),
+    [
+        ([call()], True, True, True),
+        ([call(to="Bob")], True, False, True),
+        ([call("docs.create")], False, False, True),
+        ([call(), call()], False, False, True),
+        ([], False, False, False),
+        ([{"name": "email.send", "arguments": None, "raw": "{"}], True, False, False),
+    ],
+)
+def test_judging(calls: list[dict[str, Any]], name: bool, exact: bool, valid: bool) -> None:
+    answer = judge(ITEM, Reply(calls))
+    assert (answer.name_correct, answer.exact, answer.json_valid) == (name, exact, valid)
+
+
+def test_a_killed_evaluation_asks_again_only_what_has_no_whole_answer(tmp_path: Path) -> None:
+    items, file, asked = many(20), tmp_path / "answers" / "base.jsonl", list[str]()
+
+    async def dies_after_nine(text: str) -> Reply:
+        asked.append(text)
+        if len(asked) > 9:
+            raise StageFailed("killed")
+        return Reply([call()])
+
+    with pytest.raises(StageFailed, match="killed"):
+        asyncio.run(ask_all(items, dies_after_nine, file))
+    kept = {answer.id for answer in read_answers(file)}
+    with file.open("a") as cut:
+        cut.write('{"id": "unseen-0019", "pro')
+    asked.clear()
+
+    async def lives(text: str) -> Reply:
+        asked.append(text)
+        return Reply([call()])
+
+    asyncio.run(ask_all(items, lives, file))
+    assert 0 < len(kept) < 20 and len(asked) == 20 - len(kept)
+    assert [answer.id for answer in sorted(read_answers(file), key=lambda a: a.id)] == [item.id for item in items]
+    assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_no_more_than_four_questions_at_a_time_and_the_first_alone(tmp_path: Path) -> None:
+    running, seen = 0, list[int]()
+
+    async def ask(text: str) -> Reply:
+        nonlocal running
+        running += 1
+        seen.append(running)
+        await asyncio.sleep(0)
+        running -= 1
+        return Reply()
+
+    asyncio.run(ask_all(many(30), ask, tmp_path / "a.jsonl"))
+    assert seen[:2] == [1, 1] and max(seen) == CONCURRENCY
+
+
+def answers(right: int, n: int) -> list[Answer]:
+    wrong = Reply([call("docs.create")])
+    return [judge(item, Reply([call()]) if i < right else wrong) for i, item in enumerate(many(n))]
+
+
+def test_the_gate_wants_the_lower_bound_not_the_share() -> None:
+    for right, passed in ((92, False), (99, True)):
+        metrics = score(
+            Evaluate(suites=(TEST,)),
+            {("unseen", "base"): answers(1, 100), ("unseen", "tuned-F16"): answers(right, 100)},
+        )
+        assert metrics["gate"]["passed"] is passed
+        assert len(metrics["gate"]["reasons"]) == 1 and "floor of 90.0" in metrics["gate"]["reasons"][0]
+
+
+def test_tables_follow_from_answers() -> None:
+    found = {
+        ("unseen", "tuned-F16"): answers(98, 100),
+        ("unseen", "tuned-Q8_0"): answers(97, 100),
+        ("unseen", "tuned-Q4_K_M"): answers(92, 100),
+    }
+    metrics = score(Evaluate(suites=(TEST,)), found)
+    reference = metrics["scoreboard"][0]
+    assert (reference["n"], reference["clusters"], reference["name_accuracy"], reference["json_valid"]) == (
+        100,
+        7,
+        0.98,
+        1,
+    )
+    assert reference["name_low"] < 0.98 < reference["name_high"]
+    assert metrics["handlers"][0] == {
+        "suite": "unseen", "target": "tuned-F16", "tool": "email.send", "n": 100, "right": 98, "exact": 98
+    }  # fmt: skip
+    assert metrics["confusions"][0] == {
+        "suite": "unseen", "target": "tuned-F16", "expected": "email.send", "got": "docs.create", "count": 2
+    }  # fmt: skip
+    assert [(row["points"], row["within"]) for row in metrics["loss_in_points"]] == [(1.0, True), (6.0, False)]
+
+
+def test_wilson_is_scipys() -> None:
+    binomtest = pytest.importorskip("scipy.stats").binomtest
+    for right, n in ((0, 10), (3, 17), (511, 512), (512, 512)):
+        expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert wilson(right, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_items_that_fall_together_widen_the_interval() -> None:
+    outcomes = [i % 10 != 0 for i in range(200)]
+    alone = cluster_bootstrap(outcomes, [str(i) for i in range(200)], 0.95)
+    together = cluster_bootstrap(outcomes, [str(i % 10) for i in range(200)], 0.95)
+    assert together[1] - together[0] > alone[1] - alone[0]
+
+
+def test_classifier_learns_from_prepared_rows(tmp_path: Path) -> None:
+    rows = [("write an email to Bo", "email.send"), ("open a new document", "docs.create")] * 5
+    lines = [
+        {"messages": [{"role": "user", "content": t}, {"role": "assistant", "tool_calls": [ToolCall(n, {}).openai()]}]}
+        for t, n in rows
+    ]
+    lines.append({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]})
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    texts, tools = training_pairs(file)
+    assert len(texts) == 10
+    assert predict(texts, tools, [ITEM, Item("x", "email for Ana", "email.send", {}, "")])[1] == "email.send"
+
+
+class FakeChat:
+    """Stands where the network would be."""
+
+    def __init__(self, answer: ProviderAnswer | None = None, status: int | None = None) -> None:
+        self.answer, self.status = answer, status
+
+    async def __aenter__(self) -> "FakeChat":
+        return self
+
+    async def __aexit__(self, *_: Any) -> None: ...
+
+    async def ask(self, messages: Any, tools: Any = None, **sampling: Any) -> ProviderAnswer:
+        self.asked = messages, tools, sampling
+        if self.answer is None:
+            error = StageFailed("no answer")
+            error.__context__ = None if self.status is None else _Status(self.status)
+            raise error
+        return self.answer
+
+
+class _Status(Exception):
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+
+
+def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
+    monkeypatch.setattr(client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
+
+    async def ask() -> Reply:
+        async with client.asker("http://x/v1", "base", "Be brief.", [{"type": "function"}], 96) as ask_one:
+            return await ask_one("mail Ana")
+
+    return asyncio.run(ask())
+
+
+def test_asks_as_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = FakeChat(ProviderAnswer("", (ToolCall("email.send", {"to": "Ana"}),), (), "tool_calls", 9, 7, 0.1))
+    assert reply_of(chat, monkeypatch) == Reply([call()], "", 7, 0.1)
+    messages, tools, sampling = chat.asked
+    assert messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "mail Ana"}]
+    assert tools and sampling["temperature"] == 0 and sampling["max_tokens"] == 96
+
+
+def test_malformed_arguments_keep_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = ({"function": {"name": "email__send", "arguments": '{"to"'}},)
+    reply = reply_of(FakeChat(ProviderAnswer("", (), raw, "stop", 9, 7, 0.1)), monkeypatch)
+    assert reply.calls == [{"name": "email.send", "arguments": None, "raw": '{"to"'}]
+
+
+def test_an_unreadable_answer_is_wrong_and_a_dead_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reply_of(FakeChat(status=500), monkeypatch).error
+    for status in (503, None):
+        with pytest.raises(StageFailed):
+            reply_of(FakeChat(status=status), monkeypatch)

@@ -1,0 +1,84 @@
+"""Grammars: the phrasings a model is tested on are not those it learned, and a slip in a pattern is named."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from configs.catalogue import load_catalogue
+from configs.recipe import ROOT
+from stages.errors import BadData
+from stages.prepare.grammar import Grammar, load_grammar, parse
+
+REQUESTS = ROOT / "data" / "requests"
+SAMPLES = 150
+
+
+@pytest.fixture(scope="module")
+def grammars() -> dict[str, Grammar]:
+    return {name: load_grammar(REQUESTS / f"{name}.yaml") for name in ("train", "test", "far")}
+
+
+def test_training_and_test_share_no_carrier(grammars: dict[str, Grammar]) -> None:
+    carriers = {}
+    for name, grammar in grammars.items():
+        rng = random.Random(7)
+        carriers[name] = {grammar.request(tool, rng).carrier for tool in grammar.handlers for _ in range(SAMPLES)}
+    assert len(carriers["train"]) > 1000
+    for other in ("test", "far"):
+        assert not carriers["train"] & carriers[other], other
+
+
+def test_every_request_answers_with_arguments_its_tool_has(grammars: dict[str, Grammar]) -> None:
+    catalogue = load_catalogue(ROOT / "configs" / "tools" / "handlers.yaml")
+    for name, grammar in grammars.items():
+        assert set(grammar.handlers) == set(catalogue.names), name
+        for tool in grammar.handlers:
+            request = grammar.request(tool, random.Random(1))
+            parameters = catalogue.tools[tool].parameters
+            assert set(parameters.get("required", ())) <= set(request.arguments) <= set(parameters["properties"]), tool
+
+
+def test_an_argument_stands_in_the_text_word_for_word(grammars: dict[str, Grammar]) -> None:
+    rng = random.Random(3)
+    for name, grammar in grammars.items():
+        for tool in grammar.handlers:
+            for _ in range(40):
+                request = grammar.request(tool, rng)
+                missing = [v for v in request.arguments.values() if v not in request.text]
+                assert not missing, (name, request)
+                assert not set("{}|<>") & set(request.text), request
+
+
+def test_training_has_hundreds_of_phrasings_a_handler(grammars: dict[str, Grammar]) -> None:
+    few = {tool: count for tool, count in grammars["train"].phrasings.items() if count < 100}
+    assert not few
+
+
+def test_the_same_seed_gives_the_same_requests(grammars: dict[str, Grammar]) -> None:
+    tool = next(iter(grammars["train"].handlers))
+    first, again = (
+        [grammars["train"].request(tool, rng) for _ in range(5)] for rng in (random.Random(1), random.Random(1))
+    )
+    assert first == again != [grammars["train"].request(tool, random.Random(2)) for _ in range(5)]
+
+
+@pytest.mark.parametrize("text", ["(a|b", "a)", "<1-", "{slot", "<a-b>"])
+def test_a_pattern_that_does_not_parse_is_shown(text: str) -> None:
+    with pytest.raises(BadData, match="pattern"):
+        parse(text, "file.yaml")
+
+
+@pytest.mark.parametrize(
+    ("say", "value", "says"),
+    [("send {whom}", "x", r"handlers\.a\.b.*whom"), ("send {to}", "{nobody}", r"values\.person.*nobody")],
+)
+def test_an_unknown_slot_or_value_is_named(tmp_path: Path, say: str, value: str, says: str) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(
+        f'openers: [""]\nclosers: [""]\nvalues: {{person: "{value}"}}\n'
+        f'handlers: {{a.b: {{slots: {{to: person}}, say: ["{say}"]}}}}\n'
+    )
+    with pytest.raises(BadData, match=says) as caught:
+        load_grammar(path)
+    assert str(path) in str(caught.value)

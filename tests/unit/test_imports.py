@@ -1,0 +1,35 @@
+"""Nothing heavy is imported before it is needed, and no stage knows Modal."""
+
+import subprocess
+import sys
+
+from configs.recipe import ROOT
+
+BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
+IMPORT = """
+import importlib, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ImportError(f"{name} is imported at module level")
+sys.meta_path.insert(0, Block())
+for module in sys.argv[2:]:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        sys.exit(f"{module}: {error!r}")
+"""
+
+
+def modules() -> list[str]:
+    files = [f for folder in ("stages", "configs", "endpoints") for f in (ROOT / folder).rglob("*.py")]
+    files += [ROOT / "cli.py"] if (ROOT / "cli.py").exists() else []
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+    return sorted(n for n in names if not n.endswith("__main__"))
+
+
+def test_every_module_imports_without_what_is_heavy() -> None:
+    assert len(modules()) > 10
+    command = [sys.executable, "-c", IMPORT, ",".join(BLOCKED), *modules()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

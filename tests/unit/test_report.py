@@ -1,0 +1,149 @@
+"""The page: whole, safe, and honest about what is missing."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.recipe import Evaluate, Suite
+from stages import artifact
+from stages.artifact import flatten
+from stages.errors import NotFound
+from stages.evaluate import score
+from stages.evaluate.ask import Reply, judge
+from stages.evaluate.suites import Item
+from stages.events import Events
+from stages.report import write_report
+from stages.report.charts import Series, lines, ticks, whisker
+
+SETTINGS = Evaluate(suites=(Suite(name="unseen", grammar=Path("g.yaml"), rows=40, floor=0.9),))
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture(autouse=True)
+def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
+
+
+def make_prepare(run: Path) -> Any:
+    overlap = {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}}
+    metrics = {"rows_train": 8800, "rows_validation": 200, "too_long": 0, "tokens_mean": 143.2, "overlap": overlap}
+    settings = {"data": {"sources": [{"grammar": "sha256:1", "rows": 9000}], "system": EVIL}}
+    return artifact.make(run / "prepare", stage_version=1, settings=settings, needs={}, build=lambda _: metrics)
+
+
+def make_all(run: Path) -> None:
+    prepared = make_prepare(run)
+    events = Events(run, "train")
+    for step in (1, 2, 3):
+        events.emit("metrics", step=step, loss=3.0 / step, learning_rate=1e-3)
+    events.emit("metrics", step=3, validation_loss=1.25)
+    settings = {"base": "tiny", "train": {"rank": 32}}
+    trained = artifact.make(
+        run / "train", stage_version=1, settings=settings, needs={"prepare": prepared}, build=lambda _: {}
+    )
+
+    def convert(folder: Path) -> dict[str, Any]:
+        for name, amount in (("base-F16", 4000), ("tuned-F16", 4000), ("tuned-Q4_K_M", 1500)):
+            (folder / f"{name}.gguf").write_bytes(b"x" * amount)
+        return {"files": {"tuned-Q4_K_M": {"k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}}}}
+
+    converted = artifact.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
+
+    def evaluate(folder: Path) -> dict[str, Any]:
+        right, found = {"base": 1, "tuned-F16": 39, "tuned-Q4_K_M": 38}, {}
+        for target, count in right.items():
+            items = [Item(f"unseen-{i:02d}", f"mail {EVIL}", "email.send", {"to": EVIL}, "mail _") for i in range(40)]
+            call = {"name": "email.send", "arguments": {"to": EVIL}}
+            marked = [judge(item, Reply([call] if i < count else [], EVIL)) for i, item in enumerate(items)]
+            file = folder / "answers" / "unseen" / f"{target}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
+            found["unseen", target] = marked
+        return score(SETTINGS, found) | {
+            "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}]
+        }
+
+    settings = {"evaluate": SETTINGS.model_dump(mode="json")}
+    artifact.make(run / "evaluate", stage_version=1, settings=settings, needs={"convert": converted}, build=evaluate)
+
+
+class Page(HTMLParser):
+    """Checks nesting, and collects tags and what the page would load."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input", "line", "circle", "polyline")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.loads = list[str](), list[str](), list[str]()
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.loads += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    make_all(tmp_path / "demo")
+    text = write_report(tmp_path / "demo").read_text()
+    page = Page(text)
+    assert "Right tool on unseen: 2.5\u202f% → 97.5\u202f% (n = 40)" in text
+    assert "The gate says no." in text and "below the floor of 90.0" in text
+    assert "svg" in page.tags and "is not finished in this run" not in text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    make_all(tmp_path / "demo")
+    text = write_report(tmp_path / "demo").read_text()
+    page = Page(text)
+    assert EVIL not in text and "&lt;script&gt;" in text
+    assert "script" not in page.tags and page.loads == [] and "url(" not in text and "@import" not in text
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
+    run = tmp_path / "half"
+    make_prepare(run)
+    (run / "train").mkdir()
+    draft = {"made_from": {"stage_version": 1, "settings": flatten({"train": {"rank": 7}}), "needs": {}}}
+    (run / "train" / "draft.json").write_text(json.dumps(draft))
+    text = write_report(run).read_text()
+    Page(text)
+    assert "Not evaluated yet" in text and "train is under way" in text
+    for stage in ("train", "convert", "evaluate"):
+        assert f"{stage} is not finished in this run" in text
+
+
+def test_an_empty_run_and_no_run(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    Page(write_report(tmp_path / "new").read_text())
+    with pytest.raises(NotFound):
+        write_report(tmp_path / "none")
+
+
+def test_a_resumed_training_is_one_curve(tmp_path: Path) -> None:
+    events = Events(tmp_path, "train")
+    for step, loss in ((1, 3.0), (2, 2.0), (2, 2.0), (3, 1.0)):
+        events.emit("metrics", step=step, loss=loss)
+    text = write_report(tmp_path).read_text()
+    drawn = text.split('<polyline class="muted-line" points="')[1].split('"')[0]
+    assert len(drawn.split()) == 3
+
+
+def test_charts() -> None:
+    assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
+    assert ticks(0.93, 1.0, 4) == pytest.approx([0.92, 0.94, 0.96, 0.98, 1.0])
+    assert ticks(5, 5, 4) == [5]
+    assert 'aria-label="50.0%' in whisker(0.5, 0.4, 0.6, "tuned")
+    assert lines([], "nothing") == ""
+    assert "&lt;b&gt;" in lines([Series("a", "tuned", [(0, 0), (1, 0)])], "<b>")
