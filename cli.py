@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from configs.recipe import Recipe
     from stages.artifact import Artifact
 
-app = typer.Typer(help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
+)
 runs_app = typer.Typer(help="What was run on this machine.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
 
@@ -116,7 +118,9 @@ def serve(
     run: ExistingRun,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
     host: Annotated[str, typer.Option(help="Address; anything but loopback needs TUNELINE_API_KEY.")] = "127.0.0.1",
-    kind: Annotated[str | None, typer.Option("--type", help="GGUF type; the recipe's serve.type, if not given.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="GGUF type; the recipe's serve.type, if not given.")
+    ] = None,
 ) -> None:
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
     import signal
@@ -166,7 +170,11 @@ def runs_show(run: ExistingRun, as_json: AsJson = False) -> None:
     from terminal import run_details
 
     folder = _existing(run)
-    done = {f.parent.name: _manifest(folder, f.parent.name) for f in sorted(folder.glob("*/manifest.json")) if finished(f.parent)}
+    done = {
+        f.parent.name: _manifest(folder, f.parent.name)
+        for f in sorted(folder.glob("*/manifest.json"))
+        if finished(f.parent)
+    }
     if as_json:
         typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in done.items()}))
     else:
@@ -276,7 +284,9 @@ def _ask(url: str, folder: Path | None, question: str) -> None:
     answer = asyncio.run(ask())
     console.print(f"[bold]you[/bold]   {question}", highlight=False)
     for call in answer.tool_calls:
-        console.print(f"[bold]model[/bold] {call.name}({json.dumps(call.arguments, ensure_ascii=False)})", highlight=False)
+        console.print(
+            f"[bold]model[/bold] {call.name}({json.dumps(call.arguments, ensure_ascii=False)})", highlight=False
+        )
     if answer.text:
         console.print(f"[bold]model[/bold] {answer.text}", highlight=False, markup=True)
 

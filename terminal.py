@@ -38,7 +38,9 @@ class Progress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def event(self, event: dict[str, Any]) -> None:
@@ -114,14 +116,20 @@ def run_details(folder: Path, done: "dict[str, Artifact]") -> RenderableType:
     for stage, artifact in done.items():
         manifest = artifact.manifest
         table.add_row(stage, f"{manifest.seconds:.0f}", manifest.fingerprint, f"{manifest.ended:%Y-%m-%d %H:%M}")
-    board = [scoreboard(done["evaluate"].metrics, done["convert"].metrics)] if {"evaluate", "convert"} <= done.keys() else []
+    board = (
+        [scoreboard(done["evaluate"].metrics, done["convert"].metrics)]
+        if {"evaluate", "convert"} <= done.keys()
+        else []
+    )
     return Group(f"[bold]{folder.name}[/bold]  {folder}", table, *board)
 
 
 def scoreboard(evaluated: dict[str, Any], converted: dict[str, Any]) -> Table:
     """Base, tuned and quantized on every suite, with intervals and sample sizes."""
     percent = f"{evaluated['confidence']:.0%}"
-    table = Table("suite", "model", f"right tool ({percent} interval)", "and exact arguments", "n", "size", title="Scoreboard")
+    table = Table(
+        "suite", "model", f"right tool ({percent} interval)", "and exact arguments", "n", "size", title="Scoreboard"
+    )
     for row in evaluated["scoreboard"]:
         file = converted["files"]["base-F16" if row["target"] == "base" else row["target"]]
         table.add_row(

@@ -160,7 +160,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _served_type_is_made(self) -> Self:
         if self.serve.form == "gguf" and self.serve.type not in self.convert.types:
-            raise ValueError(f"serve.type is {self.serve.type}, but convert.types only makes {', '.join(self.convert.types)}")
+            raise ValueError(
+                f"serve.type is {self.serve.type}, but convert.types only makes {', '.join(self.convert.types)}"
+            )
         return self
 
     def section(self, *names: str) -> dict[str, Any]:

@@ -129,7 +129,9 @@ def open_artifact(path: Path) -> Artifact:
     except FileNotFoundError:
         raise NotFound(f"{path}: no finished {path.name} here; run `tuneline {path.name} RECIPE` first") from None
     except ValidationError as error:
-        raise StageFailed(f"{path / MANIFEST}: not a manifest ({error.errors()[0]['msg']}); remove {path} and run again") from None
+        raise StageFailed(
+            f"{path / MANIFEST}: not a manifest ({error.errors()[0]['msg']}); remove {path} and run again"
+        ) from None
     for name, file in manifest.files.items():
         found = (path / name).stat().st_size if (path / name).exists() else None
         if found != file.bytes:
@@ -239,6 +241,10 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return described.stdout.strip() or "unknown"

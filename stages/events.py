@@ -29,7 +29,12 @@ class Events:
         self._end_a_cut_line()
 
     def emit(self, kind: Kind, **fields: Any) -> None:
-        event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": self.stage, "kind": kind, **fields}
+        event = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "stage": self.stage,
+            "kind": kind,
+            **fields,
+        }
         line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -91,7 +91,9 @@ def _local(slug: str, source: Path) -> _Origin:
     files = _taken(source)
     names = {file.name for file in files}
     if missing := [name for name in NEEDED if name not in names]:
-        raise BadRecipe(f"base: {source}: {', '.join(missing)} is missing; a folder that `save_pretrained` wrote has it")
+        raise BadRecipe(
+            f"base: {source}: {', '.join(missing)} is missing; a folder that `save_pretrained` wrote has it"
+        )
     if not any(name.endswith(".safetensors") for name in names):
         raise BadRecipe(f"base: {source}: no *.safetensors; pickles are not taken, save it again with safetensors")
     family = json.loads((source / "config.json").read_text()).get("model_type")
@@ -126,17 +128,25 @@ def _download(hub_id: str, revision: str, folder: Path) -> None:
         about = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
         listed = {file.rfilename: file for file in about.siblings or []}
         if not any(name.endswith(".safetensors") for name in listed):
-            raise BadRecipe(f"base: {hub_id}: it has no *.safetensors; pickles are not taken, choose a repository with them")
+            raise BadRecipe(
+                f"base: {hub_id}: it has no *.safetensors; pickles are not taken, choose a repository with them"
+            )
         snapshot_download(hub_id, revision=revision, local_dir=folder, allow_patterns=list(TAKEN))
     except GatedRepoError:
         raise NotFound(f"base: {hub_id} is gated; accept its terms at {page}, set HF_TOKEN, and run again") from None
     except RepositoryNotFoundError:
-        raise NotFound(f"base: {hub_id}@{revision}: no such repository, or HF_TOKEN may not read it; see {page}") from None
+        raise NotFound(
+            f"base: {hub_id}@{revision}: no such repository, or HF_TOKEN may not read it; see {page}"
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise StageFailed(f"base: {hub_id}: the download broke off ({reason}); the same command goes on with it") from None
+        raise StageFailed(
+            f"base: {hub_id}: the download broke off ({reason}); the same command goes on with it"
+        ) from None
     for file in _taken(folder):
         lfs = listed[file.name].lfs if file.name in listed else None
         if lfs and artifact.sha256(file) != lfs.sha256:
             file.unlink()
-            raise StageFailed(f"base: {hub_id}: {file.name} is not what the hub says (SHA-256); run again to fetch it anew")
+            raise StageFailed(
+                f"base: {hub_id}: {file.name} is not what the hub says (SHA-256); run again to fetch it anew"
+            )

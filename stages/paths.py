@@ -29,5 +29,7 @@ def run_folder(name: str) -> Path:
         BadRequest: the name could lead elsewhere.
     """
     if not NAME.fullmatch(name):
-        raise BadRequest(f"run {name!r}: letters, digits, '.', '_' and '-' only, starting with a letter or digit, 64 at most")
+        raise BadRequest(
+            f"run {name!r}: letters, digits, '.', '_' and '-' only, starting with a letter or digit, 64 at most"
+        )
     return runs() / name

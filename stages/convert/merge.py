@@ -43,7 +43,9 @@ def merge(base: Path, adapter: Path, out: Path, progress: Callable[[int, int], N
         save_file(tensors, out / shard.name, metadata)
         progress(done, len(shards))
     if missing := sorted(pairs.keys() - merged):
-        raise StageFailed(f"{adapter}: it adapts {missing[0]}, which {base} does not have; was it trained on another base?")
+        raise StageFailed(
+            f"{adapter}: it adapts {missing[0]}, which {base} does not have; was it trained on another base?"
+        )
     for file in base.iterdir():
         if file.suffix != ".safetensors" and file.is_file() and file.name not in ("manifest.json", "draft.json"):
             shutil.copy2(file, out / file.name)

@@ -58,7 +58,8 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     rng = random.Random(data.seed)
     if catalogue:
         rows = [
-            row if row.tools else show_tools(row, catalogue, data.distractors, data.whole_catalogue, rng) for row in rows
+            row if row.tools else show_tools(row, catalogue, data.distractors, data.whole_catalogue, rng)
+            for row in rows
         ]
     renderer, kept, lengths, learned = Renderer(base, catalogue), [], [], []
     for done, row in enumerate(rows, 1):
@@ -78,7 +79,9 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     if catalogue:
         artifact.write_atomic(folder / "tools.json", catalogue.model_dump_json())
     if too_long := len(rows) - len(kept):
-        events.emit("warning", text=f"{too_long} of {len(rows)} rows are longer than {data.max_tokens} tokens: left out")
+        events.emit(
+            "warning", text=f"{too_long} of {len(rows)} rows are longer than {data.max_tokens} tokens: left out"
+        )
     return {
         "rows_train": len(train),
         "rows_validation": len(validation),
@@ -128,7 +131,9 @@ def _expand(source: Source, rng: random.Random) -> Iterator[Request]:
             seen.add(request.text)
             yield request
         elif tries > TRIES_PER_ROW * source.rows:
-            raise BadRecipe(f"{source.grammar}: makes {len(seen)} different requests, not {source.rows}; ask for fewer rows")
+            raise BadRecipe(
+                f"{source.grammar}: makes {len(seen)} different requests, not {source.rows}; ask for fewer rows"
+            )
 
 
 def _split(rows: list[Row], share: float, most: int) -> tuple[list[Row], list[Row]]:

@@ -19,7 +19,9 @@ from stages.errors import BadData
 SLOT = "_"
 """What stands for a value in a carrier: the request with its values taken out."""
 
-_TOKEN = re.compile(r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)")
+_TOKEN = re.compile(
+    r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)"
+)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def _adapted(recipe: Recipe, base: Path) -> PeftModel:
         base, dtype=dtype, quantization_config=quantization, local_files_only=True, use_safetensors=True
     )
     if quantization:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's arguments decide
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=False
+        )  # the trainer's arguments decide
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -4,7 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -177,10 +177,10 @@ class FakeChat:
     def __init__(self, answer: ProviderAnswer | None = None, status: int | None = None) -> None:
         self.answer, self.status = answer, status
 
-    async def __aenter__(self) -> "FakeChat":
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: Any) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
     async def ask(self, messages: Any, tools: Any = None, **sampling: Any) -> ProviderAnswer:
         self.asked = messages, tools, sampling

@@ -150,7 +150,11 @@ class Hub:
         if repository == "acme/gpt":
             files["config.json"] = b'{"model_type": "gpt2"}'
         if repository in ("acme/clutter", "acme/nested"):
-            files |= {"original/weights.safetensors": b"other", "tokenizer.pkl": b"pickle", "tokenizer_x.py": b"import os"}
+            files |= {
+                "original/weights.safetensors": b"other",
+                "tokenizer.pkl": b"pickle",
+                "tokenizer_x.py": b"import os",
+            }
         if repository == "acme/nested":
             del files["model.safetensors"]
         return files | {"modeling.py": b"import os", "README.md": b"x"}

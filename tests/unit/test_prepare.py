@@ -36,7 +36,10 @@ def call_row(name: str = "docs__create", arguments: object = None) -> Row:
         ('{"messages": [}', "rows.jsonl:2:15: not JSON"),
         ('{"messages": []}', "rows.jsonl:2: row: the last message must be the assistant's"),
         (json.dumps({"messages": GOOD["messages"][:1]}), "the last message must be the assistant's"),
-        (json.dumps({"messages": [{"role": "user", "content": " "}, GOOD["messages"][1]]}), "the user message is empty"),
+        (
+            json.dumps({"messages": [{"role": "user", "content": " "}, GOOD["messages"][1]]}),
+            "the user message is empty",
+        ),
         (json.dumps({"messages": [{"role": "bot", "content": "x"}]}), "messages.0.role"),
         (call_row("no__such").model_dump_json(exclude_none=True), "tool 'no.such' is called but not in the catalogue"),
     ],

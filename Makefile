@@ -1,0 +1,47 @@
+# `make demo` and `make test` set everything up in .venv by themselves. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# makes them take PyTorch's CPU build, so that a machine without a GPU does not fetch CUDA.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test test-all check bench format setup llama clean
+
+demo: setup llama
+	$(BIN)/tuneline demo
+
+test: setup llama
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup llama
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+bench: setup llama
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.ready
+
+# PyTorch first and alone: whatever needs it later finds the chosen build and keeps it.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+llama: setup
+	$(BIN)/python -m stages.convert.llama_cpp
+
+clean:
+	rm -rf .runs .models .mypy_cache .ruff_cache .pytest_cache
