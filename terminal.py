@@ -55,9 +55,10 @@ class Progress:
             case "progress":
                 self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
             case "metrics":
-                self._advance(event, event["step"], event["steps"], _measured(event))
                 if "validation_loss" in event:
                     self._say(event, f"step {event['step']}: {_measured(event)}")
+                else:
+                    self._advance(event, event["step"], event["steps"], _measured(event))
 
     def _advance(self, event: dict[str, Any], done: float, total: float, text: str) -> None:
         stage = event["stage"]

@@ -53,6 +53,9 @@ class Data(Section):
     """Training rows, merged in this order, then shuffled."""
     tools: Path | None = None
     """The catalogue of tools, YAML."""
+    catalogue: Literal["shown", "learned"] = "shown"
+    """shown: each prompt lists tools. learned: prompts list none, the model knows the catalogue by heart; shorter
+    prompts, but a new tool needs a new training."""
     system: str = ""
     """System message put before rows that have none."""
     distractors: tuple[int, int] = (3, 7)

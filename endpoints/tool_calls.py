@@ -59,7 +59,7 @@ def parse(text: str) -> list[ToolCall]:
     while rest:
         try:
             value, end = decoder.raw_decode(rest)
-        except ValueError:
+        except (ValueError, RecursionError):  # a model that loops on `[` nests deeper than Python reads
             return []
         arguments = value.get("parameters", value.get("arguments")) if isinstance(value, dict) else None
         if not isinstance(arguments, dict) or not isinstance(value.get("name"), str):

@@ -1,6 +1,6 @@
 """Makes the tiny base: a 2.9 M-parameter Llama with its own tokenizer, pretrained on a CPU.
 
-    python data/tiny/make.py OUT --steps 2600
+    python data/tiny/make.py OUT --steps 2500
 
 It learns English-like prose, copying, small talk, and to call 96 tools invented here; none of them, and no request,
 comes from `configs/tools` or `data/requests`. Shapes are multiples of 256 so that K-quants apply to every matrix.
@@ -72,7 +72,7 @@ ONSETS, VOWELS, CODAS = "b c d f g h j k l m n p r s t v w z br kr st tr pl ch s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)

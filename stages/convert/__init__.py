@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from stages.convert.llama_cpp import LlamaCpp, installed
 from stages.errors import StageFailed
 from stages.events import Events
 from stages.fetch import open_base
+from stages.prepare import TEMPLATE
 
 BASE, REFERENCE = "base-F16", "tuned-F16"
 LAST_LINES = 8
@@ -22,17 +24,21 @@ LAST_LINES = 8
 
 def convert(recipe: Recipe, run: Path) -> Artifact:
     """`convert/base-F16.gguf` and `convert/tuned-TYPE.gguf`; metrics tell bytes and tensor types of each."""
-    base, trained = open_base(recipe), artifact.open_artifact(run / "train")
+    base, prepared, trained = open_base(recipe), artifact.open_artifact(run / "prepare"), artifact.open_artifact(run / "train")
     return artifact.make(
         run / "convert",
         stage_version=1,
         settings=recipe.section("convert"),
-        needs={"fetch": base, "train": trained},
-        build=lambda folder: _build(recipe, base.path, trained.path / "adapter", folder, Events(run, "convert")),
+        needs={"fetch": base, "prepare": prepared, "train": trained},
+        build=lambda folder: _build(
+            recipe, base.path, prepared.path / TEMPLATE, trained.path / "adapter", folder, Events(run, "convert")
+        ),
     )
 
 
-def _build(recipe: Recipe, base: Path, adapter: Path, folder: Path, events: Events) -> Mapping[str, Any]:
+def _build(
+    recipe: Recipe, base: Path, template: Path, adapter: Path, folder: Path, events: Events
+) -> Mapping[str, Any]:
     from stages.convert.merge import merge
 
     llama, scratch = installed(), folder / artifact.SCRATCH
@@ -42,6 +48,8 @@ def _build(recipe: Recipe, base: Path, adapter: Path, folder: Path, events: Even
 
     def tuned_f16(out: Path) -> None:
         merge(base, adapter, merged, lambda done, total: events.progress(done, total, "shards", "merged"))
+        if template.exists():
+            shutil.copyfile(template, merged / TEMPLATE)
         _gguf(llama, merged, out, recipe.name)
 
     def make(name: str) -> Callable[[Path], None]:

@@ -1,4 +1,4 @@
-"""A suite's items: requests with known answers, the same for the same seed, and the very ones whose overlap was measured."""
+"""A suite's items: requests with known answers, the same for the same seed; `prepare` measured the overlap of these."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -25,6 +25,12 @@ TRIES_PER_ROW = 20
 
 PROGRESS_ROWS = 1000
 
+TEMPLATE = "chat_template.jinja"
+"""The tuned model's own template, beside the rows, where it is not the base's."""
+
+HIDE_TOOLS = "{%- set tools = none %}"
+"""Put before any chat template, it lists no tools, whatever a request sends; tool calls are still written and parsed."""
+
 
 def prepare(recipe: Recipe, run: Path) -> Artifact:
     """Training and validation rows in `prepare/`, a row a line, and the catalogue as `tools.json`."""
@@ -56,7 +62,7 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     carriers: set[str] = set()
     rows = list(_rows(recipe, catalogue, carriers))
     rng = random.Random(data.seed)
-    if catalogue:
+    if catalogue and data.catalogue == "shown":
         rows = [
             row if row.tools else show_tools(row, catalogue, data.distractors, data.whole_catalogue, rng)
             for row in rows
@@ -78,6 +84,9 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     _write(folder / "validation.jsonl", validation)
     if catalogue:
         artifact.write_atomic(folder / "tools.json", catalogue.model_dump_json())
+    if data.catalogue == "learned":
+        rows_template = HIDE_TOOLS + (renderer.tokenizer.chat_template or "")
+        artifact.write_atomic(folder / TEMPLATE, rows_template)
     if too_long := len(rows) - len(kept):
         events.emit(
             "warning", text=f"{too_long} of {len(rows)} rows are longer than {data.max_tokens} tokens: left out"

@@ -20,8 +20,11 @@ STAGES = ("prepare", "train", "convert", "evaluate")
 FAILURES_SHOWN = 10
 CONFUSIONS_SHOWN = 12
 SHOWN_SETTINGS = {
-    "train": ("base", "train.method", "train.rank", "train.alpha", "train.learning_rate", "train.schedule")
-    + ("train.epochs", "train.max_steps", "train.batch_rows", "train.seed"),
+    "train": (
+        "base",
+        *(f"train.{key}" for key in ("method", "rank", "alpha", "learning_rate", "schedule")),
+        *(f"train.{key}" for key in ("epochs", "max_steps", "batch_rows", "seed")),
+    ),
     "convert": ("convert.types",),
 }
 """What the opening section tells; the rest stands at the end of the page."""

@@ -58,8 +58,10 @@ def test_writers_at_once_do_not_mix_their_lines(tmp_path: Path) -> None:
             events.emit("metrics", step=step, text="x" * 500)
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     found = list(read_events(tmp_path))
     assert len(found) == 200 and all(
         [e["step"] for e in found if e["stage"] == f"s{n}"] == list(range(50)) for n in range(4)

@@ -28,7 +28,7 @@ def test_a_recipe_states_only_what_differs_and_is_called_after_its_file(tmp_path
     recipe = load_recipe(write(tmp_path, ROWS))
     assert (recipe.name, recipe.base, recipe.train.rank) == ("mine", "tiny", 16)
     with pytest.raises(ValueError, match="frozen"):
-        recipe.base = "other"  # type: ignore[misc]
+        recipe.base = "other"
 
 
 @pytest.mark.parametrize(

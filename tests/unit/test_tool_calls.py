@@ -13,11 +13,11 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from configs.catalogue import DOTTED, wire_name
 from configs.recipe import ROOT
 from endpoints.tool_calls import TAG, ToolCall, parse, render
 
-NAMES = st.from_regex(DOTTED, fullmatch=True).filter(lambda n: len(wire_name(n)) <= 64)
+WORDS = st.lists(st.sampled_from(["a", "B", "z9", "x1y", "send", "Ab0"]), min_size=1, max_size=2).map("_".join)
+NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
     ['"; "', "}; {", '\\"', TAG, "‮é🙂", "</s>", "\n\t"]
 )
@@ -26,6 +26,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
+EXAMPLES = settings(max_examples=40, deadline=None)
 CALLS = st.lists(st.builds(ToolCall, NAMES, st.dictionaries(TEXT, VALUES, max_size=4)), min_size=1, max_size=4)
 
 
@@ -55,13 +56,14 @@ def rendered(messages: list[dict[str, Any]], **more: Any) -> str:
     return template().render(messages=messages, bos_token="<|begin_of_text|>", **more)
 
 
+@EXAMPLES
 @given(CALLS)
 def test_what_is_rendered_is_parsed_back(calls: list[ToolCall]) -> None:
     assert parse(render(calls)) == calls
     assert parse(render(calls).removeprefix(TAG)) == calls
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(CALLS)
 def test_the_chat_template_writes_the_same_text(calls: list[ToolCall]) -> None:
     asked = {"role": "user", "content": "do it"}
@@ -69,6 +71,7 @@ def test_the_chat_template_writes_the_same_text(calls: list[ToolCall]) -> None:
     assert text.removeprefix(rendered([asked], add_generation_prompt=True)) == render(calls) + "<|eot_id|>"
 
 
+@EXAMPLES
 @given(CALLS)
 def test_calls_survive_openais_form_as_objects_and_as_text(calls: list[ToolCall]) -> None:
     for call in calls:
@@ -78,11 +81,13 @@ def test_calls_survive_openais_form_as_objects_and_as_text(calls: list[ToolCall]
         assert ToolCall.from_openai(as_text) == call
 
 
+@EXAMPLES
 @given(CALLS, st.integers(1, 8))
 def test_a_cut_answer_is_never_taken_for_its_first_calls(calls: list[ToolCall], missing: int) -> None:
     assert parse(render(calls)[:-missing]) == []
 
 
+@EXAMPLES
 @given(st.text())
 def test_any_text_is_parsed_without_an_error(text: str) -> None:
     assert isinstance(parse(text), list)
@@ -104,7 +109,7 @@ def test_the_name_is_the_catalogues_and_arguments_may_be_called_either_way() -> 
 def test_transformers_renders_the_template_as_we_do() -> None:
     chat = pytest.importorskip("transformers.utils.chat_template_utils")
     calls = [ToolCall("whatsapp.send", {"to": "Ana \"<&>' é🙂", "n": {"a": [1, None, True]}}), ToolCall("x", {})]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "", "tool_calls": [c.openai() for c in calls]},
     ]
