@@ -184,10 +184,13 @@ def runs_show(run: ExistingRun, as_json: AsJson = False) -> None:
 def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
     """Check, tell what will run, run it with live progress; the run's folder."""
     from stages import paths
+    from stages.convert.llama_cpp import installed
     from stages.line import ORDER, in_subprocess, plan, run_line
     from terminal import Progress, plan_table
 
     recipe = _checked(recipe_file)
+    if until in ("convert", "evaluate"):
+        installed()  # said now, not after the training
     folder = paths.run_folder(name or recipe.name)
     out = errors_console if as_json else console
     chosen = (until,) if only else ORDER[: ORDER.index(until) + 1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from stages.errors import BadRequest, NotFound, StageFailed
 STARTS_WITHIN_S = 120
 STOPS_WITHIN_S = 10
 LAST_LINES = 6
+ONE_THREAD_BYTES = 50_000_000
+"""A smaller model is served by one thread: threads meet at every matrix, and where a core is busy with something else
+each meeting waits for the scheduler (0.2 answers a second instead of 30, measured with the tiny base)."""
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
 
@@ -57,16 +61,21 @@ def serving(
         raise NotFound(f"{gguf}: no such file; run `tuneline convert RECIPE` first")
     if port is None:
         port = _free_port(host)
-    elif _taken(host, port):
-        raise BadRequest(f"port {port} on {host} is in use; choose another with --port")
+    else:
+        _refuse_unless_free(host, port)
+    if gguf.stat().st_size < ONE_THREAD_BYTES:
+        threads = 1
     command = [str(installed().server), "--model", str(gguf), "--alias", alias, "--host", host, "--port", str(port)]
     command += ["--ctx-size", str(context * slots), "--parallel", str(slots), "--threads", str(threads)]
     command += ["--jinja", "--metrics", "--no-webui"]
-    environment = os.environ | ({"LLAMA_API_KEY": api_key} if api_key else {})  # argv would show it to everyone
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=_die_with_parent
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(api_key),
+            preexec_fn=_dying_with(os.getpid()),
         )
     try:
         _await_health(process, f"http://{host}:{port}", log)
@@ -83,10 +92,12 @@ def serving(
 def _await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{url}/health", timeout=2) as answer,
+        ):
+            if answer.status == 200:
+                return
         time.sleep(0.05)
     state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
@@ -100,17 +111,33 @@ def _free_port(host: str) -> int:
         return port
 
 
-def _taken(host: str, port: int) -> bool:
+def _refuse_unless_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+        except OSError as error:
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise BadRequest(f"port {port} on {host} {why}; choose another with --port") from None
 
 
-def _die_with_parent() -> None:
-    """A server must not outlive a killed caller; Linux only, elsewhere it is stopped by the `finally` alone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _environment(api_key: str | None) -> dict[str, str]:
+    """The caller's, without what llama-server would take as options; the key goes here because argv is seen by all."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_ARG_", "LLAMA_API_KEY"))}
+    return kept | ({"LLAMA_API_KEY": api_key} if api_key else {})
+
+
+def _dying_with(parent: int) -> Callable[[], None]:
+    """What a child calls first so that it does not outlive a killed parent (more exactly: the thread that starts it).
+
+    Linux only, elsewhere the `finally` alone stops it.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here: between fork and exec as little as possible is done
+
+    def arrange() -> None:
+        if prctl:
+            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before we asked
+                os._exit(1)
+
+    return arrange

@@ -403,7 +403,9 @@ def _refused(source: Hub, error: Any) -> TunelineError:
             f"base: {source.repo}: the token in {TOKEN_VARIABLE} may not read it (403); {set_token} that may"
         )
     if isinstance(error, RepositoryNotFoundError):  # the hub says 401 for what is private and for what is not there
-        return NotFound(f"base: {source.repo}: no such model on the hub, or a private one; if it is private, {set_token}")
+        return NotFound(
+            f"base: {source.repo}: no such model on the hub, or a private one; if it is private, {set_token}"
+        )
     if status == 401:
         return BadRequest(f"base: {source.repo}: the token in {TOKEN_VARIABLE} is not valid (401); {set_token}")
     if status == 404:

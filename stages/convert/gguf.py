@@ -5,14 +5,18 @@ Runs in a process of its own: the vendored gguf-py must come before any other `g
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-PRE_TOKENIZERS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
-}
+TEMPLATE = "chat_template.jinja"
+LLAMA_3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS = {LLAMA_3_SPLIT: "llama-bpe"}
 """llama.cpp's name for a split rule. It knows models by a hash of their tokens, which a vocabulary of one's own never
 matches; the rule is what counts."""
 
@@ -22,38 +26,56 @@ def main() -> None:
     parser.add_argument("llama_cpp", type=Path)
     verbs = parser.add_subparsers(dest="verb", required=True)
     converting = verbs.add_parser("convert")
-    converting.add_argument("model", type=Path)
-    converting.add_argument("out", type=Path)
-    converting.add_argument("name")
-    verbs.add_parser("types").add_argument("file", type=Path)
+    converting.add_argument("scratch", type=Path, help="where a file is written before it is moved to its place")
+    converting.add_argument("jobs", nargs="+", metavar="MODEL OUT NAME")
+    verbs.add_parser("types").add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
     sys.path[:0] = [str(options.llama_cpp / "gguf-py"), str(options.llama_cpp)]
     if options.verb == "convert":
-        convert(options.model, options.out, options.name)
+        for model, out, name in zip(*[iter(options.jobs)] * 3, strict=True):
+            whole = options.scratch / Path(out).name
+            convert(Path(model), whole, name)
+            put(whole, Path(out))
     else:
-        print(json.dumps(types(options.file)))
+        print(json.dumps([types(file) for file in options.files]))
 
 
 def convert(model: Path, out: Path, name: str) -> None:
     """Write `model`, a folder transformers can load, to `out` in F16."""
-    import conversion.base
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
-    by_hash = conversion.base.TextModel.get_vocab_base_pre
+    hyperparameters = ModelBase.load_hparams(model, False)
+    known: Any = get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
 
-    def pre_tokenizer(self: Any, tokenizer: Any) -> str:
-        try:
-            return str(by_hash(self, tokenizer))
-        except NotImplementedError:
-            return pre_tokenizer_of(model / "tokenizer.json")
+    class Converter(known):
+        model_arch = known.model_arch
 
-    conversion.base.TextModel.get_vocab_base_pre = pre_tokenizer
+        def get_vocab_base_pre(self, tokenizer: Any) -> str:
+            try:
+                return str(super().get_vocab_base_pre(tokenizer))
+            except NotImplementedError:
+                return pre_tokenizer_of(model / "tokenizer.json")
+
     with torch.inference_mode():
-        hyperparameters = ModelBase.load_hparams(model, False)
-        cls = get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
-        cls(model, gguf.LlamaFileType.MOSTLY_F16, out, model_name=name).write()
+        converter = Converter(model, gguf.LlamaFileType.MOSTLY_F16, out, model_name=name)
+        if (model / TEMPLATE).exists():
+            _use_template(converter.gguf_writer, (model / TEMPLATE).read_text(encoding="utf-8"))
+        converter.write()
+
+
+def _use_template(writer: Any, template: str) -> None:
+    """Make `writer` take this one: by itself it prefers tokenizer_config.json's, unlike transformers."""
+    add = writer.add_chat_template
+    writer.add_chat_template = lambda _: add(template)
+
+
+def put(whole: Path, place: Path) -> None:
+    """Move a finished file to its place; its content reaches the disk before its name does."""
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    whole.replace(place)
 
 
 def types(file: Path) -> dict[str, int]:

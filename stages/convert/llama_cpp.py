@@ -5,6 +5,7 @@ The sdist of llama-cpp-python holds all of llama.cpp; its hash pins the three to
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import paths
+from stages import artifact, paths
 from stages.errors import NotFound, StageFailed
+
+log = logging.getLogger(__name__)
 
 VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -68,7 +71,9 @@ def build() -> LlamaCpp:
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
         if not _source(root).exists():
+            log.info("llama.cpp: fetching its source (77 MB, once)")
             _unpack(_sdist(root), root)
+        log.info("llama.cpp: compiling %s in %s (minutes, once; a stopped build goes on)", " and ".join(TARGETS), root)
         source = f"-DLLAMA_CPP_SOURCE={_source(root)}"
         _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *FLAGS)
         jobs = str(len(os.sched_getaffinity(0)))
@@ -88,16 +93,16 @@ def _source(root: Path) -> Path:
 
 
 def _sdist(root: Path) -> Path:
-    """Downloaded by pip, which knows the user's index and proxy; building its metadata compiles nothing."""
+    """Downloaded by pip, which knows the user's index and proxy; building its metadata compiles nothing.
+
+    pip checks the hash itself, before it runs any of the sdist's code.
+    """
     sdist = root / f"llama_cpp_python-{VERSION}.tar.gz"
-    wanted = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(root))
-    if not sdist.exists():
-        _run(sys.executable, "-m", "pip", "download", "--quiet", *wanted, f"llama-cpp-python=={VERSION}")
-    with sdist.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        sdist.unlink()
-        raise StageFailed(f"{sdist.name}: SHA-256 {found}, not the pinned {SHA256}; run again to fetch it anew")
+    if not sdist.exists() or artifact.sha256(sdist) != SHA256:
+        pinned = root / "sdist.txt"
+        pinned.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
+        wanted = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")
+        _run(sys.executable, "-m", "pip", "download", "--quiet", *wanted, "--dest", str(root), "-r", str(pinned))
     return sdist
 
 
@@ -123,8 +128,13 @@ def _run(*command: str) -> None:
     except FileNotFoundError:
         raise StageFailed(f"{command[0]}: not installed; `make setup` installs it") from None
     except subprocess.CalledProcessError as error:
-        raise StageFailed(f"`{' '.join(command[:4])} …` ended with {error.returncode}; its output is above") from None
+        compiler = shutil.which(os.environ.get("CXX", "c++"))
+        hint = "" if compiler else "; llama.cpp needs a C++ compiler (on Debian: `apt install g++ make`)"
+        raise StageFailed(
+            f"`{' '.join(command[:4])} …` ended with {error.returncode}; its output is above{hint}"
+        ) from None
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     build()

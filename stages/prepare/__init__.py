@@ -29,7 +29,7 @@ TEMPLATE = "chat_template.jinja"
 """The tuned model's own template, beside the rows, where it is not the base's."""
 
 HIDE_TOOLS = "{%- set tools = none %}"
-"""Put before any chat template, it lists no tools, whatever a request sends; tool calls are still written and parsed."""
+"""Put before any chat template, it lists no tools, whatever a request sends; calls are still written and parsed."""
 
 
 def prepare(recipe: Recipe, run: Path) -> Artifact:

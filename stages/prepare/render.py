@@ -34,7 +34,7 @@ class Renderer:
         self.catalogue = catalogue
         if "{% generation %}" not in _without_dashes(self.tokenizer.chat_template or ""):
             raise BadRecipe(
-                f"{base}: its chat template marks no assistant turn with {{% generation %}}, so nothing could be learned; "
+                f"{base}: its chat template marks no assistant turn with {{% generation %}}: nothing could be learned; "
                 "put one that does in chat_template.jinja beside its tokenizer"
             )
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -40,8 +39,8 @@ LAST_STEPS = 10
 def fit(recipe: Recipe, base: Path, prepared: Path, folder: Path, events: Events) -> dict[str, float]:
     """Train to the end, from the newest whole checkpoint if there is one; the adapter lies in `folder/adapter`.
 
-    Returns train_loss (of the last steps) and validation_loss, both in nats per learned token, perplexity, steps, epochs, tokens, and how many
-    parameters there are and are trained.
+    Returns train_loss (of the last steps) and validation_loss, both in nats per learned token,
+    perplexity, steps, epochs, and how many parameters there are and are trained.
 
     Raises:
         StageFailed: stopped by SIGTERM, after a checkpoint.
@@ -110,9 +109,7 @@ def _adapted(recipe: Recipe, base: Path) -> PeftModel:
         base, dtype=dtype, quantization_config=quantization, local_files_only=True, use_safetensors=True
     )
     if quantization:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=False
-        )  # the trainer's arguments decide
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -27,7 +27,12 @@ def environment(home: Path) -> dict[str, str]:
 def tuneline(home: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own and expect an exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words], env=environment(home), cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "cli", *words],
+        env=environment(home),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

@@ -92,7 +92,11 @@ def test_killed_at_random_points_it_ends_with_the_same_adapter_and_answers(home:
     command = [sys.executable, "-m", "cli", "run", str(MICRO), "--run", "killed"]
     for _ in range(KILLS):
         victim = subprocess.Popen(
-            command, env=environment(home), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command,
+            env=environment(home),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
@@ -111,7 +115,9 @@ def test_killed_at_random_points_it_ends_with_the_same_adapter_and_answers(home:
 
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(home: Path) -> None:
     command = [sys.executable, "-m", "cli", "train", str(MICRO), "--run", "damaged"]
-    victim = subprocess.Popen(command, env=environment(home), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    victim = subprocess.Popen(
+        command, env=environment(home), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     checkpoints = home / "runs" / "damaged" / "train" / "scratch" / "checkpoints"
     deadline = time.monotonic() + 120
     while not (checkpoints / "checkpoint-4" / "whole.json").exists() and time.monotonic() < deadline:

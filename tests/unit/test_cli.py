@@ -1,0 +1,59 @@
+"""What the command says to bad input: one message, the right exit code, nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.recipe import ROOT
+
+MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
+
+
+def tuneline(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    roots = {"TUNELINE_RUNS": str(home / "runs"), "TUNELINE_MODELS": str(home / "models")}
+    environment = os.environ | roots | {"COLUMNS": "200"}
+    command = [sys.executable, str(ROOT / "cli.py"), *words]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("learning_rate", "learning_rte"), "train.learning_rte: unknown key; did you mean 'learning_rate'?"),
+        (("rank: 8", "rank: eight"), "train.rank: 'eight'"),
+        (("base: tiny", "base: tinny"), "tinny"),
+        (("data/requests/train.yaml", "data/requests/none.yaml"), "data/requests/none.yaml: no such file"),
+        (("base: tiny", "base: [tiny"), "not YAML"),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_anything_is_written(tmp_path: Path, change: tuple[str, str], told: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(MICRO.replace(*change))
+    done = tuneline(tmp_path, "run", str(recipe))
+    assert done.returncode == 2
+    assert told in done.stderr and "Traceback" not in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_unknown_runs_and_recipes_are_named(tmp_path: Path) -> None:
+    for words in (["report", "nowhere"], ["serve", "nowhere"], ["chat", "nowhere", "hi"], ["runs", "show", "nowhere"]):
+        done = tuneline(tmp_path, *words)
+        assert done.returncode == 2 and "nowhere" in done.stderr and "tuneline runs ls" in done.stderr
+    done = tuneline(tmp_path, "run", "no.yaml")
+    assert done.returncode == 2 and "no.yaml: no such recipe" in done.stderr
+
+
+def test_schema_is_json_schema_with_a_description_for_every_setting(tmp_path: Path) -> None:
+    schema = json.loads(tuneline(tmp_path, "schema").stdout)
+    assert schema["additionalProperties"] is False
+    assert "tokens" in schema["$defs"]["Data"]["properties"]["max_tokens"]["description"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, cli; print([m for m in ('torch', 'transformers', 'pydantic', 'yaml', 'openai') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,63 @@
+"""The order of the line, one writer a run, and a disk that is full."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.recipe import ROOT, load_recipe
+from stages import fetch
+from stages.errors import BadRequest, Locked, StageFailed
+from stages.line import ORDER, execute, run_line
+from stages.lock import run_lock
+
+MICRO = load_recipe(ROOT / "configs/recipes/micro.yaml")
+
+
+@pytest.mark.parametrize(("until", "only", "walked"), [("train", False, ORDER[:3]), ("train", True, ("train",))])
+def test_the_line_walks_up_to_a_stage_or_just_there(until: str, only: bool, walked: tuple[str, ...]) -> None:
+    called: list[str] = []
+
+    def call(stage: str) -> Any:
+        called.append(stage)
+
+    run_line(MICRO, until, call, only=only)
+    assert tuple(called) == walked
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no stage"):
+        run_line(MICRO, "deploy", lambda stage: pytest.fail("called"))
+
+
+def test_a_second_writer_is_refused_with_the_holders_name(tmp_path: Path) -> None:
+    with (
+        run_lock(tmp_path, "train"),
+        pytest.raises(Locked, match=r"process \d+ on .* \(train"),
+        run_lock(tmp_path, "x"),
+    ):
+        pytest.fail("two writers")
+
+
+def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, pathlib, sys; from stages.lock import run_lock\n"
+        "with run_lock(pathlib.Path(sys.argv[1]), 'train'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert (tmp_path / ".lock").read_text().startswith("process")
+    with run_lock(tmp_path, "train"):
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), RuntimeError("I/O error: No space left on device")])
+def test_a_full_disk_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fetch, "fetch", full)
+    with pytest.raises(StageFailed, match="the disk of .* is full"):
+        execute("fetch", MICRO, tmp_path)

@@ -1,0 +1,110 @@
+"""How llama.cpp is fetched and built: pinned, safely unpacked, and gone on with after a kill. Nothing is compiled."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from stages.convert import llama_cpp
+from stages.errors import NotFound, StageFailed
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What would have been run; pip leaves an sdist whose hash is the pinned one."""
+    monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
+    ready = tmp_path / "ready.tar.gz"
+    pack(ready, f"llama_cpp_python-{llama_cpp.VERSION}/vendor/llama.cpp/CMakeLists.txt")
+    monkeypatch.setattr(llama_cpp, "SHA256", llama_cpp.artifact.sha256(ready))
+    ran: list[tuple[str, ...]] = []
+
+    def run(*command: str) -> None:
+        ran.append(command)
+        if "pip" in command:
+            target = Path(command[command.index("--dest") + 1]) / f"llama_cpp_python-{llama_cpp.VERSION}.tar.gz"
+            target.write_bytes(ready.read_bytes())
+
+    monkeypatch.setattr(llama_cpp, "_run", run)
+    return ran
+
+
+def pack(archive: Path, name: str) -> None:
+    with tarfile.open(archive, "w:gz") as file:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        file.addfile(member, io.BytesIO(b"x"))
+
+
+def test_what_is_not_built_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
+    with pytest.raises(NotFound, match="make llama"):
+        llama_cpp.installed()
+
+
+def test_pip_is_told_the_pinned_hash(commands: list[tuple[str, ...]]) -> None:
+    llama_cpp.build()
+    pip, configure, compile_ = commands
+    assert "--require-hashes" in pip
+    pinned = Path(pip[pip.index("-r") + 1]).read_text()
+    assert pinned == f"llama-cpp-python=={llama_cpp.VERSION} --hash=sha256:{llama_cpp.SHA256}\n"
+    assert set(llama_cpp.FLAGS) <= set(configure)
+    assert set(llama_cpp.TARGETS) <= set(compile_)
+
+
+def test_a_built_one_is_not_built_again(commands: list[tuple[str, ...]]) -> None:
+    first = llama_cpp.build()
+    commands.clear()
+    assert llama_cpp.build() == first == llama_cpp.installed()
+    assert commands == []
+
+
+def test_a_killed_build_goes_on_without_fetching_again(
+    commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = llama_cpp._run
+
+    def killed(*command: str) -> None:
+        fine(*command)
+        if "--build" in command:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama_cpp, "_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        llama_cpp.build()
+    with pytest.raises(NotFound):
+        llama_cpp.installed()
+    monkeypatch.setattr(llama_cpp, "_run", fine)
+    commands.clear()
+    llama_cpp.build()
+    assert [command[1] for command in commands] == ["-S", "--build"]
+
+
+def test_a_damaged_sdist_is_fetched_again(commands: list[tuple[str, ...]]) -> None:
+    root = llama_cpp._root()
+    root.mkdir(parents=True)
+    (root / f"llama_cpp_python-{llama_cpp.VERSION}.tar.gz").write_bytes(b"half")
+    llama_cpp.build()
+    assert "pip" in commands[0]
+
+
+def test_a_member_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    pack(tmp_path / "evil.tar.gz", "../../evil")
+    root = tmp_path / "a" / "root"
+    root.mkdir(parents=True)
+    with pytest.raises(tarfile.OutsideDestinationError):
+        llama_cpp._unpack(tmp_path / "evil.tar.gz", root)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_other_flags_are_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = llama_cpp._root()
+    monkeypatch.setattr(llama_cpp, "FLAGS", (*llama_cpp.FLAGS, "-DGGML_NATIVE=OFF"))
+    assert llama_cpp._root() != before
+
+
+def test_a_failing_or_missing_program_is_named() -> None:
+    with pytest.raises(StageFailed, match="ended with 3"):
+        llama_cpp._run("sh", "-c", "exit 3")
+    with pytest.raises(StageFailed, match="no-such-cmake: not installed"):
+        llama_cpp._run("no-such-cmake")
