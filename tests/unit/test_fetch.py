@@ -239,7 +239,8 @@ for name in sys.argv[3:]:
         results[name] = [type(error).__name__, str(error)]
 print(json.dumps(results))
 """
-CASES = ("ok", "dropped", "wrong", "gone", "private", "gated", "norevision", "down", "pickles")
+MADE = ("ok", "dropped", "clutter")
+REFUSED = ("wrong", "gone", "private", "badtoken", "gated", "norevision", "down", "pickles", "nested", "gpt")
 
 
 def command(hub: str, folder: Path, *names: str) -> tuple[list[str], dict[str, str]]:
@@ -270,7 +271,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def fetched(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[str]], str, Path]:
     folder = tmp_path_factory.mktemp("hub")
-    results, output = run(hub.url, folder, *(f"acme/{case}" for case in CASES))
+    results, output = run(hub.url, folder, *(f"acme/{case}" for case in (*MADE, *REFUSED)))
     return {name.removeprefix("acme/"): result for name, result in results.items()}, output, folder
 
 
@@ -283,6 +284,12 @@ def test_a_hub_base_is_whole_and_has_no_leftovers(fetched: Fetched) -> None:
     found = {name: (Path(path) / name).read_bytes() for name in artifact.open_artifact(Path(path)).manifest.files}
     assert {name: found.get(name) for name in FILES} == FILES
     assert not [name for name in found if name.startswith(".cache") or name.endswith(".py")]
+
+
+def test_no_pickle_code_or_subfolder_is_taken(fetched: Fetched) -> None:
+    kind, path = fetched[0]["clutter"]
+    assert kind == "made", path
+    assert set(artifact.open_artifact(Path(path)).manifest.files) == set(FILES)
 
 
 def test_a_dropped_connection_goes_on_where_it_broke(hub: Hub, fetched: Fetched) -> None:
@@ -313,6 +320,29 @@ def test_what_the_hub_refuses_says_what_to_do(fetched: Fetched, case: str, kind:
     found, message = fetched[0][case]
     assert found == kind or (not kind and found != "made"), message
     assert says in message
+
+
+def test_weights_only_in_a_subfolder_are_no_weights(fetched: Fetched) -> None:
+    assert fetched[0]["nested"][0] == "BadRecipe", fetched[0]["nested"]
+
+
+def test_another_family_is_refused(fetched: Fetched) -> None:
+    assert fetched[0]["gpt"][0] == "BadRecipe", fetched[0]["gpt"]
+
+
+def test_a_bad_token_is_named(fetched: Fetched) -> None:
+    kind, message = fetched[0]["badtoken"]
+    assert "HF_TOKEN" in message, (kind, message)
+
+
+def test_a_refusal_leaves_no_draft(fetched: Fetched) -> None:
+    models = fetched[2] / "models"
+    assert not list(models.glob("acme--gone@*")), list(models.iterdir())
+
+
+def test_no_network_is_explained(tmp_path: Path) -> None:
+    results, _ = run("http://127.0.0.1:9", tmp_path, "acme/ok")
+    assert results["acme/ok"][0] == "StageFailed", results
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, fetched: Fetched) -> None:

@@ -1,0 +1,230 @@
+"""Fetch: the base model as a plain Hugging Face folder in the folder of models, shared by all runs.
+
+A base is `tiny` (shipped in data/tiny), a local folder, or a hub id with the commit it is pinned to. Only weights in
+safetensors, JSON and Jinja are taken: no pickle, no code. Artifacts are called `tiny@<hash>`, `owner--name@<commit>`.
+"""
+
+import difflib
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from configs.recipe import ROOT, Recipe, find
+from stages import artifact, paths
+from stages.artifact import Artifact
+from stages.errors import BadRecipe, NotFound, StageFailed
+from stages.events import Events
+from stages.fetch.hub import HUB_ID, WORKINGS, Hub, HubFiles, download, pinned, refuse_family, refuse_if_full, room
+
+STAGE_VERSION = 1
+TINY = ROOT / "data" / "tiny"
+TAKEN = ("*.safetensors", "*.json", "*.jinja")
+LEFT = ("*/*", "consolidated*", "manifest.json", "draft.json")
+"""Sub-folders (other formats of the same weights), Meta's own layout, and names an artifact uses itself."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+REMEMBERED_BYTES = 64 << 20
+"""Hashes of local files this large are remembered by size and time of change: 8B take a minute to hash."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on this machine, known by its content."""
+
+    name: str
+    path: Path
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over the names and hashes of the files that are taken."""
+        lines = [f"{f.name}\0{_remembered_sha256(f)}\n" for f in _taken(self.path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"base": self.name, "revision": self.content}
+
+    @property
+    def slug(self) -> str:
+        return f"{self.name}@{self.content[:12]}"
+
+
+def fetch(recipe: Recipe, run: Path) -> Artifact:
+    """The recipe's base in the folder of models; an interrupted fetch goes on where it was.
+
+    Raises:
+        NotFound: no such base. BadRecipe: not a model Tuneline can train, or not pinned. BadRequest: the hub wants a
+        (different) token. StageFailed: the hub cannot be reached, no room, or what came is not what the hub recorded.
+    """
+    source = check(recipe)
+    events = Events(run, "fetch")
+    with _alone(paths.models(), source.slug, events) as folder:
+        build = _no_build if artifact.finished(folder) else _builder(source, events)
+        return artifact.make(
+            folder, stage="fetch", stage_version=STAGE_VERSION, settings=source.settings, needs={}, build=build
+        )
+
+
+def open_base(recipe: Recipe) -> Artifact:
+    """The recipe's base, fetched before; NotFound if it was not."""
+    folder = paths.models() / check(recipe).slug
+    if not artifact.finished(folder):
+        raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")
+    return artifact.open_artifact(folder)
+
+
+def check(recipe: Recipe) -> Hub | Folder:
+    """Where the recipe's base is, as far as can be said in a moment: without the network, and nothing is written.
+
+    Raises:
+        NotFound: neither `tiny`, nor a folder, nor a hub id. BadRecipe: a folder that cannot be used, or no commit.
+    """
+    base, revision = recipe.base, recipe.revision
+    folder = TINY if base == "tiny" else find(Path(base))
+    is_hub_id = base != "tiny" and HUB_ID.fullmatch(base) is not None
+    if is_hub_id and (revision is not None or not folder.is_dir()):
+        return Hub(base, pinned(base, revision, folder))
+    if revision is not None:
+        raise BadRecipe(f"revision: {revision!r}: goes with a hub id (owner/name), and base is {base!r}; leave it out")
+    if not folder.is_dir():
+        raise NotFound(_no_such_base(base))
+    refuse_unusable(folder)
+    return Folder("tiny" if base == "tiny" else _name(folder), folder)
+
+
+def check_base(recipe: Recipe) -> None:
+    """Refuse a base that cannot be fetched, before anything is written; asks no network."""
+    check(recipe)
+
+
+def refuse_unusable(folder: Path) -> None:
+    """Raise BadRecipe unless `folder` holds a whole Llama: config.json, tokenizer.json and safetensors."""
+    refuse_missing(str(folder), [f.name for f in folder.iterdir()])
+    config = folder / "config.json"
+    refuse_family(f"{config}: model_type:", _json(config).get("model_type"))
+    index = folder / "model.safetensors.index.json"
+    shards = set(_json(index).get("weight_map", {}).values()) if index.exists() else set()
+    if missing := sorted(shard for shard in shards if not (folder / shard).exists()):
+        raise BadRecipe(f"{index}: names {missing[0]} ({len(missing)} missing in all), which is not there; copy it too")
+
+
+def refuse_missing(where: str, names: list[str]) -> None:
+    """Raise BadRecipe unless the files a model consists of are among `names`."""
+    for needed in ("config.json", "tokenizer.json"):
+        if needed not in names:
+            raise BadRecipe(f"base: {where}: no {needed}; a base is a Hugging Face model folder with a fast tokenizer")
+    if any(fnmatch(name, "*.safetensors") for name in names):
+        return
+    if pickles := [name for name in names if any(fnmatch(name, kind) for kind in PICKLES)]:
+        raise BadRecipe(
+            f"base: {where}: weights are only there as a pickle ({pickles[0]}), which can run any code when loaded;\n"
+            "use a revision that has *.safetensors (https://huggingface.co/spaces/safetensors/convert makes one)"
+        )
+    raise BadRecipe(f"base: {where}: no weights (*.safetensors)")
+
+
+def _no_such_base(base: str) -> str:
+    if base == "tiny":
+        return f"base: 'tiny': {TINY} is missing; `git checkout -- data/tiny` brings it back"
+    hint = "did you mean 'tiny'?" if difflib.get_close_matches(base, ["tiny"]) else "see `base` in docs/recipes.md"
+    return f"base: {base!r}: neither 'tiny', nor a folder, nor a hub id (owner/name); {hint}"
+
+
+def _name(folder: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip(".-_")[:64] or "folder"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadRecipe(f"{path}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRecipe(f"{path}: not a JSON object")
+    return value
+
+
+def _is_taken(name: str) -> bool:
+    return any(fnmatch(name, kind) for kind in TAKEN) and not any(fnmatch(name, kind) for kind in LEFT)
+
+
+def _taken(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_file() and _is_taken(f.name))
+
+
+def _remembered_sha256(path: Path) -> str:
+    status = path.stat()
+    if status.st_size < REMEMBERED_BYTES:
+        return artifact.sha256(path)
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    note = paths.cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+    if note.exists():
+        return note.read_text()
+    found = artifact.sha256(path)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_atomic(note, found)
+    return found
+
+
+@contextmanager
+def _alone(models: Path, slug: str, events: Events) -> Iterator[Path]:
+    # Runs share bases, so the lock of a run does not protect them. flock ends with its process, however that ends.
+    models.mkdir(parents=True, exist_ok=True)
+    with (models / f".{slug}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            events.emit("warning", text=f"another run is fetching {slug}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield models / slug
+
+
+def _builder(source: Hub | Folder, events: Events) -> Callable[[Path], Mapping[str, Any]]:
+    """What fills the artifact's folder; asks the hub first, so that a refusal leaves nothing behind."""
+    if isinstance(source, Folder):
+        return lambda folder: _copy(source.path, folder, events)
+    files = HubFiles.listed(source, _is_taken)
+    refuse_missing(source.slug, files.names)
+    refuse_family(f"base: {source.repo}: model_type", files.family)
+    return lambda folder: _download(files, folder, events)
+
+
+def _no_build(folder: Path) -> Mapping[str, Any]:
+    raise AssertionError(f"{folder} is finished")
+
+
+def _download(files: HubFiles, folder: Path, events: Events) -> dict[str, Any]:
+    download(files, folder, events)
+    refuse_unusable(folder)
+    shutil.rmtree(folder / WORKINGS, ignore_errors=True)
+    return _measured(folder)
+
+
+def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:
+    # Copied, not linked: who saves over the source later must not change a base that runs were made from.
+    files = _taken(source)
+    total, done = sum(f.stat().st_size for f in files), 0
+    refuse_if_full(folder, total)
+    for file in files:
+        target = folder / file.name
+        with room(folder):
+            shutil.copyfile(file, target)
+        done += target.stat().st_size
+        events.progress(done, total, "bytes", file.name)
+        if artifact.sha256(target) != _remembered_sha256(file):
+            target.unlink()
+            raise StageFailed(f"{file}: changed while it was copied; run again")
+    return _measured(folder)
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    files = _taken(folder)
+    config = _json(folder / "config.json")
+    return {"model_type": config["model_type"], "files": len(files), "bytes": sum(f.stat().st_size for f in files)}
