@@ -191,7 +191,7 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
     recipe = _checked(recipe_file)
     if until in ("convert", "evaluate"):
         installed()  # said now, not after the training
-    folder = paths.run_folder(name or recipe.name)
+    folder = paths.run_folder(recipe.name if name is None else name)
     out = errors_console if as_json else console
     chosen = (until,) if only else ORDER[: ORDER.index(until) + 1]
     out.print(plan_table(folder.name, plan(recipe, folder, chosen)))

@@ -54,6 +54,7 @@ def test_schema_is_json_schema_with_a_description_for_every_setting(tmp_path: Pa
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, cli; print([m for m in ('torch', 'transformers', 'pydantic', 'yaml', 'openai') if m in sys.modules])"
+    heavy = ("torch", "transformers", "pydantic", "yaml", "openai")
+    code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
