@@ -6,14 +6,11 @@ stand inside `{% generation %}`; only what is inside is learned.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from configs.catalogue import Catalogue
 from stages.errors import BadRecipe
 from stages.prepare.rows import Row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Renderer:
     def __init__(self, base: Path, catalogue: Catalogue | None) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
         self.catalogue = catalogue
         if "{% generation %}" not in _without_dashes(self.tokenizer.chat_template or ""):
             raise BadRecipe(

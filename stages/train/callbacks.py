@@ -24,9 +24,8 @@ class Report(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._tokens, self._at = float(state.num_input_tokens_seen), time.monotonic()
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        logs: dict[str, Any] = given["logs"]
         fields = {ours: logs[theirs] for theirs, ours in NAMES.items() if theirs in logs}
         if not fields:
             return

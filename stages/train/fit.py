@@ -172,7 +172,7 @@ def _save(model: PeftModel, recipe: Recipe, folder: Path) -> None:
     for config in model.peft_config.values():
         config.base_model_name_or_path = recipe.base
         config.revision = recipe.revision
-    model.save_pretrained(temporary, save_embedding_layers=False)  # else PEFT asks the hub
+    model.save_pretrained(str(temporary), save_embedding_layers=False)  # else PEFT asks the hub
     config_file = temporary / "adapter_config.json"
     config = json.loads(config_file.read_text())
     ordered = {key: sorted(value) if key == "target_modules" else value for key, value in config.items()}
