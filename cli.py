@@ -6,16 +6,18 @@ Nothing heavy is imported before it is needed: `--help` costs typer and rich alo
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
     from configs.recipe import Recipe
+    from endpoints.llama_server import Server
     from stages.artifact import Artifact
 
 app = typer.Typer(
@@ -37,6 +39,9 @@ def main() -> None:
     """Run the command; an error a user can act on is one message and its exit code."""
     from stages.errors import TunelineError
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP, and that is to stay
+            signal.signal(number, lambda caught, _: sys.exit(128 + caught))  # what runs is stopped and saved
     try:
         app()
     except TunelineError as error:
@@ -93,8 +98,8 @@ def demo(run: RunName = None) -> None:
     folder = _walk(ROOT / "configs/recipes/demo.yaml", run, "evaluate", only=False, as_json=False)
     console.print(scoreboard(_manifest(folder, "evaluate").metrics, _manifest(folder, "convert").metrics))
     _report(folder, quiet=False)
-    with _served(folder, None, None, "127.0.0.1") as url:
-        _ask(url, folder, "Send Maria a WhatsApp saying the keys are ready")
+    with _served(folder) as server:
+        _talk(server.base_url, folder, ["Send Maria a WhatsApp saying the keys are ready"])
     console.print(closing_panel(folder.name))
     _leave_by_gate(folder)
 
@@ -123,12 +128,15 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
-    import signal
+    from stages.errors import StageFailed
+    from terminal import serving_panel
 
-    with _served(_existing(run), kind, port, host) as url:
-        console.print(f"{run} answers at [bold]{url}[/bold]; ask it with: tuneline chat {url}\nCtrl-C stops it.")
+    folder = _existing(run)
+    with _served(folder, kind, port, host) as server:
+        console.print(serving_panel(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+            code = server.process.wait()
+            raise StageFailed(f"llama-server ended with {code}; see {folder / 'logs' / 'serve.log'}")
 
 
 @app.command()
@@ -136,18 +144,14 @@ def chat(
     where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
     question: Annotated[str | None, typer.Argument(help="Asked once; without it, a conversation.")] = None,
 ) -> None:
-    """Talk to a run's model, with the run's tools."""
-    from contextlib import nullcontext
-
-    is_url = where.startswith(("http://", "https://"))
-    folder = None if is_url else _existing(where)
-    with nullcontext(where) if folder is None else _served(folder, None, None, "127.0.0.1") as url:
-        if question:
-            _ask(url, folder, question)
-            return
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
-            while True:
-                _ask(url, folder, console.input("[bold]you[/bold] "))
+    """Talk to a run's model, with the run's tools; its calls are shown, not made."""
+    questions = _asked() if question is None else [question]
+    if where.startswith(("http://", "https://")):
+        _talk(where, None, questions)
+        return
+    folder = _existing(where)
+    with _served(folder) as server:
+        _talk(server.base_url, folder, questions)
 
 
 @runs_app.command("ls")
@@ -185,16 +189,19 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
     """Check, tell what will run, run it with live progress; the run's folder."""
     from stages import paths
     from stages.convert.llama_cpp import installed
+    from stages.errors import NotFound
     from stages.line import ORDER, in_subprocess, plan, run_line
     from terminal import Progress, plan_table
 
     recipe = _checked(recipe_file)
+    folder = paths.run_folder(recipe.name if name is None else name)
     if until in ("convert", "evaluate"):
         installed()  # said now, not after the training
-    folder = paths.run_folder(recipe.name if name is None else name)
+    states = plan(recipe, folder, ORDER[: ORDER.index(until) + 1])
+    if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
+        raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")
     out = errors_console if as_json else console
-    chosen = (until,) if only else ORDER[: ORDER.index(until) + 1]
-    out.print(plan_table(folder.name, plan(recipe, folder, chosen)))
+    out.print(plan_table(folder.name, {until: states[until]} if only else states), soft_wrap=True)
     with Progress(out) as progress:
         made = run_line(recipe, until, in_subprocess(recipe, folder, progress.event), only=only)
     if as_json:
@@ -245,8 +252,10 @@ def _leave_by_gate(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _served(folder: Path, kind: str | None, port: int | None, host: str) -> Iterator[str]:
-    """The run's model behind a server, and its base URL."""
+def _served(
+    folder: Path, kind: str | None = None, port: int | None = None, host: str = "127.0.0.1"
+) -> "Iterator[Server]":
+    """The run's model behind a server."""
     from configs.recipe import Recipe
     from endpoints.llama_server import serving
     from stages.errors import BadRequest
@@ -255,9 +264,12 @@ def _served(folder: Path, kind: str | None, port: int | None, host: str) -> Iter
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise BadRequest(f"--host {host}: others could reach it; set TUNELINE_API_KEY to the key they shall send")
     recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
-    _manifest(folder, "convert")
+    files, kind = _manifest(folder, "convert").metrics["files"], kind or recipe.serve.type
+    if f"tuned-{kind}" not in files:
+        made = ", ".join(name.removeprefix("tuned-") for name in files if name.startswith("tuned-"))
+        raise BadRequest(f"--type {kind}: this run has {made}")
     with serving(
-        folder / "convert" / f"tuned-{kind or recipe.serve.type}.gguf",
+        folder / "convert" / f"tuned-{kind}.gguf",
         alias=folder.name,
         log=folder / "logs" / "serve.log",
         context=recipe.serve.context,
@@ -266,32 +278,25 @@ def _served(folder: Path, kind: str | None, port: int | None, host: str) -> Iter
         port=port,
         api_key=key,
     ) as server:
-        yield server.base_url
+        yield server
 
 
-def _ask(url: str, folder: Path | None, question: str) -> None:
-    """One question through the openai client, the answer as it comes; calls under their dotted names."""
-    import asyncio
+def _asked() -> Iterator[str]:
+    """What is typed, until Ctrl-D or Ctrl-C."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            if typed := console.input("you   ").strip():
+                yield typed
 
-    from endpoints.providers import Answer, provider
+
+def _talk(url: str, folder: Path | None, questions: Iterable[str]) -> None:
+    """Questions to a server through the openai client, with the tools of the run in `folder`."""
     from stages.prepare import load_tools
+    from terminal import talk
 
     catalogue = load_tools(folder / "prepare") if folder else None
-    tools: list[dict[str, Any]] | None = catalogue.openai() if catalogue else None
-
-    async def ask() -> Answer:
-        key = os.environ.get("TUNELINE_API_KEY")
-        async with provider(url).connect(folder.name if folder else "default", key=key) as model:
-            return await model.ask([{"role": "user", "content": question}], tools, temperature=0, max_tokens=256)
-
-    answer = asyncio.run(ask())
-    console.print(f"[bold]you[/bold]   {question}", highlight=False)
-    for call in answer.tool_calls:
-        console.print(
-            f"[bold]model[/bold] {call.name}({json.dumps(call.arguments, ensure_ascii=False)})", highlight=False
-        )
-    if answer.text:
-        console.print(f"[bold]model[/bold] {answer.text}", highlight=False, markup=True)
+    tools = catalogue.openai() if catalogue else None
+    talk(console, url, folder.name if folder else "default", tools, questions)
 
 
 if __name__ == "__main__":

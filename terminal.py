@@ -1,6 +1,10 @@
 """What a person sees in a terminal: plan, live progress, tables. Only cli.py uses it."""
 
+import asyncio
+import json
+import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,12 +14,15 @@ from rich.panel import Panel
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
+    from endpoints.providers import Answer
     from stages.artifact import Artifact
 
 PLAIN_EVERY_S = 5.0
 """In a log, at most one line of progress in so many seconds; validations and warnings always."""
+ANSWER_TOKENS = 256
 
 
 class Progress:
@@ -27,7 +34,7 @@ class Progress:
         self._bars = Bars(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[text]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -50,6 +57,8 @@ class Progress:
                 self._say(event, "finished already")
             case "ended":
                 self._say(event, f"done in {event['seconds']:.0f} s")
+            case "stopping":
+                self._say(event, "stopping; what was done is being saved")
             case "warning":
                 self._say(event, f"warning: {event['text']}")
             case "progress":
@@ -68,7 +77,7 @@ class Progress:
             self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            self._say(event, f"{done:g}/{total:g} {text}")
+            self._say(event, f"{done:,.0f}/{total:,.0f} {text}")
 
     def _say(self, event: dict[str, Any], text: str) -> None:
         self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
@@ -158,5 +167,53 @@ def closing_panel(run: str) -> Panel:
     return Panel("\n".join(lines), title="next", expand=False)
 
 
+def serving_panel(run: str, url: str, *, with_key: bool) -> RenderableType:
+    """Where a served model answers, and two ways to ask it."""
+    key = ' -H "Authorization: Bearer $TUNELINE_API_KEY"' if with_key else ""
+    body = json.dumps({"model": run, "messages": [{"role": "user", "content": "hello"}]})
+    return Text(
+        f"{run} answers at {url}; Ctrl-C stops it. To ask it:\n  tuneline chat {url}\n"
+        f"  curl {url}/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    )
+
+
 def _share(share: float, low: float, high: float) -> str:
     return f"{100 * share:5.1f} %  ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def talk(console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, questions: Iterable[str]) -> None:
+    """One conversation through the openai client; each answer is shown as it comes."""
+    messages: list[dict[str, Any]] = []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        # A loop of its own for each answer: while one runs, Ctrl-C would not end the wait for the next question.
+        answer = asyncio.run(_answered(console, url, model, tools, messages))
+        if answer.tool_calls:
+            messages.clear()  # nobody made the call, so there is no result to go on from
+        else:
+            messages.append({"role": "assistant", "content": answer.text})
+
+
+async def _answered(
+    console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
+) -> "Answer":
+    from endpoints.providers import Answer, provider
+
+    begun = False
+    async with provider(url).connect(model, key=os.environ.get("TUNELINE_API_KEY")) as chat:
+        async for piece in chat.stream(messages, tools, temperature=0, max_tokens=ANSWER_TOKENS):
+            if isinstance(piece, Answer):
+                if begun:
+                    _out(console, "\n")
+                for call in piece.tool_calls:
+                    _out(console, f"model {call.name}({json.dumps(call.arguments, ensure_ascii=False)})\n")
+                return piece
+            if piece.text:
+                _out(console, piece.text if begun else f"model {piece.text}")
+                begun = True
+    raise AssertionError("a stream ends with the whole answer")
+
+
+def _out(console: Console, text: str) -> None:
+    """Text that others wrote: no markup in it counts."""
+    console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)

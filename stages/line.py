@@ -8,15 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from stages import artifact, errors
 from stages.artifact import Artifact
-from stages.errors import BadRequest, StageFailed, TunelineError
+from stages.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
 from stages.events import Events, Follower
 from stages.lock import run_lock
 
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
 RECIPE = "recipe.json"
-OUTCOME = "outcome.json"
 LAST_LINES = 12
 LOOK_EVERY_S = 0.2
 PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
 
 Follow = Callable[[dict[str, Any]], None]
 
@@ -54,13 +56,13 @@ def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]
 
 
 def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
-    """Run one stage here, as the run's only writer.
+    """Run one stage here, as the run's only writer; the recipe is written to the run's `recipe.json`.
 
     Raises:
         Locked: somebody else writes the run. StageFailed: the disk is full. Whatever the stage raises.
     """
     function = getattr(import_module(f"stages.{stage}"), stage)
-    with run_lock(run, stage):
+    with run_lock(run, stage), _recorded(recipe, run):
         events, started = Events(run, stage), time.monotonic()
         events.emit("started")
         try:
@@ -74,6 +76,20 @@ def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
             ) from error
         events.emit("ended", seconds=round(time.monotonic() - started, 2))
         return made
+
+
+@contextlib.contextmanager
+def _recorded(recipe: "Recipe", run: Path) -> Iterator[None]:
+    """Written under the lock, and taken back if it is refused: a run's recipe is the one its artifacts come from."""
+    file = run / RECIPE
+    before = file.read_text() if file.exists() else None
+    artifact.write_atomic(file, recipe.model_dump_json(indent=1))
+    try:
+        yield
+    except StaleArtifact:
+        if before is not None:
+            artifact.write_atomic(file, before)
+        raise
 
 
 def _disk_is_full(error: BaseException) -> bool:
@@ -92,8 +108,6 @@ def in_subprocess(recipe: "Recipe", run: Path, follow: Follow) -> Callable[[str]
         if done := _finished(stage, recipe, run):
             follow({"stage": stage, "kind": "finished"})
             return done
-        run.mkdir(parents=True, exist_ok=True)
-        artifact.write_atomic(run / RECIPE, recipe.model_dump_json(indent=1))
         _start_and_follow(stage, recipe, run, follow)
         done = _finished(stage, recipe, run)
         if done is None:
@@ -104,59 +118,70 @@ def in_subprocess(recipe: "Recipe", run: Path, follow: Follow) -> Callable[[str]
 
 
 def _finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
-    """The stage's artifact if it is there and made from these settings.
+    """The stage's artifact if it is there and made from these settings; None also if what it needs is gone.
 
     The stage function itself decides: on finished work it compares fingerprints and imports nothing heavy.
     """
-    if stage == "fetch":
-        from stages.fetch import open_base
+    with contextlib.suppress(NotFound):
+        if stage == "fetch":
+            from stages.fetch import open_base
 
-        with contextlib.suppress(errors.NotFound):
             return open_base(recipe)
-        return None
-    if not artifact.finished(run / stage):
-        return None
-    made: Artifact = getattr(import_module(f"stages.{stage}"), stage)(recipe, run)
-    return made
+        if artifact.finished(run / stage):
+            made: Artifact = getattr(import_module(f"stages.{stage}"), stage)(recipe, run)
+            return made
+    return None
 
 
 def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow) -> None:
-    log, outcome, follower = run / "logs" / f"{stage}.log", run / OUTCOME, Follower(run, from_end=True)
-    log.parent.mkdir(exist_ok=True)
-    outcome.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "stages.line", stage, str(run)]
-    with log.open("ab") as output:
+    log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # Nameless files: a second command on the same run, refused or not, cannot touch what these two say to each other.
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as outcome, log.open("ab") as output:
+        asked.write(recipe.model_dump_json())
+        asked.seek(0)
         child = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "stages.line", stage, str(run), str(outcome.fileno())],
+            stdin=asked,
             stdout=output,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
             env=_environment(stage, recipe),
-            preexec_fn=_die_with_parent,
+            pass_fds=[outcome.fileno()],
+            preexec_fn=_bound_to(os.getpid()),
         )
-    try:
-        while child.poll() is None:
-            for event in follower.new():
-                follow(event)
-            time.sleep(LOOK_EVERY_S)
-    finally:
-        if child.poll() is None:
-            child.terminate()  # training saves a checkpoint on SIGTERM
-            child.wait()
-    for event in follower.new():
-        follow(event)
-    if child.returncode:
-        raise _error(stage, child.returncode, outcome, log)
+        try:
+            _follow(child, follower, follow)
+        finally:
+            if child.poll() is None:
+                follow({"stage": stage, "kind": "stopping"})
+                child.terminate()  # training saves a checkpoint on SIGTERM
+                child.wait()
+        if child.returncode:
+            raise _error(stage, child.returncode, outcome, log)
 
 
-def _error(stage: str, code: int, outcome: Path, log: Path) -> TunelineError:
-    if outcome.exists():
-        told = json.loads(outcome.read_text())
-        kind = getattr(errors, told["error"])
-        return kind(told["message"])  # type: ignore[no-any-return]
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+def _follow(child: subprocess.Popen[bytes], follower: Follower, follow: Follow) -> None:
+    running = True
+    while running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(LOOK_EVERY_S)
+        running = child.poll() is None
+        for event in follower.new():
+            follow(event)
+
+
+def _error(stage: str, code: int, outcome: IO[str], log: Path) -> TunelineError:
+    """What the child raised, as it was raised there; else how it ended, with its last lines."""
+    outcome.seek(0)
+    if told := outcome.read():
+        error = json.loads(told)
+        kind: type[TunelineError] = getattr(errors, error["kind"])
+        return kind(error["message"])
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-    return StageFailed(f"{stage} {how}; the same command goes on from what was saved. The end of {log}:\n{last}")
+    return StageFailed(
+        f"{stage} {how}; run the same command again: it goes on from the last checkpoint.\nThe end of {log}:\n{last}"
+    )
 
 
 def _environment(stage: str, recipe: "Recipe") -> dict[str, str]:
@@ -173,21 +198,45 @@ def _environment(stage: str, recipe: "Recipe") -> dict[str, str]:
     return os.environ | ours
 
 
-def _die_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _bound_to(parent: int) -> Callable[[], None]:
+    """What a child calls first: it dies with its parent, and a Ctrl-C in the terminal is its parent's to handle."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here: between fork and exec as little as possible is done
+
+    def arrange() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if prctl:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # at once: the same command may be typed again at once
+            if os.getppid() != parent:  # it died before we asked
+                os._exit(1)
+
+    return arrange
 
 
-def _main(stage: str, run: Path) -> int:
+def _main(stage: str, run: Path, outcome: IO[str]) -> int:
     from configs.recipe import Recipe
 
+    signal.signal(signal.SIGTERM, _stop)
+    recipe = Recipe.model_validate_json(sys.stdin.read())
     try:
-        execute(stage, Recipe.model_validate_json((run / RECIPE).read_text()), run)
+        execute(stage, recipe, run)
     except TunelineError as error:
-        artifact.write_atomic(run / OUTCOME, json.dumps({"error": type(error).__name__, "message": str(error)}))
+        json.dump({"kind": type(error).__name__, "message": str(error)}, outcome)
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        message = f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}"
+        json.dump({"kind": "StageFailed", "message": message}, outcome)
+        return 1
     return 0
 
 
+def _stop(*_: Any) -> None:
+    """An exit that runs every `finally`, so that what the stage started ends with it; then the signal as it was."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], Path(sys.argv[2])))
+    with open(int(sys.argv[3]), "w", closefd=False) as outcome_file:
+        code = _main(sys.argv[1], Path(sys.argv[2]), outcome_file)
+    sys.exit(code)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import getpass
 import os
 import socket
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def run_lock(run: Path, verb: str) -> Iterator[None]:
-    """Hold the run for writing until the block ends.
+def run_lock(run: Path, holder: str) -> Iterator[None]:
+    """Hold the run for writing until the block ends; `holder` says what for, beside user, process and host.
 
     Raises:
         Locked: somebody else holds it; the message names the holder.
@@ -25,10 +26,20 @@ def run_lock(run: Path, verb: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise Locked(f"{run} is being written by {file.read().strip()}; wait for it, or use --run NEW") from None
-        file.truncate(0)
+            raise Locked(f"{run} is being written by {_told(run)}; wait for it, or use --run NEW") from None
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({verb}, since {since})")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of {_user()} on {socket.gethostname()} ({holder}, since {since})\n")
         file.flush()
         yield
+
+
+def _told(run: Path) -> str:
+    return (run / FILE).read_text(encoding="utf-8").strip() or "a process that has just begun"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"

@@ -36,7 +36,7 @@ def test_an_unknown_stage_is_refused() -> None:
 def test_a_second_writer_is_refused_with_the_holders_name(tmp_path: Path) -> None:
     with (
         run_lock(tmp_path, "train"),
-        pytest.raises(Locked, match=r"process \d+ on .* \(train"),
+        pytest.raises(Locked, match=r"process \d+ of .* \(train"),
         run_lock(tmp_path, "x"),
     ):
         pytest.fail("two writers")
