@@ -6,12 +6,14 @@ A recipe says what, never where: `compute` (and nothing else) is left out of eve
 import difflib
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from configs.hardware import hardware
 from stages.errors import BadRecipe
 
 ROOT = Path(__file__).parents[1]
@@ -135,9 +137,45 @@ class Serve(Section):
     """Tokens a request and its answer may take."""
 
 
+class Container(Section):
+    """The hardware of one stage on Modal, and how long it may take."""
+
+    gpu: str | None = None
+    """A kind and a count, as in `H100:2`; None runs on CPU."""
+    cores: float = Field(2.0, gt=0, le=64)
+    memory_gib: float = Field(8.0, gt=0, le=1024)
+    hours: float = Field(1.0, gt=0, le=720)
+    """The stage is stopped after this. A call ends at 24 h: before that it checkpoints, and a successor goes on."""
+    retries: int = Field(2, ge=0, le=10)
+    """How often a preempted or lost container is started again, in all."""
+
+    @field_validator("gpu")
+    @classmethod
+    def _is_for_hire(cls, gpu: str | None) -> str | None:
+        if gpu:
+            hardware().parse(gpu)
+        return gpu
+
+    @property
+    def usd_per_hour(self) -> float:
+        return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib)
+
+    @property
+    def usd_at_most(self) -> float:
+        """Price × hours × (1 + retries): every retry may run to its end."""
+        return self.usd_per_hour * self.hours * (1 + self.retries)
+
+
 class Compute(Section):
     """Where it runs; never part of a fingerprint."""
 
+    fetch: Container = Container(hours=6)
+    prepare: Container = Container(cores=4, memory_gib=16)
+    train: Container = Container(gpu="H100", cores=8, memory_gib=64, hours=24, retries=3)
+    convert: Container = Container(cores=8, memory_gib=32, hours=4)
+    evaluate: Container = Container(gpu="A10", cores=4, memory_gib=32, hours=4)
+    max_cost_usd: float | None = Field(None, gt=0)
+    """A run that could cost more is refused before anything starts."""
     threads: int | None = Field(None, gt=0)
     """CPU threads; None takes the cores this process may use. The same number gives the same bytes."""
     micro_batch_rows: int | None = Field(None, gt=0)
@@ -204,6 +242,20 @@ def find(path: Path) -> Path:
     """A path as a recipe writes it: absolute, from the current folder, or from Tuneline's own."""
     path = path.expanduser()
     return path if path.is_absolute() or path.exists() else ROOT / path
+
+
+def with_files(recipe: Recipe, moved: Callable[[Path], Path]) -> Recipe:
+    """The recipe with `moved(path)` for each file it names; fingerprints hash contents, so they stay the same."""
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, Path):
+            return moved(value)
+        if isinstance(value, BaseModel):
+            return value.model_copy(update={name: replaced(getattr(value, name)) for name in type(value).model_fields})
+        return tuple(replaced(item) for item in value) if isinstance(value, tuple) else value
+
+    changed: Recipe = replaced(recipe)
+    return changed
 
 
 def _files(value: Any, key: str = "") -> list[tuple[str, Path]]:

@@ -60,7 +60,7 @@ def serving(
     if not gguf.exists():
         raise NotFound(f"{gguf}: no such file; run `tuneline convert RECIPE` first")
     if port is None:
-        port = _free_port(host)
+        port = free_port(host)
     else:
         _refuse_unless_free(host, port)
     if gguf.stat().st_size < ONE_THREAD_BYTES:
@@ -78,19 +78,28 @@ def serving(
             preexec_fn=_dying_with(os.getpid()),
         )
     try:
-        _await_health(process, f"http://{host}:{port}", log)
+        await_health(process, f"http://{host}:{port}", log, time.monotonic() + STARTS_WITHIN_S)
         yield Server(f"http://{host}:{port}/v1", process)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOPS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
-def _await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, then end it."""
+    process.terminate()
+    try:
+        process.wait(STOPS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def await_health(process: subprocess.Popen[bytes], url: str, log: Path, deadline: float) -> None:
+    """Wait until `/health` says 200; `deadline` as of `time.monotonic()`.
+
+    Raises:
+        StageFailed: it ended, or did not answer in time; with the end of its log.
+    """
     while process.poll() is None and time.monotonic() < deadline:
         with (
             contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
@@ -101,10 +110,11 @@ def _await_health(process: subprocess.Popen[bytes], url: str, log: Path) -> None
         time.sleep(0.05)
     state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
     last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-    raise StageFailed(f"llama-server {state}; the end of {log}:\n{last}")
+    raise StageFailed(f"the server {state}; the end of {log}:\n{last}")
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

@@ -52,7 +52,7 @@ def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]
     Raises:
         StaleArtifact: finished work was made from other settings.
     """
-    return {stage: "finished" if _finished(stage, recipe, run) else "to do" for stage in stages}
+    return {stage: "finished" if finished(stage, recipe, run) else "to do" for stage in stages}
 
 
 def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
@@ -98,18 +98,21 @@ def _disk_is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or told in str(error)
 
 
-def in_subprocess(recipe: "Recipe", run: Path, follow: Follow) -> Callable[[str], Artifact]:
+def in_subprocess(
+    recipe: "Recipe", run: Path, follow: Follow, seconds: float | None = None
+) -> Callable[[str], Artifact]:
     """A caller for `run_line`: each stage in a process of its own, its events given to `follow` as they come.
 
-    A stage that is finished is only looked at. Errors come back as they were raised there.
+    A stage that is finished is only looked at. Errors come back as they were raised there. After `seconds` a stage is
+    told to stop; training saves a checkpoint then, and the same call made again goes on from it.
     """
 
     def call(stage: str) -> Artifact:
-        if done := _finished(stage, recipe, run):
+        if done := finished(stage, recipe, run):
             follow({"stage": stage, "kind": "finished"})
             return done
-        _start_and_follow(stage, recipe, run, follow)
-        done = _finished(stage, recipe, run)
+        _start_and_follow(stage, recipe, run, follow, seconds)
+        done = finished(stage, recipe, run)
         if done is None:
             raise StageFailed(f"{stage} ended without its artifact; see {run / 'logs' / stage}.log")
         return done
@@ -117,7 +120,7 @@ def in_subprocess(recipe: "Recipe", run: Path, follow: Follow) -> Callable[[str]
     return call
 
 
-def _finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
+def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
     """The stage's artifact if it is there and made from these settings; None also if what it needs is gone.
 
     The stage function itself decides: on finished work it compares fingerprints and imports nothing heavy.
@@ -133,7 +136,7 @@ def _finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
     return None
 
 
-def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow) -> None:
+def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow, seconds: float | None) -> None:
     log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     # Nameless files: a second command on the same run, refused or not, cannot touch what these two say to each other.
@@ -150,7 +153,7 @@ def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow) -
             preexec_fn=_bound_to(os.getpid()),
         )
         try:
-            _follow(child, follower, follow)
+            _follow(child, follower, follow, seconds)
         finally:
             if child.poll() is None:
                 follow({"stage": stage, "kind": "stopping"})
@@ -160,9 +163,12 @@ def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow) -
             raise _error(stage, child.returncode, outcome, log)
 
 
-def _follow(child: subprocess.Popen[bytes], follower: Follower, follow: Follow) -> None:
-    running = True
+def _follow(child: subprocess.Popen[bytes], follower: Follower, follow: Follow, seconds: float | None) -> None:
+    running, deadline = True, None if seconds is None else time.monotonic() + seconds
     while running:
+        if deadline and time.monotonic() > deadline:
+            child.terminate()
+            deadline = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(LOOK_EVERY_S)
         running = child.poll() is None

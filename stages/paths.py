@@ -22,6 +22,16 @@ def cache() -> Path:
     return Path(os.environ.get("TUNELINE_CACHE", ".cache")).absolute()
 
 
+def policy() -> Path:
+    """Folder of what is promoted and whose keys count; `TUNELINE_POLICY`, else `.policy`."""
+    return Path(os.environ.get("TUNELINE_POLICY", ".policy")).absolute()
+
+
+def scores() -> Path:
+    """Folder of scheduled evaluations; `TUNELINE_SCORES`, else `.scores`."""
+    return Path(os.environ.get("TUNELINE_SCORES", ".scores")).absolute()
+
+
 def run_folder(name: str) -> Path:
     """The folder of the run called `name`, inside the folder of all runs.
 

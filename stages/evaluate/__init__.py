@@ -37,7 +37,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         files = targets(recipe, converted.path)
         _ask_targets(recipe, prepared.path, files, suites, folder, Events(run, "evaluate"))
         answers = {
-            (suite, target): _in_order(items, read_answers(_file(folder, suite, target)))
+            (suite, target): answers_of(folder, suite, target, items)
             for suite, items in suites.items()
             for target in files
         }
@@ -89,18 +89,19 @@ def _ask_targets(
     for target, gguf in files.items():
         if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        _ask_target(recipe, catalogue.openai(), target, gguf, suites, folder, answered)
+        ask_target(recipe, catalogue.openai(), target, gguf, suites, folder, answered)
 
 
-def _ask_target(
+def ask_target(
     recipe: Recipe,
     tools: list[dict[str, Any]],
     target: str,
     gguf: Path,
     suites: Suites,
     folder: Path,
-    answered: Callable[[], None],
+    answered: Callable[[], None] = lambda: None,
 ) -> None:
+    """Every item of `suites` to one file through its engine; answers as `evaluate` keeps them, below `folder`."""
     from endpoints.llama_server import serving
 
     async def ask_suites(base_url: str) -> None:
@@ -132,9 +133,9 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
     ]
 
 
-def _in_order(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answer]:
-    """Answers come as the engine finishes them; tables must not depend on that."""
-    by_id = {answer.id: answer for answer in answers}
+def answers_of(folder: Path, suite: str, target: str, items: Sequence[Item]) -> list[Answer]:
+    """In the order of the items: answers come as the engine finishes them, and tables must not depend on that."""
+    by_id = {answer.id: answer for answer in read_answers(_file(folder, suite, target))}
     return [by_id[item.id] for item in items]
 
 

@@ -220,7 +220,7 @@ def test_a_damaged_file_is_explained_by_the_end_of_the_log(base: Path, tmp_path:
     half = tmp_path / "half.gguf"
     half.write_bytes(base.read_bytes()[:100_000])
     with (
-        pytest.raises(StageFailed, match=r"llama-server ended with 1; the end of .*log:\n(.*\n)*.*half\.gguf"),
+        pytest.raises(StageFailed, match=r"the server ended with 1; the end of .*log:\n(.*\n)*.*half\.gguf"),
         serving(half, alias="t", log=tmp_path / "log", context=256, threads=1),
     ):
         pass

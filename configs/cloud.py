@@ -1,0 +1,105 @@
+"""What is deployed, and what may cost money by itself: `cloud.yaml`, checked."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from configs.hardware import hardware
+from stages.errors import BadRecipe
+
+FILE = Path(__file__).parent / "cloud.yaml"
+SECRETS = {"huggingface": "HF_TOKEN", "wandb": "WANDB_API_KEY", "webhook": "TUNELINE_WEBHOOK"}
+"""Secret (`tuneline-NAME` on Modal) and the key it must have."""
+
+_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Schedule(_Section):
+    """The evaluation of every promoted model."""
+
+    cron: str | None = None
+    """Five fields, UTC; None is off."""
+    max_cost_usd: float = Field(5, gt=0)
+    """What one evaluation may cost at most; a longer one is stopped."""
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str | None) -> str | None:
+        if cron is None:
+            return None
+        fields = cron.split()
+        if len(fields) != len(_RANGES):
+            raise ValueError(f"{cron!r}: five fields: minute hour day month weekday")
+        for field, (low, high) in zip(fields, _RANGES, strict=True):
+            for part in field.split(","):
+                span, _, step = part.partition("/")
+                numbers = [] if span == "*" else span.split("-")
+                if not all(n.isdecimal() and low <= int(n) <= high for n in numbers) or len(numbers) > 2:
+                    raise ValueError(f"{cron!r}: {part!r} is not a number or range within {low}-{high}, or *")
+                if "/" in part and not (step.isdecimal() and int(step) > 0):
+                    raise ValueError(f"{cron!r}: {part!r}: a step is a whole number from 1")
+        return cron
+
+
+class Endpoint(_Section):
+    """The server of promoted models."""
+
+    form: Literal["gguf", "adapter", "merged"] = "gguf"
+    base: str | None = None
+    gpu: str | None = None
+    cores: float = Field(2, gt=0)
+    memory_gib: float = Field(4, gt=0)
+    min_containers: int = Field(0, ge=0)
+    """Containers that stay up, and cost, while nobody asks."""
+    scaledown_minutes: float = Field(5, gt=0, le=60)
+    """How long a container waits for another request before it stops."""
+    concurrency: int = Field(8, gt=0)
+    """Requests one container answers at a time."""
+
+    @field_validator("gpu")
+    @classmethod
+    def _is_for_hire(cls, gpu: str | None) -> str | None:
+        if gpu:
+            hardware().parse(gpu)
+        return gpu
+
+    @model_validator(mode="after")
+    def _has_what_its_engine_needs(self) -> Self:
+        if self.form != "gguf" and not self.gpu:
+            raise ValueError(f"form {self.form} is served by vLLM, which needs a gpu")
+        if self.form == "adapter" and not self.base:
+            raise ValueError("form adapter needs base: the one whose adapters are served")
+        return self
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Of one container that is up."""
+        return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib)
+
+
+class Cloud(_Section):
+    """`cloud.yaml`."""
+
+    secrets: tuple[Literal["huggingface", "wandb", "webhook"], ...] = ()
+    schedule: Schedule = Schedule()
+    endpoint: Endpoint = Endpoint()
+
+
+@cache
+def cloud(file: Path = FILE) -> Cloud:
+    """The file as it stands.
+
+    Raises:
+        BadRecipe: an unknown key or a wrong value.
+    """
+    try:
+        return Cloud.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise BadRecipe(f"{file}: {error}") from None

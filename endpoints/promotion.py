@@ -1,0 +1,134 @@
+"""Promotion: which run serves a name. An explicit, versioned record; nothing ever guesses the latest.
+
+`<policy>/models/NAME.json` holds every version ever promoted; the last one serves. A rollback is one more version, so
+the file tells the whole story. It is written whole and atomically: a reader sees the old record or the new one.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from configs.recipe import NAME, Recipe
+from stages import artifact, paths
+from stages.errors import BadRequest, NotFound
+from stages.line import RECIPE
+
+
+class Version(BaseModel):
+    """What served a name from some time on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    run: str
+    form: Literal["gguf", "adapter", "merged"]
+    file: str
+    """Of the run's folder: the GGUF, the adapter's folder or the merged model's."""
+    context: int
+    """Tokens a request and its answer may take."""
+    convert: str
+    """Fingerprint of what is served: a run whose files changed is not served under an old promise."""
+    evaluate: str
+    """Fingerprint of the evaluation it was promoted on."""
+    at: datetime
+    back_from: int | None = None
+    """The version this one undid."""
+
+
+class Promoted(BaseModel):
+    """All versions of a name, oldest first; the last one serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    versions: tuple[Version, ...]
+
+    @property
+    def current(self) -> Version:
+        return self.versions[-1]
+
+
+def promote(run: str, name: str) -> Version:
+    """Let `run` serve `name` from now on.
+
+    Raises:
+        NotFound: the run is not converted and evaluated. BadRequest: the name could lead elsewhere.
+    """
+    folder = paths.run_folder(run)
+    if not artifact.finished(folder / "evaluate"):
+        raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
+    recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
+    converted, judged = artifact.open_artifact(folder / "convert"), artifact.open_artifact(folder / "evaluate")
+    before = _versions(name)
+    version = Version(
+        number=len(before) + 1,
+        run=run,
+        form=recipe.serve.form,
+        file=f"convert/tuned-{recipe.serve.type}.gguf" if recipe.serve.form == "gguf" else _folder(recipe.serve.form),
+        context=recipe.serve.context,
+        convert=converted.manifest.fingerprint,
+        evaluate=judged.manifest.fingerprint,
+        at=datetime.now(UTC),
+    )
+    return _write(name, before, version)
+
+
+def rollback(name: str) -> Version:
+    """Serve what served before the current version.
+
+    Raises:
+        NotFound: nothing is promoted under that name, or there is no version before.
+    """
+    before = promoted(name).versions
+    undone = before[-1]
+    earlier = [v for v in before if v.number < (undone.back_from or undone.number) and v.run != undone.run]
+    if not earlier:
+        raise NotFound(f"{name}: version {undone.number} ({undone.run}) is the first; there is nothing to go back to")
+    version = earlier[-1].model_copy(
+        update={"number": len(before) + 1, "at": datetime.now(UTC), "back_from": undone.number}
+    )
+    return _write(name, before, version)
+
+
+def promoted(name: str) -> Promoted:
+    """What serves `name`, and what did.
+
+    Raises:
+        NotFound: nothing does.
+    """
+    file = _file(name)
+    if not file.exists():
+        raise NotFound(f"{name}: nothing is promoted under that name; `tuneline promote RUN --as {name}`")
+    return Promoted.model_validate_json(file.read_text())
+
+
+def all_promoted() -> dict[str, Promoted]:
+    """Everything promoted, by name."""
+    return {file.stem: Promoted.model_validate_json(file.read_text()) for file in sorted(_root().glob("*.json"))}
+
+
+def _versions(name: str) -> tuple[Version, ...]:
+    return promoted(name).versions if _file(name).exists() else ()
+
+
+def _write(name: str, before: tuple[Version, ...], version: Version) -> Version:
+    _root().mkdir(parents=True, exist_ok=True)
+    record = Promoted(name=name, versions=(*before, version))
+    artifact.write_atomic(_file(name), record.model_dump_json(indent=1))
+    return version
+
+
+def _file(name: str) -> Path:
+    if not NAME.fullmatch(name):
+        raise BadRequest(f"--as {name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
+    return _root() / f"{name}.json"
+
+
+def _root() -> Path:
+    return paths.policy() / "models"
+
+
+def _folder(form: str) -> str:
+    return "train/adapter" if form == "adapter" else "convert/merged"

@@ -1,0 +1,1 @@
+"""Container images: one a file, exact pins, our source last."""

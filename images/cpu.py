@@ -1,0 +1,17 @@
+"""Fetching, preparing, walking the line: no GPU, no compiler. torch's CPU build, for the tokenizers' sake."""
+
+import modal
+
+from images.pins import PYTHON, pinned
+from images.source import ENVIRONMENT, with_source
+
+TORCH_CPU = "https://download.pytorch.org/whl/cpu"
+
+packages = (
+    modal.Image.debian_slim(python_version=PYTHON)
+    .pip_install(*pinned("torch"), index_url=TORCH_CPU)
+    .pip_install(*pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "numpy"))
+    .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
+    .env(ENVIRONMENT)
+)
+image = with_source(packages)

@@ -1,0 +1,13 @@
+"""Judging: vLLM as it serves, llama.cpp as it serves, and the statistics."""
+
+import modal
+
+from images.pins import PYTHON, pinned
+from images.source import ENVIRONMENT, with_source
+
+image = with_source(
+    modal.Image.debian_slim(python_version=PYTHON)
+    .pip_install(*pinned("vllm"))  # brings the torch and transformers it is pinned to
+    .pip_install(*pinned("scikit-learn", "rich", "typer", "wandb"))
+    .env(ENVIRONMENT)
+)

@@ -1,0 +1,48 @@
+"""Versions that belong together, one table for all images; a test holds it against requirements.lock.
+
+| Pin | Goes with | Why |
+| --- | --- | --- |
+| torch 2.13 | vLLM 0.32 | vLLM asks for exactly this torch; training and serving then share kernels and numerics |
+| transformers 5.23 | trl 1.16, peft 0.21 | what the tests here run; the adapter's format is theirs |
+| transformers 5.19 (serve) | vLLM 0.32 | vLLM asks for less than 5.20: hence an image of its own |
+| fastapi 0.136 (serve) | vLLM 0.32 | vLLM asks for less than 0.137 |
+| llama.cpp of llama-cpp-python 0.3.36 | the GGUF files | converter, quantizer and server of one source, by its hash |
+| kernels 0.17 | torch 2.13 | FlashAttention, compiled: flash-attn itself has no official wheel for torch 2.13 |
+"""
+
+PYTHON = "3.12"
+"""CUDA builds of flash kernels exist for it first; the code itself runs on 3.11 to 3.13."""
+
+PINS = {
+    "accelerate": "1.15.0",
+    "bitsandbytes": "0.50.2",
+    "cmake": "4.4.4",
+    "datasets": "5.2.0",
+    "fastapi": "0.165.0",
+    "httpx": "0.28.1",
+    "huggingface-hub": "2.4.0",
+    "jinja2": "3.1.6",
+    "numpy": "2.4.6",
+    "openai": "3.52.0",
+    "peft": "0.21.2",
+    "pydantic": "2.14.3",
+    "pyyaml": "6.0.3",
+    "rich": "15.0.0",
+    "safetensors": "0.8.0",
+    "scikit-build-core": "1.1.2",
+    "scikit-learn": "1.9.1",
+    "sentencepiece": "0.2.3",
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "trl": "1.16.0",
+    "typer": "0.29.2",
+    "wandb": "0.31.0",
+}
+
+ONLY_IN_IMAGES = {"kernels": "0.17.2", "vllm": "0.32.0"}
+"""Need a GPU, so requirements.lock does not have them."""
+
+
+def pinned(*names: str) -> list[str]:
+    """`name==version` of each."""
+    return [f"{name}=={(PINS | ONLY_IN_IMAGES)[name]}" for name in names]

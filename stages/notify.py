@@ -1,0 +1,30 @@
+"""Tells somebody that a run ended or a promoted model got worse: a webhook, if TUNELINE_WEBHOOK names one."""
+
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "TUNELINE_WEBHOOK"
+TIMEOUT_S = 10
+
+
+def notify(text: str, **facts: object) -> bool:
+    """POST `{"text": …, …}`, which Slack, Mattermost and others take; False if there is no webhook or it failed.
+
+    A webhook that fails is a warning: no run is lost for it. Its address may be a secret and is never shown.
+    """
+    address = os.environ.get(VARIABLE, "")
+    if not address.startswith(("https://", "http://")):
+        return False
+    body = json.dumps({"text": text} | facts).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            return True
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        log.warning("the webhook did not take the message: %s", getattr(error, "reason", type(error).__name__))
+        return False

@@ -1,0 +1,123 @@
+"""What `modal run app.py::VERB` does on the user's machine: check, tell the cost, upload, start the walk, follow it."""
+
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import modal
+
+from configs.recipe import Recipe
+from stages.errors import BadRecipe, TunelineError
+from volumes import MOUNTS, VOLUMES
+from volumes.lease import holder
+from volumes.walking import order, secrets
+from volumes.working import Outcome
+
+DEMO = "configs/recipes/demo.yaml"
+
+
+def enter(
+    app: modal.App,
+    walk: "modal.Function[Any, Any, Any]",
+    until: str,
+    recipe_file: str,
+    run: str,
+    *,
+    only: bool,
+) -> None:
+    """Make a run up to a stage. Exits as `tuneline` does: 0 done, 1 failed, 2 bad input, 3 the gate said no."""
+    try:
+        _enter(app, walk, until, Path(recipe_file), run, only)
+    except TunelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, file: Path, run: str, only: bool) -> None:
+    from configs.recipe import load_recipe
+    from stages import errors, paths
+
+    recipe = load_recipe(file)
+    run = paths.run_folder(run or recipe.name).name
+    stages = order(until, only)
+    _print_plan(recipe, run, stages)
+    for secret in secrets():
+        _require(secret)
+    if running := holder(run):
+        print(f"{run} is being made already, by {running['call']}: following it")
+        call: Any = modal.FunctionCall.from_id(running["call"])
+    else:
+        recipe = _uploaded(recipe)
+        call = walk.with_options(secrets=secrets()).spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
+        print(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
+    outcome: Outcome = call.get()
+    while outcome["state"] == "unfinished":
+        outcome = modal.FunctionCall.from_id(outcome["message"]).get()
+    if outcome["state"] == "failed":
+        raise getattr(errors, outcome["kind"])(outcome["message"])
+    folder = stages[-1] if stages[-1] != "fetch" else ""
+    print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
+
+
+def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
+    """What will run, where, how long at most, for how much at most.
+
+    Raises:
+        BadRecipe: it could cost more than the recipe allows.
+    """
+    print(f"run {run}: {', '.join(stages)}\n")
+    print(f"  {'stage':<9} {'hardware':<34} {'hours':>6} {'tries':>5} {'USD at most':>11}")
+    total = 0.0
+    for stage in stages:
+        asked = getattr(recipe.compute, stage)
+        where = f"{asked.gpu or 'CPU'}, {asked.cores:g} cores, {asked.memory_gib:g} GiB"
+        print(f"  {stage:<9} {where:<34} {asked.hours:>6g} {asked.retries + 1:>5} {asked.usd_at_most:>11.2f}")
+        total += asked.usd_at_most
+    from configs.hardware import hardware
+
+    print(f"  {'together':<57} {total:>11.2f}")
+    print(f"  Stages that are finished cost nothing. Prices of {hardware().as_of}; a bound, not an estimate.\n")
+    most = recipe.compute.max_cost_usd
+    if most is not None and total > most:
+        raise BadRecipe(
+            f"compute.max_cost_usd: {most:g}: this could cost {total:.2f} USD; allow it, or lower hours or retries"
+        )
+
+
+def _uploaded(recipe: Recipe) -> Recipe:
+    """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
+    from configs.recipe import find, with_files
+    from stages.artifact import sha256
+
+    if recipe.base != "tiny" and Path(recipe.base).exists():
+        raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")
+    data = VOLUMES["data"]
+
+    def moved(path: Path) -> Path:
+        local = find(path)
+        folder = sha256(local)[:16]
+        if not _exists(data, f"{folder}/{local.name}"):
+            print(f"uploading {path} ({local.stat().st_size / 1e6:.1f} MB)")
+            with data.batch_upload() as batch:
+                batch.put_file(local, f"/{folder}/{local.name}")
+        return Path(MOUNTS["data"]) / folder / local.name
+
+    return with_files(recipe, moved)
+
+
+def _exists(volume: modal.Volume, path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    try:
+        return any(Path(entry.path).name == name for entry in volume.iterdir(f"/{folder}"))
+    except (FileNotFoundError, modal.exception.NotFoundError):
+        return False
+
+
+def _require(secret: modal.Secret) -> None:
+    try:
+        secret.hydrate()
+    except modal.exception.NotFoundError as error:
+        raise BadRecipe(
+            f"configs/cloud.yaml: secrets: {error}; `modal secret create NAME KEY=…` makes it, or take it off the list"
+        ) from None

@@ -1,0 +1,96 @@
+"""A stage on Modal: fresh Volumes before, committed ones after and at every checkpoint.
+
+Errors a retry cannot mend come back as values; only preemption and lost machines are left to Modal's retries.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, TypedDict
+
+from configs.recipe import Recipe
+from stages import paths
+from stages.errors import StageFailed, TunelineError
+from stages.line import in_subprocess
+from volumes import VOLUMES
+
+CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
+"""A call ends at 24 h (modal.com/docs/guide/timeouts): before that a stage checkpoints and the line calls it again."""
+
+
+class Outcome(TypedDict):
+    """How a stage's call ended."""
+
+    state: Literal["finished", "unfinished", "failed"]
+    """unfinished: it ran out of its time, after a checkpoint; call it again."""
+    kind: str
+    """The error's class, of `stages.errors`; empty unless failed."""
+    message: str
+
+
+@contextlib.contextmanager
+def working(reads: tuple[str, ...], writes: tuple[str, ...]) -> Iterator[None]:
+    """Volumes as others left them; what is written is published when the block ends, however it ends."""
+    for name in (*reads, *writes):
+        VOLUMES[name].reload()
+    try:
+        yield
+    finally:
+        for name in writes:
+            VOLUMES[name].commit()
+
+
+def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
+    """Run one stage of a run in this container, for `hours` at most."""
+    from rich.console import Console
+
+    from terminal import Progress
+
+    recipe = Recipe.model_validate_json(recipe_json)
+    written = ("models", "runs") if stage == "fetch" else ("runs",)
+    began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
+    reads = tuple(name for name in ("data", "models") if name not in written)
+    with working(reads, written), Progress(Console()) as progress:
+
+        def follow(event: dict[str, Any]) -> None:
+            progress.event(event)
+            if event["kind"] == "checkpoint":
+                VOLUMES["runs"].commit()
+
+        try:
+            in_subprocess(recipe, paths.run_folder(run), follow, seconds=seconds)(stage)
+        except TunelineError as error:
+            if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
+                return {"state": "unfinished", "kind": "", "message": str(error)}
+            return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
+    return {"state": "finished", "kind": "", "message": ""}
+
+
+def policy(verb: str, words: list[str]) -> Outcome:
+    """`promote RUN NAME`, `rollback NAME`, `keys add OWNER` and so on, on the policy Volume."""
+    from endpoints import keys, promotion
+
+    verbs = {
+        "promote": lambda run, name: promotion.promote(run, name).model_dump_json(),
+        "rollback": lambda name: promotion.rollback(name).model_dump_json(),
+        "keys add": keys.add_key,
+        "keys revoke": lambda owner: keys.revoke_key(owner) or "",
+        "keys ls": lambda: json.dumps(keys.owners()),
+        "promoted": lambda: json.dumps({n: p.model_dump(mode="json") for n, p in promotion.all_promoted().items()}),
+    }
+    with working(reads=("runs",), writes=("policy",)):
+        try:
+            return {"state": "finished", "kind": "", "message": verbs[verb](*words)}
+        except TunelineError as error:
+            return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
+
+
+def evaluate_promoted() -> None:
+    """Score everything promoted, and write what came out."""
+    from stages.evaluate.scheduled import evaluate_all
+
+    with working(reads=("policy", "runs", "models"), writes=("scores",)):
+        for score in evaluate_all():
+            print(json.dumps(score), flush=True)
