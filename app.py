@@ -7,6 +7,8 @@ It declares; what is done stands in `stages/`, how it is done on Modal in `volum
 replaces the hardware below, except for `ephemeral_disk`, which Modal lets nobody change per call.
 """
 
+from typing import Any
+
 import modal
 
 import images.convert
@@ -28,7 +30,12 @@ RETRIES = modal.Retries(max_retries=2, initial_delay=0.0)
 SETTINGS = cloud()
 
 app = modal.App("tuneline")
-line = dict(volumes=mounted("models", "runs", "data"), env=ENVIRONMENT, retries=RETRIES, single_use_containers=True)
+line: Any = {
+    "volumes": mounted("models", "runs", "data"),
+    "env": ENVIRONMENT,
+    "retries": RETRIES,
+    "single_use_containers": True,
+}
 
 
 @app.function(image=images.cpu.image, cpu=2, memory=8 * 1024, timeout=6 * HOUR, **line)

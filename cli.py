@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
 )
-runs_app = typer.Typer(help="What was run on this machine.", no_args_is_help=True)
+runs_app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
+keys_app = typer.Typer(help="Whose key opens the endpoint.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
+app.add_typer(keys_app, name="keys")
 
 console, errors_console = Console(), Console(stderr=True)
 
@@ -33,6 +35,8 @@ RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; the
 Only = Annotated[bool, typer.Option("--only", help="Just this stage; those before it must be finished.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, progress on stderr.")]
 ExistingRun = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", show_default=False)]
+OnModal = Annotated[bool, typer.Option("--modal", help="There, not on this machine.")]
+Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
 
 
 def main() -> None:
@@ -154,13 +158,49 @@ def chat(
         _talk(server.base_url, folder, questions)
 
 
+@app.command()
+def promote(
+    run: ExistingRun, name: Annotated[str, typer.Option("--as", help="The name it serves.")], on_modal: OnModal = False
+) -> None:
+    """Let a run serve a name, from now on and until the next promotion."""
+    _policy(on_modal, "promote", run, name)
+    console.print(f"{name} is served by {run}; `tuneline rollback {name}` undoes it", highlight=False)
+
+
+@app.command()
+def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_modal: OnModal = False) -> None:
+    """Serve what served a name before."""
+    version = json.loads(_policy(on_modal, "rollback", name))
+    console.print(f"{name} is served by {version['run']} again (version {version['number']})", highlight=False)
+
+
+@keys_app.command("add")
+def keys_add(owner: Owner, on_modal: OnModal = False) -> None:
+    """A new key for the endpoint, shown this once."""
+    typer.echo(_policy(on_modal, "keys add", owner))
+
+
+@keys_app.command("revoke")
+def keys_revoke(owner: Owner, on_modal: OnModal = False) -> None:
+    """The owner's key opens nothing any more."""
+    _policy(on_modal, "keys revoke", owner)
+    console.print(f"the key of {owner} is revoked", highlight=False)
+
+
+@keys_app.command("ls")
+def keys_ls(on_modal: OnModal = False) -> None:
+    """Who has a key, and since when."""
+    for owner, added in json.loads(_policy(on_modal, "keys ls")).items():
+        typer.echo(f"{owner:<20} {added}")
+
+
 @runs_app.command("ls")
-def runs_ls(as_json: AsJson = False) -> None:
+def runs_ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """All runs and how far each is."""
-    from stages import paths
     from terminal import runs_table, stage_states
 
-    found = [(f.name, stage_states(f)) for f in sorted(paths.runs().glob("*")) if (f / "recipe.json").exists()]
+    with _runs(on_modal) as root:
+        found = [(f.name, stage_states(f)) for f in sorted(root.glob("*")) if (f / "recipe.json").exists()]
     if as_json:
         typer.echo(json.dumps([{"run": name, "stages": states} for name, states in found]))
     else:
@@ -168,21 +208,78 @@ def runs_ls(as_json: AsJson = False) -> None:
 
 
 @runs_app.command("show")
-def runs_show(run: ExistingRun, as_json: AsJson = False) -> None:
+def runs_show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """One run: its stages, and what was measured."""
     from stages.artifact import finished
     from terminal import run_details
 
-    folder = _existing(run)
-    done = {
-        f.parent.name: _manifest(folder, f.parent.name)
-        for f in sorted(folder.glob("*/manifest.json"))
-        if finished(f.parent)
-    }
-    if as_json:
-        typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in done.items()}))
+    with _runs(on_modal) as root:
+        folder = _existing(run, root)
+        done = {
+            f.parent.name: _manifest(folder, f.parent.name)
+            for f in sorted(folder.glob("*/manifest.json"))
+            if finished(f.parent)
+        }
+        if as_json:
+            typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in done.items()}))
+        else:
+            console.print(run_details(folder, done))
+
+
+@runs_app.command("logs")
+def runs_logs(run: ExistingRun, on_modal: OnModal = False) -> None:
+    """What a run told so far: its events, as plain lines."""
+    from terminal import event_line
+
+    if on_modal:
+        from volumes.remote import events
+
+        lines = events(run)
     else:
-        console.print(run_details(folder, done))
+        lines = iter((_existing(run) / "events.jsonl").read_bytes().splitlines())
+    for line in lines:
+        typer.echo(event_line(json.loads(line)))
+
+
+@runs_app.command("cancel")
+def runs_cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
+    """Stop whoever makes a run; the same command that made it goes on from the last checkpoint."""
+    if on_modal:
+        from volumes.remote import cancel
+
+        console.print(f"{run}: {cancel(run)} is cancelled", highlight=False)
+        return
+    from stages.lock import stop_holder
+
+    console.print(f"{run}: {stop_holder(_existing(run))} is told to stop", highlight=False)
+
+
+def _policy(on_modal: bool, verb: str, *words: str) -> str:
+    """A change of what is promoted or whose keys count, in the policy folder here or on Modal."""
+    if on_modal:
+        from volumes.remote import policy
+
+        return policy(verb, *words)
+    from endpoints.policy import VERBS
+
+    return VERBS[verb](*words)
+
+
+@contextlib.contextmanager
+def _runs(on_modal: bool) -> Iterator[Path]:
+    """The folder of all runs here, or a passing copy of what is known of those on Modal."""
+    from stages import paths
+
+    if not on_modal:
+        yield paths.runs()
+        return
+    import tempfile
+
+    from volumes.remote import mirror
+
+    with tempfile.TemporaryDirectory() as folder:
+        mirror(Path(folder))
+        yield Path(folder)
 
 
 def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
@@ -219,13 +316,13 @@ def _checked(recipe_file: Path) -> "Recipe":
     return recipe
 
 
-def _existing(name: str) -> Path:
+def _existing(name: str, root: Path | None = None) -> Path:
     from stages import paths
     from stages.errors import NotFound
 
-    folder = paths.run_folder(name)
+    folder = (root or paths.runs()) / paths.run_folder(name).name
     if not (folder / "recipe.json").exists():
-        raise NotFound(f"run {name!r}: not in {paths.runs()}; `tuneline runs ls` shows those that are")
+        raise NotFound(f"run {name!r}: not in {root or paths.runs()}; `tuneline runs ls` shows those that are")
     return folder
 
 

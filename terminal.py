@@ -112,6 +112,15 @@ def stage_states(folder: Path) -> dict[str, str]:
     }
 
 
+def event_line(event: dict[str, Any]) -> str:
+    """One event as a plain line."""
+    told = {key: value for key, value in event.items() if key not in ("time", "stage", "kind")}
+    fields = " ".join(
+        f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in told.items()
+    )
+    return f"{event['time'][:19]} {event['stage']:<9} {event['kind']:<10} {fields}"
+
+
 def runs_table(runs: list[tuple[str, dict[str, str]]]) -> Table:
     """One line a run."""
     table = Table("run", *runs[0][1], box=None)

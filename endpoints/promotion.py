@@ -33,8 +33,13 @@ class Version(BaseModel):
     evaluate: str
     """Fingerprint of the evaluation it was promoted on."""
     at: datetime
-    back_from: int | None = None
-    """The version this one undid."""
+    restores: int | None = None
+    """The version this rollback brought back."""
+
+    @property
+    def place(self) -> int:
+        """Where it stands in the order in which things served: a restored version at its old place."""
+        return self.restores or self.number
 
 
 class Promoted(BaseModel):
@@ -83,12 +88,11 @@ def rollback(name: str) -> Version:
     """
     before = promoted(name).versions
     undone = before[-1]
-    earlier = [v for v in before if v.number < (undone.back_from or undone.number) and v.run != undone.run]
+    earlier = [version for version in before if version.number < undone.place]
     if not earlier:
-        raise NotFound(f"{name}: version {undone.number} ({undone.run}) is the first; there is nothing to go back to")
-    version = earlier[-1].model_copy(
-        update={"number": len(before) + 1, "at": datetime.now(UTC), "back_from": undone.number}
-    )
+        raise NotFound(f"{name}: version {undone.place} ({undone.run}) is the first; there is nothing to go back to")
+    back = {"number": len(before) + 1, "at": datetime.now(UTC), "restores": earlier[-1].place}
+    version = earlier[-1].model_copy(update=back)
     return _write(name, before, version)
 
 

@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import getpass
 import os
+import re
+import signal
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stages.errors import Locked
+from stages.errors import BadRequest, Locked, NotFound
 
 FILE = ".lock"
 
@@ -32,6 +34,25 @@ def run_lock(run: Path, holder: str) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {_user()} on {socket.gethostname()} ({holder}, since {since})\n")
         file.flush()
         yield
+
+
+def stop_holder(run: Path) -> str:
+    """Ask whoever holds the run to save and end; who that was.
+
+    Raises:
+        NotFound: nobody holds it. BadRequest: a process of another machine does.
+    """
+    try:
+        with run_lock(run, "cancel"):
+            pass
+    except Locked:
+        told = _told(run)
+        found = re.match(r"process (\d+) of .* on (\S+) ", told)
+        if not found or found[2] != socket.gethostname():
+            raise BadRequest(f"{run.name} is being written by {told}; stop it there") from None
+        os.kill(int(found[1]), signal.SIGTERM)
+        return told
+    raise NotFound(f"{run.name}: nobody is making it")
 
 
 def _told(run: Path) -> str:

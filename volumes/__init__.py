@@ -10,6 +10,8 @@
 | tuneline-cache | /cache | engines: compiled kernels; may be deleted at any time |
 """
 
+from pathlib import PurePosixPath
+
 import modal
 
 NAMES = ("models", "runs", "data", "policy", "scores", "cache")
@@ -25,6 +27,6 @@ ENVIRONMENT: dict[str, str | None] = {
 """Tells the stages, which know nothing of Modal, where their folders are."""
 
 
-def mounted(*names: str) -> dict[str, modal.Volume]:
+def mounted(*names: str) -> dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]:
     """Mount path → Volume, as a Function's `volumes` takes it."""
     return {MOUNTS[name]: VOLUMES[name] for name in names}

@@ -45,7 +45,7 @@ def walk(
     except TunelineError as error:
         outcome = {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     if outcome["state"] == "unfinished":
-        return outcome | {"message": successor.spawn(recipe_json, run, stages, ticket).object_id}  # type: ignore[return-value]
+        return outcome | {"message": successor.spawn(recipe_json, run, stages, ticket).object_id}
     told = "is done" if outcome["state"] == "finished" else f"failed: {outcome['message']}"
     notify(f"Tuneline run {run} ({stages[-1]}) {told}", run=run, state=outcome["state"])
     return outcome

@@ -14,6 +14,7 @@ from configs.recipe import Recipe
 from stages import paths
 from stages.errors import StageFailed, TunelineError
 from stages.line import in_subprocess
+from stages.tracking import tracked
 from volumes import VOLUMES
 
 CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
@@ -52,10 +53,15 @@ def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
     written = ("models", "runs") if stage == "fetch" else ("runs",)
     began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
     reads = tuple(name for name in ("data", "models") if name not in written)
-    with working(reads, written), Progress(Console()) as progress:
+    with (
+        working(reads, written),
+        Progress(Console()) as progress,
+        tracked(run, stage, recipe.section(stage) if hasattr(recipe, stage) else {}) as track,
+    ):
 
         def follow(event: dict[str, Any]) -> None:
             progress.event(event)
+            track(event)
             if event["kind"] == "checkpoint":
                 VOLUMES["runs"].commit()
 
@@ -69,20 +75,12 @@ def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
 
 
 def policy(verb: str, words: list[str]) -> Outcome:
-    """`promote RUN NAME`, `rollback NAME`, `keys add OWNER` and so on, on the policy Volume."""
-    from endpoints import keys, promotion
+    """A verb of `endpoints.policy`, on the policy Volume."""
+    from endpoints.policy import VERBS
 
-    verbs = {
-        "promote": lambda run, name: promotion.promote(run, name).model_dump_json(),
-        "rollback": lambda name: promotion.rollback(name).model_dump_json(),
-        "keys add": keys.add_key,
-        "keys revoke": lambda owner: keys.revoke_key(owner) or "",
-        "keys ls": lambda: json.dumps(keys.owners()),
-        "promoted": lambda: json.dumps({n: p.model_dump(mode="json") for n, p in promotion.all_promoted().items()}),
-    }
     with working(reads=("runs",), writes=("policy",)):
         try:
-            return {"state": "finished", "kind": "", "message": verbs[verb](*words)}
+            return {"state": "finished", "kind": "", "message": VERBS[verb](*words)}
         except TunelineError as error:
             return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
 

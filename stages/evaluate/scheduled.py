@@ -54,7 +54,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
         "promoted": _judged(run, Path(version.file).stem),
         "candidate": _newest(version.run),
     }
-    score = {
+    score: dict[str, Any] = {
         "name": name,
         "run": version.run,
         "version": version.number,

@@ -1,0 +1,132 @@
+"""The front door before real engines: keys, a boot that says so, streaming, tools, and a promotion while it runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import AuthenticationError, NotFoundError, OpenAI
+
+from configs.recipe import ROOT, Recipe
+from endpoints import keys
+from endpoints.llama_server import free_port
+from endpoints.promotion import promote, rollback
+from stages.prepare import load_tools
+from tests.line.conftest import environment
+
+SERVE = """
+import os, sys, uvicorn
+from endpoints.engines import Engines
+from endpoints.front import front
+uvicorn.run(front(Engines(("gguf",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+"""
+
+
+@pytest.fixture
+def policy(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in environment(home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TUNELINE_POLICY", str(tmp_path / "policy"))
+    return tmp_path / "policy"
+
+
+@pytest.fixture
+def url(policy: Path) -> Iterator[str]:
+    port = free_port("127.0.0.1")
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], cwd=ROOT, env=dict(os.environ))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def until(url: str, status: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/health").status_code == status:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"/health did not become {status}")
+
+
+def test_the_front_door(home: Path, policy: Path, url: str) -> None:
+    key = keys.add_key("maria")
+    promote("whole", "router")
+    tools = load_tools(home / "runs/whole/prepare").openai()  # type: ignore[union-attr]
+    asked = [{"role": "user", "content": "send Maria a WhatsApp saying hi"}]
+    client = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=20)  # a client waits through 503 while it boots
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{url}/v1/models")
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    whole = client.chat.completions.create(
+        model="router",
+        messages=asked,
+        tools=tools,
+        temperature=0,
+        max_tokens=64,  # type: ignore[arg-type,call-overload]
+    )
+    until(url, 200)
+    pieces = list(
+        client.chat.completions.create(
+            model="router",
+            messages=asked,
+            tools=tools,
+            temperature=0,
+            max_tokens=64,
+            stream=True,  # type: ignore[arg-type,call-overload]
+        )
+    )
+    said = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+    assert said == (whole.choices[0].message.content or "")
+    assert [m.id for m in client.models.list()] == ["router"]
+
+    for wrong in ("tl-guessed", "none"):
+        with pytest.raises(AuthenticationError):
+            OpenAI(base_url=f"{url}/v1", api_key=wrong, max_retries=0).models.list()
+    with pytest.raises(NotFoundError, match="there are router"):
+        client.chat.completions.create(model="other", messages=asked)  # type: ignore[arg-type]
+    bad = httpx.post(f"{url}/v1/chat/completions", content=b"{", headers={"Authorization": f"Bearer {key}"})
+    assert bad.status_code == 400
+    keys.revoke_key("maria")
+    with pytest.raises(AuthenticationError):
+        client.models.list()
+
+
+def test_a_promotion_changes_what_is_served_and_a_rollback_back(home: Path, policy: Path, url: str) -> None:
+    key = keys.add_key("maria")
+    other = home / "runs/other"
+    if not other.exists():
+        shutil.copytree(home / "runs/whole", other)
+        recipe = Recipe.model_validate_json((other / "recipe.json").read_text())
+        assert recipe.serve.type == "Q4_K_M"
+    promote("whole", "router")
+    until(url, 200)
+    promote("other", "router")
+    asked = {"model": "router", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    headers = {"Authorization": f"Bearer {key}"}
+    for version in (2, 3):
+        deadline = time.monotonic() + 30
+        while True:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=60)
+            assert answer.status_code == 200  # somebody serves all the while
+            if json.loads(answer.text)["model"] == f"router-{version}":
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        if version == 2:
+            assert rollback("router").run == "whole"

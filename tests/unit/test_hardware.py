@@ -1,0 +1,59 @@
+"""What may be asked for, and what it costs at most; pins of images against what the tests run on."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.cloud import Cloud, Schedule, cloud
+from configs.hardware import hardware
+from configs.recipe import ROOT, Container
+from images.pins import ONLY_IN_IMAGES, PINS
+from stages.errors import BadRecipe
+
+
+@pytest.mark.parametrize("gpu", ["H100:9", "A10:5", "FOO:2", "H100:0", "H100:x", "H100:"])
+def test_a_gpu_nobody_can_hire_is_refused(gpu: str) -> None:
+    if gpu == "H100:":
+        assert hardware().parse(gpu) == ("H100", 1)
+        return
+    with pytest.raises(BadRecipe):
+        hardware().parse(gpu)
+    with pytest.raises(ValidationError):
+        Container(gpu=gpu)
+
+
+def test_the_cost_at_most_counts_every_try_to_its_end() -> None:
+    asked = Container(gpu="H100:2", cores=4, memory_gib=10, hours=3, retries=1)
+    an_hour = 3600 * (2 * 0.001097 + 4 * 0.0000131 + 10 * 0.00000222)
+    assert asked.usd_per_hour == pytest.approx(an_hour)
+    assert asked.usd_at_most == pytest.approx(an_hour * 3 * 2)
+
+
+@pytest.mark.parametrize("cron", ["0 6 * * 1", "*/15 0-6,8 1 1-12/2 0,7", "* * * * *"])
+def test_cron_as_crontab_takes_it(cron: str) -> None:
+    assert Schedule(cron=cron).cron == cron
+
+
+@pytest.mark.parametrize("cron", ["61 * * * *", "* * * *", "a * * * *", "*/0 * * * *", "1-2-3 * * * *", "* 24 * * *"])
+def test_cron_that_would_never_run_is_refused(cron: str) -> None:
+    with pytest.raises(ValidationError):
+        Schedule(cron=cron)
+
+
+def test_nothing_that_costs_by_itself_is_on_as_shipped(tmp_path: Path) -> None:
+    shipped = cloud()
+    assert shipped.schedule.cron is None and shipped.endpoint.min_containers == 0 and shipped.secrets == ()
+    with pytest.raises(ValidationError, match="needs a gpu"):
+        Cloud.model_validate({"endpoint": {"form": "merged"}})
+    wrong = tmp_path / "cloud.yaml"
+    wrong.write_text("endpoint: {min_container: 1}")
+    with pytest.raises(BadRecipe, match="min_container"):
+        cloud(wrong)
+
+
+def test_images_and_the_lock_agree() -> None:
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.M))
+    assert {name: locked.get(name) for name in PINS} == PINS
+    assert not set(ONLY_IN_IMAGES) & set(locked)

@@ -1,0 +1,81 @@
+"""What is promoted, and whose keys count: records that a sceptic can follow, and nothing that opens by accident."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.recipe import ROOT, load_recipe
+from endpoints import keys, promotion
+from stages import artifact
+from stages.artifact import Artifact
+from stages.errors import BadRequest, NotFound
+
+RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TUNELINE_POLICY", str(tmp_path / "policy"))
+    return tmp_path
+
+
+def make_run(home: Path, name: str, stages: tuple[str, ...] = ("convert", "evaluate")) -> None:
+    folder = home / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(RECIPE.model_dump_json())
+    needs: dict[str, Artifact] = {}
+    for stage in stages:
+        artifact.make(folder / stage, stage_version=1, settings={"run": name}, needs=needs, build=lambda _: {})
+
+
+def test_the_last_promotion_serves_and_a_rollback_goes_back_one_run(home: Path) -> None:
+    for run in ("a", "b", "c"):
+        make_run(home, run)
+        promotion.promote(run, "router")
+    assert promotion.promoted("router").current.run == "c"
+    assert promotion.rollback("router").run == "b"
+    assert promotion.rollback("router").run == "a"
+    with pytest.raises(NotFound, match="is the first"):
+        promotion.rollback("router")
+    record = promotion.promoted("router")
+    assert [v.run for v in record.versions] == ["a", "b", "c", "b", "a"]
+    assert [v.number for v in record.versions] == [1, 2, 3, 4, 5]
+    assert promotion.all_promoted() == {"router": record}
+
+
+def test_a_promotion_after_a_rollback_goes_back_to_what_served_before_it(home: Path) -> None:
+    for run in ("a", "b", "c"):
+        make_run(home, run)
+    promotion.promote("a", "router")
+    promotion.promote("b", "router")
+    promotion.rollback("router")
+    promotion.promote("c", "router")
+    assert promotion.rollback("router").run == "a"
+
+
+def test_only_what_was_evaluated_is_promoted(home: Path) -> None:
+    make_run(home, "raw", ("convert",))
+    with pytest.raises(NotFound, match="is not evaluated"):
+        promotion.promote("raw", "router")
+    make_run(home, "good")
+    for name in ("../up", "", "a/b"):
+        with pytest.raises(BadRequest):
+            promotion.promote("good", name)
+    assert not (home / "policy").exists()
+    with pytest.raises(NotFound, match="promote RUN --as other"):
+        promotion.promoted("other")
+
+
+def test_a_key_opens_until_it_is_revoked_and_is_kept_nowhere(home: Path) -> None:
+    key = keys.add_key("maria")
+    assert keys.owner_of(key) == "maria" and keys.owner_of(key + "x") is None and keys.owner_of("") is None
+    assert key not in (home / "policy/keys.json").read_text()
+    assert list(keys.owners()) == ["maria"]
+    with pytest.raises(BadRequest, match="revoke maria"):
+        keys.add_key("maria")
+    keys.revoke_key("maria")
+    assert keys.owner_of(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
+    with pytest.raises(NotFound, match="nobody"):
+        keys.revoke_key("maria")
