@@ -1,13 +1,15 @@
 """Requests from grammars: a few patterns per handler that expand into hundreds of phrasings, seeded and offline.
 
 A pattern is text with `(a|b|)` for a choice, `<1-28>` for a whole number and `{slot}` for a value. Values are
-patterns too and may use other values. `data/requests/train.yaml` is an example.
+patterns too and may use other values. `noise` is the share of requests in whose carrier `fillers` come and go, so that
+what is learned rests on no word order. `data/requests/train.yaml` is an example.
 """
 
 import random
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from stages.errors import BadData
 
 SLOT = "_"
 """What stands for a value in a carrier: the request with its values taken out."""
+
+DROPPED, ADDED = 0.35, 0.2
+"""How likely a filler goes from a noisy carrier, and one comes between two of its words."""
 
 _TOKEN = re.compile(
     r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)"
@@ -94,6 +99,8 @@ class Grammar:
     closers: tuple[str, ...]
     values: dict[str, Choice]
     handlers: dict[str, Handler]
+    fillers: tuple[str, ...] = ()
+    noise: float = 0.0
 
     @cached_property
     def phrasings(self) -> dict[str, int]:
@@ -108,10 +115,22 @@ class Grammar:
         opener, closer = rng.choice(self.openers), rng.choice(self.closers)
         capital = rng.random() < 0.4
         marked = f"{opener} {pattern.expand(rng, lambda slot: f'{{{slot}}}')}".strip() + closer
+        if self.noise and rng.random() < self.noise:
+            marked = self._noisy(marked, rng)
         if capital and not marked.startswith("{"):
             marked = marked[0].upper() + marked[1:]
         text = _articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
         return Request(text, tool, arguments, re.sub(r"\{\w+\}", SLOT, marked).lower())
+
+    def _noisy(self, marked: str, rng: random.Random) -> str:
+        """Some fillers dropped, others put between two words; never beside a value, whose end must stay clear."""
+        words = [word for word in marked.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
+        noisy = words[:1]
+        for before, word in pairwise(words):
+            if "{" not in before + word and rng.random() < ADDED:
+                noisy.append(rng.choice(self.fillers))
+            noisy.append(word)
+        return " ".join(noisy)
 
     def _value(self, kind: str, rng: random.Random) -> str:
         return _articles(self.values[kind].expand(rng, lambda name: self._value(name, rng)))
@@ -140,7 +159,12 @@ def load_grammar(path: Path) -> Grammar:
     for name, pattern in values.items():
         if unknown := set(_slots(pattern)) - known:
             raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(unknown))}")
-    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers)
+    fillers, noise = tuple(raw.get("fillers", ())), float(raw.get("noise", 0))
+    if noise and not fillers:
+        raise BadData(f"{path}: noise: {noise:g}: needs a list of fillers")
+    if wrong := [filler for filler in fillers if not isinstance(filler, str)]:
+        raise BadData(f"{path}: fillers: {wrong[0]!r} is no word to YAML; put it in quotes")
+    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise)
 
 
 def parse(text: str, path: Path | str = "pattern") -> Choice:

@@ -84,3 +84,28 @@ def test_an_unknown_slot_or_value_is_named(tmp_path: Path, say: str, value: str,
     with pytest.raises(BadData, match=says) as caught:
         load_grammar(path)
     assert str(path) in str(caught.value)
+
+
+def test_noise_changes_fillers_alone(tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    text = """
+noise: {noise}
+fillers: [the, "on", {third}]
+openers: [""]
+closers: [""]
+values: {{x: "(red|blue)"}}
+handlers:
+  lamp.light:
+    slots: {{colour: x}}
+    say: ["light the old lamp on {{colour}} on my desk"]
+"""
+    file.write_text(text.format(noise=1, third="very"))
+    grammar, rng = load_grammar(file), random.Random(0)
+    carriers = {grammar.request("lamp.light", rng).carrier for _ in range(200)}
+    kept = {tuple(w for w in carrier.split() if w not in ("the", "on", "very")) for carrier in carriers}
+    assert kept == {("light", "old", "lamp", "_", "my", "desk")} and len(carriers) > 20
+    file.write_text(text.format(noise=1, third="off"))
+    with pytest.raises(BadData, match="fillers: False is no word to YAML"):
+        load_grammar(file)
+    file.write_text(text.format(noise=0, third="very"))
+    assert load_grammar(file).request("lamp.light", rng).carrier == "light the old lamp on _ on my desk"
