@@ -194,6 +194,19 @@ def keys_ls(on_modal: OnModal = False) -> None:
         typer.echo(f"{owner:<20} {added}")
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def rehearse(
+    words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="A modal command.")] = None,
+    folder: Annotated[Path, typer.Option("--state", help="Volumes and secrets of the rehearsal.")] = Path(".rehearsal"),
+) -> None:
+    """Run a modal command with Modal played on this machine; without one, keep it up until Ctrl-C."""
+    from rehearsal.command import run, stay
+
+    if words:
+        sys.exit(run(words, folder))
+    stay(folder, typer.echo)
+
+
 @runs_app.command("ls")
 def runs_ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """All runs and how far each is."""

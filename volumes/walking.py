@@ -15,6 +15,7 @@ from stages import paths
 from stages.errors import TunelineError
 from stages.line import ORDER, finished
 from stages.notify import notify
+from volumes import ENVIRONMENT
 from volumes.lease import LEASES, lease
 from volumes.working import CALL_HOURS, Outcome, working
 
@@ -96,6 +97,7 @@ def sized(function: "modal.Function[Any, Any, Any]", asked: Container, hours: fl
         memory=int(1024 * asked.memory_gib),
         timeout=int(3600 * min(hours, CALL_HOURS) + SPARE_S),
         retries=modal.Retries(max_retries=asked.retries, initial_delay=0.0),
+        env=ENVIRONMENT,  # `secrets` replaces the decorator's
         secrets=secrets(),
     )
 

@@ -1,0 +1,172 @@
+"""Functions and classes: declared, bound to options, looked up by name, read back."""
+
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from modal_proto import api_pb2 as pb
+
+from rehearsal.errors import not_found
+from rehearsal.limits import check
+from rehearsal.objects import App, Function
+from rehearsal.part import Part
+
+
+class Functions(Part):
+    """RPCs of functions and classes."""
+
+    async def FunctionPrecreate(self, request: Any, container: str | None) -> pb.FunctionPrecreateResponse:
+        """An id before the function is there, so that functions may refer to each other."""
+        app = self.state.apps[request.app_id]
+        function_id = request.existing_function_id or self.state.new_id("fu")
+        handle = pb.FunctionHandleMetadata(
+            function_name=request.function_name,
+            function_type=request.function_type,
+            definition_id=f"de-{function_id}",
+            function_schema=request.function_schema,
+            supported_input_formats=request.supported_input_formats,
+            supported_output_formats=request.supported_output_formats,
+            app_id=app.id,
+            base_function_id=function_id,
+        )
+        function = self.state.functions.setdefault(
+            function_id, Function(function_id, app, request.function_name, handle)
+        )
+        function.handle = handle
+        for name, method in request.method_definitions.items():
+            handle.method_handle_metadata[name].CopyFrom(
+                pb.FunctionHandleMetadata(
+                    function_name=method.function_name,
+                    function_type=method.function_type,
+                    is_method=True,
+                    use_method_name=name,
+                    function_schema=method.function_schema,
+                    supported_input_formats=method.supported_input_formats,
+                    supported_output_formats=method.supported_output_formats,
+                    app_id=app.id,
+                )
+            )
+            if method.webhook_config.type:
+                handle.method_handle_metadata[name].web_url = await self.expose(function, name)
+        if request.webhook_config.type:
+            handle.web_url = await self.expose(function, "")
+        app.functions.setdefault(request.function_name, function_id)
+        return pb.FunctionPrecreateResponse(function_id=function_id, handle_metadata=handle)
+
+    async def FunctionCreate(self, request: Any, container: str | None) -> pb.FunctionCreateResponse:
+        function = self.state.functions[request.existing_function_id]
+        data = request.function_data if request.HasField("function_data") else pb.FunctionData()
+        if request.HasField("function"):
+            function.declared = request.function
+            _copy_shared_fields(request.function, data)
+            data.ranked_functions.add(rank=0).function.CopyFrom(request.function)
+        else:
+            function.declared = data.ranked_functions[0].function  # a list of GPUs: the first is free here
+        function.data = data
+        check(function.spec)
+        function.handle.class_parameter_info.CopyFrom(function.spec.class_parameter_info)
+        answer = pb.FunctionCreateResponse(
+            function_id=function.id, function=function.spec, handle_metadata=function.handle, function_data=data
+        )
+        answer.function.web_url = function.handle.web_url
+        for name, handle in function.handle.method_handle_metadata.items():
+            answer.function.method_definitions[name].web_url = handle.web_url
+        return answer
+
+    async def FunctionBindParams(self, request: Any, container: str | None) -> pb.FunctionBindParamsResponse:
+        """`with_options` and class parameters: the declared function with some of its fields replaced."""
+        base, options = self._function(request.function_id), request.function_options
+        key = ("bound", base.id, request.serialized_params, options.SerializeToString(deterministic=True))
+        if key not in self.state.named:
+            spec = pb.Function()
+            spec.CopyFrom(base.spec)
+            for field, value in options.ListFields():
+                target = pb.Function.DESCRIPTOR.fields_by_name.get(field.name)
+                if target is None:
+                    continue
+                if field.is_repeated:
+                    if field.name == "secret_ids" and not options.replace_secret_ids:
+                        spec.secret_ids.extend(value)
+                        continue
+                    spec.ClearField(field.name)
+                    getattr(spec, field.name).extend(value)
+                elif field.message_type:
+                    getattr(spec, field.name).CopyFrom(value)
+                else:
+                    setattr(spec, field.name, value)
+            check(spec)
+            bound = Function(self.state.new_id("fu"), base.app, base.name, base.handle, spec, base.data)
+            bound.parameters, bound.urls = request.serialized_params, base.urls
+            self.state.functions[bound.id] = bound
+            self.state.named[key] = bound.id
+        bound = self.state.functions[self.state.named[key]]
+        return pb.FunctionBindParamsResponse(bound_function_id=bound.id, handle_metadata=bound.handle)
+
+    async def FunctionGet(self, request: Any, container: str | None) -> pb.FunctionGetResponse:
+        function = self.find(request.app_name, request.object_tag)
+        return pb.FunctionGetResponse(function_id=function.id, handle_metadata=function.handle, function=function.data)
+
+    async def ClassCreate(self, request: Any, container: str | None) -> pb.ClassCreateResponse:
+        class_id = request.existing_class_id or self.state.new_id("cs")
+        return pb.ClassCreateResponse(class_id=class_id, handle_metadata=pb.ClassHandleMetadata())
+
+    async def ClassGet(self, request: Any, container: str | None) -> pb.ClassGetResponse:
+        function = self.find(request.app_name, f"{request.object_tag}.*")
+        metadata = pb.ClassHandleMetadata(class_function_id=function.id, class_function_metadata=function.handle)
+        return pb.ClassGetResponse(class_id=function.app.classes[request.object_tag], handle_metadata=metadata)
+
+    def declared(self, app: App) -> dict[str, Any]:
+        """Everything an app declared, by function: as a plain dict, for people and tests."""
+        told = {}
+        for tag, function_id in app.functions.items():
+            function = self.state.functions[function_id]
+            spec = function.spec
+            told[tag] = {
+                "gpu": f"{spec.resources.gpu_config.gpu_type}:{spec.resources.gpu_config.count}"
+                if spec.resources.gpu_config.gpu_type
+                else None,
+                "cores": spec.resources.milli_cpu / 1000,
+                "memory_mib": spec.resources.memory_mb,
+                "ephemeral_disk_mib": spec.resources.ephemeral_disk_mb,
+                "timeout_s": spec.timeout_secs,
+                "retries": spec.retry_policy.retries,
+                "single_use": spec.single_use_containers,
+                "min_containers": spec.autoscaler_settings.min_containers,
+                "scaledown_s": spec.autoscaler_settings.scaledown_window,
+                "volumes": {m.mount_path: self.state.volumes[m.volume_id].name for m in spec.volume_mounts},
+                "secrets": [self._secret_name(s) for s in spec.secret_ids],
+                "layers": self.layers(spec.image_id),
+                "schedule": MessageToDict(function.data.schedule) if function.data else {},
+                "urls": function.urls,
+            }
+        return told
+
+    def _secret_name(self, secret_id: str) -> str:
+        return ", ".join(sorted(self.state.secrets[secret_id]))
+
+    def _function(self, function_id: str) -> Function:
+        if function_id not in self.state.functions:
+            raise not_found(f"function {function_id}")
+        return self.state.functions[function_id]
+
+
+def _copy_shared_fields(function: pb.Function, data: pb.FunctionData) -> None:
+    """FunctionData repeats many of Function's fields under the same names; newer clients send only one of the two."""
+    for field in pb.FunctionData.DESCRIPTOR.fields:
+        if field.name == "ranked_functions" or field.name not in pb.Function.DESCRIPTOR.fields_by_name:
+            continue
+        value = getattr(function, field.name)
+        if field.is_repeated:
+            if field.message_type and field.message_type.GetOptions().map_entry:
+                target = getattr(data, field.name)
+                for key in value:
+                    if hasattr(value[key], "CopyFrom"):
+                        target[key].CopyFrom(value[key])
+                    else:
+                        target[key] = value[key]
+            else:
+                getattr(data, field.name).extend(value)
+        elif field.message_type:
+            if function.HasField(field.name):
+                getattr(data, field.name).CopyFrom(value)
+        elif value:
+            setattr(data, field.name, value)

@@ -1,0 +1,34 @@
+"""What Modal refuses, and its client does not check.
+
+Sources: modal.com/docs/guide/gpu (kinds, at most 8, of A10 at most 4), /guide/timeouts (24 hours), /guide/cron,
+/guide/preemption (nonpreemptible is for CPU only), /guide/resources (disk up to 3 TiB).
+"""
+
+from modal_proto import api_pb2 as pb
+
+from configs.hardware import hardware
+from rehearsal.errors import invalid
+from stages.errors import BadRecipe
+
+DISK_MIB = 3 * 1024 * 1024
+
+
+def check(function: pb.Function) -> None:
+    """Refuse what could not run.
+
+    Raises:
+        GRPCError: INVALID_ARGUMENT, with the reason.
+    """
+    resources = function.resources
+    if kind := resources.gpu_config.gpu_type:
+        try:
+            hardware().parse(f"{kind}:{resources.gpu_config.count or 1}")
+        except BadRecipe as error:
+            raise invalid(f"{function.function_name}: {error}") from None
+    longest = int(3600 * hardware().longest_call_hours)
+    if function.timeout_secs > longest:
+        raise invalid(f"{function.function_name}: timeout {function.timeout_secs} s: at most {longest}")
+    if resources.ephemeral_disk_mb > DISK_MIB:
+        raise invalid(f"{function.function_name}: ephemeral_disk {resources.ephemeral_disk_mb}: at most {DISK_MIB}")
+    if kind and function.scheduler_placement.nonpreemptible:
+        raise invalid(f"{function.function_name}: nonpreemptible is not to be had with a GPU")

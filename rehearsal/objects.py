@@ -1,0 +1,157 @@
+"""What the control plane knows: apps, functions, calls, containers, volumes. Plain data, kept in memory."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modal_proto import api_pb2 as pb
+
+
+@dataclass(eq=False)
+class App:
+    """An app, running for one `modal run` or deployed."""
+
+    id: str
+    name: str
+    state: int
+    functions: dict[str, str] = field(default_factory=dict)
+    """Tag → function id."""
+    classes: dict[str, str] = field(default_factory=dict)
+    logs: list[pb.TaskLogsBatch] = field(default_factory=list)
+    done: bool = False
+
+
+@dataclass(eq=False)
+class Function:
+    """A function as declared, or as `with_options` or a class's parameters bind it."""
+
+    id: str
+    app: App
+    name: str
+    handle: pb.FunctionHandleMetadata
+    declared: pb.Function | None = None
+    data: pb.FunctionData | None = None
+    parameters: bytes = b""
+    urls: dict[str, str] = field(default_factory=dict)
+    """Method ("" for a function) → address of its web endpoint."""
+    crashes: int = 0
+    waiting: "deque[Input]" = field(default_factory=deque)
+    woken: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def spec(self) -> pb.Function:
+        assert self.declared is not None
+        return self.declared
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a function, of one or many inputs."""
+
+    id: str
+    function: Function
+    kind: int
+    inputs: int = 0
+    outputs: list[pb.FunctionGetOutputsItem] = field(default_factory=list)
+    data_in: list[pb.DataChunk] = field(default_factory=list)
+    data_out: list[pb.DataChunk] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Input:
+    """One input, and how often it was tried."""
+
+    id: str
+    call: Call
+    index: int
+    message: pb.FunctionInput
+    retry: int = 0
+    container: str | None = None
+    done: bool = False
+
+
+@dataclass(eq=False)
+class Volume:
+    """The committed state of a volume is a folder."""
+
+    id: str
+    name: str
+    path: Path
+    metadata: pb.VolumeMetadata
+    most_bytes: int | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(eq=False)
+class Checkout:
+    """A container's own view of a volume."""
+
+    volume: Volume
+    copy: Path
+    read_only: bool
+    seen: dict[str, tuple[int, int]] | None = None
+    """Files as last committed or reloaded: modification time (ns) and size."""
+
+
+@dataclass(eq=False)
+class Container:
+    """One process of Modal's container entrypoint."""
+
+    id: str
+    function: Function
+    folder: Path
+    process: asyncio.subprocess.Process | None = None
+    checkouts: list[Checkout] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    polling: int = 0
+    alive: bool = True
+    connected: bool = False
+    draining: bool = False
+    had_input: bool = False
+    failed: bool = False
+    ended_by: str = ""
+    """Why we killed it; empty if it ended by itself."""
+
+
+class State:
+    """All of it, and the ids."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("files", "volumes", "containers", "blobs", "secrets"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.apps: dict[str, App] = {}
+        self.functions: dict[str, Function] = {}
+        self.calls: dict[str, Call] = {}
+        self.inputs: dict[str, Input] = {}
+        self.containers: dict[str, Container] = {}
+        self.volumes: dict[str, Volume] = {}
+        self.images: dict[str, pb.Image] = {}
+        self.mounts: dict[str, list[pb.MountFile]] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
+        self.dicts: dict[str, dict[bytes, bytes]] = {}
+        self.named: dict[tuple[Any, ...], str] = {}
+        """(kind, name, …) → id."""
+        self.changed = asyncio.Condition()
+        """Told whenever an output, a log line or a piece of data arrives."""
+        self._counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
+
+    def new_id(self, prefix: str) -> str:
+        """An id that looks like Modal's: a prefix and 22 characters."""
+        return f"{prefix}-{next(self._counts[prefix]):022d}"
+
+    async def tell(self) -> None:
+        """Wake whoever waits for something to arrive."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def wait_for(self, arrived: Any, seconds: float) -> Any:
+        """What `arrived()` says once it is true, or after `seconds`."""
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(arrived), seconds)
+        return arrived()

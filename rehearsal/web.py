@@ -1,0 +1,164 @@
+"""Web: endpoints of functions, blobs and volume files for the client, and a small API for whoever drives the plane."""
+
+import hashlib
+import json
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from modal_proto import api_pb2 as pb
+
+from rehearsal.calls import Result
+from rehearsal.objects import Call, Function
+from rehearsal.part import Part
+
+ANSWER_WITHIN_S = 600
+NOT_PASSED_ON = (b"transfer-encoding", b"connection")
+
+
+class Web(Part):
+    """HTTP servers of the plane, on loopback."""
+
+    async def serve_http(self, port: int) -> None:
+        """The client's uploads and downloads, and the plane's own API."""
+        app = web.Application(client_max_size=1 << 34)
+        app.router.add_put("/blob/{name}", self._put_blob)
+        app.router.add_get("/blob/{name}", self._get_blob)
+        app.router.add_get("/volume/{id}/{path:.*}", self._get_volume_file)
+        app.router.add_get("/rehearsal/apps/{app}", self._get_app)
+        app.router.add_post("/rehearsal/trigger/{app}/{function}", self._trigger)
+        app.router.add_post("/rehearsal/disturb/{function}", self._disturb_next)
+        app.router.add_post("/rehearsal/volumes/{name}", self._limit_volume)
+        self.address = f"http://127.0.0.1:{await self._listen(app, port)}"
+
+    async def expose(self, function: Function, method: str) -> str:
+        """An address of its own for a web endpoint."""
+        if method not in function.urls:
+            app = web.Application(client_max_size=1 << 30)
+
+            async def answer(request: web.Request) -> web.StreamResponse:
+                return await self._answer(function, method, request)
+
+            app.router.add_route("*", "/{path:.*}", answer)
+            function.urls[method] = f"http://127.0.0.1:{await self._listen(app, 0)}"
+        return function.urls[method]
+
+    async def _answer(self, function: Function, method: str, request: web.Request) -> web.StreamResponse:
+        """A request as an ASGI call of the function, its answer piece by piece (modal._asgi)."""
+        spec = function.spec
+        config = spec.method_definitions[method].webhook_config if spec.is_class else spec.webhook_config
+        has_token = request.headers.get("Modal-Key") and request.headers.get("Modal-Secret")
+        if config.requires_proxy_auth and not has_token:
+            return web.Response(status=401, text="modal-http: missing credentials for proxy authorization")
+        call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
+        body = pb.Asgi(http_request=pb.Asgi.HttpRequest(body=await request.read()))
+        chunk = pb.DataChunk(index=1, data_format=pb.DATA_FORMAT_ASGI, data=body.SerializeToString())
+        call.data_in.append(chunk)
+        arguments = pickle.dumps(((_scope(request),), {}), 4)
+        message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=arguments, method_name=method)
+        await self.put_input(call, pb.FunctionPutInputsItem(input=message))
+        return await self._streamed(call, request)
+
+    async def _streamed(self, call: Call, request: web.Request) -> web.StreamResponse:
+        response: web.StreamResponse | None = None
+        at, end = 0, time.monotonic() + ANSWER_WITHIN_S
+        while time.monotonic() < end:
+            here = at
+            await self.state.wait_for(lambda here=here: len(call.data_out) > here or call.outputs, 10)
+            while at < len(call.data_out):
+                chunk = call.data_out[at]
+                at += 1
+                data = chunk.data or (self.state.folder / "blobs" / chunk.data_blob_id).read_bytes()
+                message = pb.Asgi.FromString(data)
+                match message.WhichOneof("type"):
+                    case "http_response_start":
+                        start = message.http_response_start
+                        response = web.StreamResponse(status=start.status)
+                        for name, value in zip(start.headers[::2], start.headers[1::2], strict=True):
+                            if name.lower() not in NOT_PASSED_ON:
+                                response.headers.add(name.decode(), value.decode())
+                        await response.prepare(request)
+                    case "http_response_body" if response is not None:
+                        await response.write(message.http_response_body.body)
+                        if not message.http_response_body.more_body:
+                            await response.write_eof()
+                            return response
+            if call.outputs and call.outputs[0].result.status != Result.GENERIC_STATUS_SUCCESS:
+                told = call.outputs[0].result.exception
+                return response or web.Response(status=500, text=f"modal-http: internal error: {told}")
+        return web.Response(status=504)
+
+    async def _put_blob(self, request: web.Request) -> web.Response:
+        digest = hashlib.md5(usedforsecurity=False)  # the client checks the ETag, as S3 makes it
+        with self._blob(request).open("wb") as file:
+            async for piece in request.content.iter_chunked(1 << 20):
+                file.write(piece)
+                digest.update(piece)
+        return web.Response(headers={"ETag": f'"{digest.hexdigest()}"'}, text="ok")
+
+    async def _get_blob(self, request: web.Request) -> web.StreamResponse:
+        file = self._blob(request)
+        return web.FileResponse(file) if file.exists() else web.Response(status=404)
+
+    def _blob(self, request: web.Request) -> Path:
+        return self.state.folder / "blobs" / Path(request.match_info["name"]).name
+
+    async def _get_volume_file(self, request: web.Request) -> web.Response:
+        with self.path_in(request.match_info["id"], request.match_info["path"]).open("rb") as file:
+            file.seek(int(request.query["from"]))
+            return web.Response(body=file.read(int(request.query["bytes"])))
+
+    async def _get_app(self, request: web.Request) -> web.Response:
+        app = self.state.apps.get(self.state.named.get(("app", request.match_info["app"]), ""))
+        return web.json_response(self.declared(app)) if app else web.Response(status=404)
+
+    async def _trigger(self, request: web.Request) -> web.Response:
+        """What the scheduler does: a call without arguments that nobody waits for (modal.com/docs/guide/cron)."""
+        function = self.find(request.match_info["app"], request.match_info["function"])
+        call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
+        message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=pickle.dumps(((), {}), 4))
+        await self.put_input(call, pb.FunctionPutInputsItem(input=message))
+        outputs = await self.state.wait_for(lambda: call.outputs, ANSWER_WITHIN_S)
+        logs = [item.data for batch in function.app.logs if batch.function_id == function.id for item in batch.items]
+        result = outputs[0].result if outputs else Result(exception="it did not end")
+        return web.json_response({"status": result.status, "exception": result.exception, "log": "".join(logs)})
+
+    async def _disturb_next(self, request: web.Request) -> web.Response:
+        """`{"preempt": [seconds, …], "kill": [seconds, …]}` into this function's next inputs."""
+        plans = json.loads(await request.text())
+        self.preemptions.setdefault(request.match_info["function"], []).extend(plans.get("preempt", []))
+        self.kills.setdefault(request.match_info["function"], []).extend(plans.get("kill", []))
+        return web.json_response({})
+
+    async def _limit_volume(self, request: web.Request) -> web.Response:
+        """`{"most_bytes": n}`: what a volume holds."""
+        volume = self.state.volumes[self.state.named["volume", request.match_info["name"]]]
+        volume.most_bytes = json.loads(await request.text())["most_bytes"]
+        return web.json_response({})
+
+    async def _listen(self, app: web.Application, port: int) -> int:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        chosen: int = runner.addresses[0][1]
+        return chosen
+
+
+def _scope(request: web.Request) -> dict[str, Any]:
+    """The ASGI scope of an HTTP request (asgi.readthedocs.io/en/latest/specs/www.html)."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": request.raw_path.encode(),
+        "query_string": request.query_string.encode(),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],
+        "client": ("127.0.0.1", 1),
+        "root_path": "",
+    }

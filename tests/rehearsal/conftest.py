@@ -1,0 +1,76 @@
+"""A rehearsal that all tests share, and the real `modal` command in it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.recipe import ROOT
+from rehearsal.command import Rehearsal
+from rehearsal.containers import NO_NAMESPACES, namespaces_allowed
+from tests.line.conftest import CACHE, home  # noqa: F401
+
+MODAL = str(Path(sys.executable).with_name("modal"))
+APPS = Path(__file__).parent / "apps"
+
+
+class Stage:
+    """A running plane, and how to act on it."""
+
+    def __init__(self, rehearsal: Rehearsal, folder: Path) -> None:
+        self.rehearsal, self.folder = rehearsal, folder
+
+    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            words,
+            env=os.environ | self.rehearsal.environment | {"TUNELINE_CACHE": CACHE, "COLUMNS": "200"} | environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def modal(self, *words: str, code: int = 0, **environment: str) -> str:
+        process = self.start(MODAL, *words, **environment)
+        out, _ = process.communicate()
+        assert process.returncode == code, f"exit {process.returncode}\n{out}"
+        return out
+
+    def tuneline(self, *words: str, code: int = 0) -> str:
+        process = self.start(sys.executable, "cli.py", *words)
+        out, _ = process.communicate()
+        assert process.returncode == code, f"exit {process.returncode}\n{out}"
+        return out
+
+    def volume(self, name: str) -> Path:
+        """Its committed state."""
+        return self.folder / "volumes" / f"tuneline-{name}"
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, *, post: bool = False) -> Any:
+        data = json.dumps(body or {}).encode() if post or body else None
+        with urllib.request.urlopen(f"{self.rehearsal.address}/rehearsal/{path}", data, timeout=600) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    if not namespaces_allowed():
+        pytest.skip(NO_NAMESPACES)
+    os.environ.setdefault("TUNELINE_CACHE", CACHE)
+    folder = tmp_path_factory.mktemp("rehearsal")
+    with Rehearsal(folder) as rehearsal:
+        yield Stage(rehearsal, folder)
+
+
+def eventually(true: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
