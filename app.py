@@ -19,7 +19,7 @@ import images.train
 from configs.cloud import cloud
 from volumes import ENVIRONMENT, mounted
 from volumes.entry import DEMO, enter
-from volumes.walking import walk
+from volumes.walking import secrets, walk
 from volumes.working import Outcome, evaluate_promoted, policy, work
 
 HOUR, DAY = 3600, 24 * 3600
@@ -105,6 +105,7 @@ def policy_cpu(verb: str, words: list[str]) -> Outcome:
     timeout=4 * HOUR,
     volumes=mounted("models", "runs", "policy", "scores"),
     env=ENVIRONMENT,
+    secrets=secrets(),
     schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,
 )
 def evaluate_promoted_cpu() -> None:

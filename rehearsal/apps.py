@@ -127,7 +127,7 @@ class Apps(Part):
             raise not_found(f"Function '{tag}' not found in app '{app_name}'")
         return self.state.functions[app.functions[tag]]
 
-    async def log(self, container: Container, text: str, channel: int) -> None:
+    async def log(self, container: Container, text: str, channel: Any) -> None:
         line = pb.TaskLogs(data=text, timestamp=time.time(), file_descriptor=channel)
         batch = pb.TaskLogsBatch(task_id=container.id, function_id=container.function.id, items=[line])
         container.function.app.logs.append(batch)
@@ -139,7 +139,7 @@ class Apps(Part):
         app.done, app.state = True, pb.APP_STATE_STOPPED
         await self.state.tell()
 
-    def _new_app(self, name: str, app_state: int) -> App:
+    def _new_app(self, name: str, app_state: Any) -> App:
         app = App(self.state.new_id("ap"), name, app_state)
         self.state.apps[app.id] = app
         return app

@@ -131,7 +131,7 @@ class Calls(Part):
                 await self.output(one, output.result, output.data_format)
         return Empty()
 
-    async def output(self, one: Input, result: pb.GenericResult, form: int = pb.DATA_FORMAT_PICKLE) -> None:
+    async def output(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
         """An input's result: told to the client, or tried again if the policy has tries left."""
         if one.container in self.state.containers:
             self.state.containers[one.container].running.discard(one.id)
@@ -143,7 +143,7 @@ class Calls(Part):
             return
         await self.finish(one, result, form)
 
-    async def finish(self, one: Input, result: pb.GenericResult, form: int = pb.DATA_FORMAT_PICKLE) -> None:
+    async def finish(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
         """Tell the client, for good."""
         if one.done:
             return

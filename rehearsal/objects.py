@@ -17,7 +17,7 @@ class App:
 
     id: str
     name: str
-    state: int
+    state: Any
     functions: dict[str, str] = field(default_factory=dict)
     """Tag → function id."""
     classes: dict[str, str] = field(default_factory=dict)

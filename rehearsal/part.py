@@ -32,7 +32,7 @@ class Part:
     def layout(self, app: App) -> pb.AppLayout:
         raise NotImplementedError
 
-    async def log(self, container: Container, text: str, channel: int) -> None:
+    async def log(self, container: Container, text: str, channel: Any) -> None:
         raise NotImplementedError
 
     # stores, volumes
@@ -61,10 +61,10 @@ class Part:
     async def enqueue(self, one: Input) -> None:
         raise NotImplementedError
 
-    async def output(self, one: Input, result: pb.GenericResult, form: int = pb.DATA_FORMAT_PICKLE) -> None:
+    async def output(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
         raise NotImplementedError
 
-    async def finish(self, one: Input, result: pb.GenericResult, form: int = pb.DATA_FORMAT_PICKLE) -> None:
+    async def finish(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
         raise NotImplementedError
 
     # containers, web

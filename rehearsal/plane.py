@@ -37,8 +37,8 @@ class Plane(Containers, Calls, Functions, Volumes, Stores, Apps, Web):
         await self.serve_http(0)
         self._server = Server([_service(self)])
         await self._server.start("127.0.0.1", port)
-        assert self._server._server
-        self.server_url = f"http://127.0.0.1:{self._server._server.sockets[0].getsockname()[1]}"
+        listening: Any = self._server._server
+        self.server_url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
         """End every container, then stop listening."""
@@ -83,7 +83,7 @@ def _service(plane: Plane) -> Any:
 def _answered(plane: Plane, name: str) -> Callable[[Any, "Stream[Any, Any]"], Coroutine[Any, Any, None]]:
     async def answer(_: Any, stream: "Stream[Any, Any]") -> None:
         request = await stream.recv_message()
-        container = (stream.metadata or {}).get(FROM_CONTAINER)
+        container = dict(stream.metadata or {}).get(FROM_CONTAINER)
         if known := plane.state.containers.get(str(container)):
             known.connected = True
         method = getattr(plane, name, None)

@@ -123,7 +123,7 @@ class Stores(Part):
 
     async def DictContents(self, request: Any, container: str | None) -> AsyncIterator[pb.DictEntry]:
         for key, value in list(self.state.dicts[request.dict_id].items()):
-            yield pb.DictEntry(key=key if request.keys else None, value=value if request.values else None)
+            yield pb.DictEntry(key=key if request.keys else b"", value=value if request.values else b"")
 
     async def DictHeartbeat(self, request: Any, container: str | None) -> Empty:
         return Empty()

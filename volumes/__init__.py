@@ -10,6 +10,7 @@
 | tuneline-cache | /cache | engines: compiled kernels; may be deleted at any time |
 """
 
+import os
 from pathlib import PurePosixPath
 
 import modal
@@ -23,6 +24,7 @@ ENVIRONMENT: dict[str, str | None] = {
     "TUNELINE_POLICY": MOUNTS["policy"],
     "TUNELINE_SCORES": MOUNTS["scores"],
     "VLLM_CACHE_ROOT": MOUNTS["cache"] + "/vllm",
+    "TUNELINE_CALL_HOURS": os.environ.get("TUNELINE_CALL_HOURS", "23"),
 }
 """Tells the stages, which know nothing of Modal, where their folders are."""
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal, TypedDict
 
+import modal
+
 from configs.recipe import Recipe
 from stages import paths
 from stages.errors import StageFailed, TunelineError
@@ -40,38 +42,52 @@ def working(reads: tuple[str, ...], writes: tuple[str, ...]) -> Iterator[None]:
         yield
     finally:
         for name in writes:
-            VOLUMES[name].commit()
+            _commit(name)
+
+
+def _commit(name: str) -> None:
+    try:
+        VOLUMES[name].commit()
+    except modal.exception.Error as error:
+        raise StageFailed(
+            f"Volume tuneline-{name} took no more: {error}; free some (`modal volume rm -r tuneline-{name} …`) and run "
+            "the same command again"
+        ) from None
 
 
 def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
     """Run one stage of a run in this container, for `hours` at most."""
+    began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
+    try:
+        _work(stage, Recipe.model_validate_json(recipe_json), run, seconds)
+    except TunelineError as error:
+        if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
+            return {"state": "unfinished", "kind": "", "message": str(error)}
+        return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
+    return {"state": "finished", "kind": "", "message": ""}
+
+
+def _work(stage: str, recipe: Recipe, run: str, seconds: float) -> None:
     from rich.console import Console
 
     from terminal import Progress
 
-    recipe = Recipe.model_validate_json(recipe_json)
     written = ("models", "runs") if stage == "fetch" else ("runs",)
-    began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
     reads = tuple(name for name in ("data", "models") if name not in written)
+    settings = recipe.section(stage) if hasattr(recipe, stage) else {}
     with (
         working(reads, written),
         Progress(Console()) as progress,
-        tracked(run, stage, recipe.section(stage) if hasattr(recipe, stage) else {}) as track,
+        tracked(run, stage, settings) as track,
     ):
 
         def follow(event: dict[str, Any]) -> None:
             progress.event(event)
             track(event)
             if event["kind"] == "checkpoint":
-                VOLUMES["runs"].commit()
+                _commit("runs")
 
-        try:
-            in_subprocess(recipe, paths.run_folder(run), follow, seconds=seconds)(stage)
-        except TunelineError as error:
-            if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
-                return {"state": "unfinished", "kind": "", "message": str(error)}
-            return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
-    return {"state": "finished", "kind": "", "message": ""}
+        in_subprocess(recipe, paths.run_folder(run), follow, seconds=seconds)(stage)
 
 
 def policy(verb: str, words: list[str]) -> Outcome:
