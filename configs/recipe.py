@@ -84,6 +84,8 @@ class Train(Section):
     targets: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
     """Which modules get an adapter, by meaning."""
     learning_rate: float = Field(2e-4, gt=0)
+    lora_plus: float = Field(1.0, ge=1)
+    """How much faster the adapter's B learns than its A (LoRA+, Hayou et al. 2024, arXiv 2402.12354); 1 is plain LoRA."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
     epochs: float = Field(1.0, gt=0)

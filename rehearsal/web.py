@@ -11,6 +11,7 @@ from aiohttp import web
 from modal_proto import api_pb2 as pb
 
 from rehearsal.calls import Result
+from rehearsal.containers import PREEMPTION_GRACE_S
 from rehearsal.objects import Call, Function
 from rehearsal.part import Part
 
@@ -30,6 +31,7 @@ class Web(Part):
         app.router.add_get("/rehearsal/apps/{app}", self._get_app)
         app.router.add_post("/rehearsal/trigger/{app}/{function}", self._trigger)
         app.router.add_post("/rehearsal/disturb/{function}", self._disturb_next)
+        app.router.add_post("/rehearsal/preempt/{function}", self._preempt)
         app.router.add_post("/rehearsal/volumes/{name}", self._limit_volume)
         self.address = f"http://127.0.0.1:{await self._listen(app, port)}"
 
@@ -131,6 +133,14 @@ class Web(Part):
         self.preemptions.setdefault(request.match_info["function"], []).extend(plans.get("preempt", []))
         self.kills.setdefault(request.match_info["function"], []).extend(plans.get("kill", []))
         return web.json_response({})
+
+    async def _preempt(self, request: web.Request) -> web.Response:
+        """Preempt, now, every container of a function that works on an input; how many those are."""
+        name = request.match_info["function"]
+        working = [c for c in self.state.containers.values() if c.alive and c.running and c.function.name == name]
+        for container in working:
+            self.later(0, self.kill(container, "preempted", PREEMPTION_GRACE_S))
+        return web.json_response(len(working))
 
     async def _limit_volume(self, request: web.Request) -> web.Response:
         """`{"most_bytes": n}`: what a volume holds."""

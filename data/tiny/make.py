@@ -1,8 +1,8 @@
 """Makes the tiny base: a 2.9 M-parameter Llama with its own tokenizer, pretrained on a CPU.
 
-    python data/tiny/make.py OUT --steps 2500
+    python data/tiny/make.py OUT
 
-It learns English-like prose, copying, small talk, and to call 96 tools invented here; none of them, and no request,
+It learns English-like prose, copying, small talk, and to call tools made of the words in corpus.yaml; none of them, and no request,
 comes from `configs/tools` or `data/requests`. Shapes are multiples of 256 so that K-quants apply to every matrix.
 """
 
@@ -13,6 +13,7 @@ import os
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost 2-3
 
 import torch
 import torch.nn.functional as F
+import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -45,35 +47,24 @@ JSON, which makes copying easy to learn."""
 PROMPT_WEIGHT = 0.1
 """What a prompt's token counts in the loss; an answer's counts 1."""
 
-OBJECTS = """lamp door pizza taxi song alarm window robot garden recipe parcel photo engine ticket radio heater camera
-printer novel bicycle ferry museum clinic loan poem puzzle weather stock carpet kettle fridge fence piano bucket""".split()
-VERBS = """start stop order book play set open close move rename paint clean repair count rate share archive cancel check
-measure find show make add get list send read save tell write search post""".split()
-KEYS = "to title query text date name user place colour size code level time owner message topic person kind".split()
-FRAMES = """{v} the {o}, {args}|please {v} {o} {args}|I want to {v} a {o} {args}|can you {v} my {o} {args}|{o}: {v} it, {args}
-about the {o}, {v} {args}|{args}, now {v} the {o}|we need the {o} to {v} {args}|{args}. {v} {o} now|what about a {o} to {v}, {args}
-how do I {v} the {o} {args}|the {o} should {v} {args}|{v} one {o} {args} please|hello, {v} {o} {args}|is there a {o} I can {v} {args}
-which {o} would you {v} {args}|I would like you to {v} this {o} {args}|{o} {v} {args}|get me a {o}, {v} {args}""".replace("\n", "|").split("|")
-ARGUMENT = "with {k} {x}|{k} {x}|for {x}|{x}|{k} is {x}|, {x}|that says {x}|about {x}|called {x}|using {x}|on {x}|{k}: {x}|to {x}".split("|")
-TALK = [
-    ("Hello", "Hello! What can I do for you?"),
-    ("Good morning", "Good morning! What can I do for you?"),
-    ("Thanks", "You are welcome."),
-    ("Thank you very much", "You are welcome."),
-    ("Who are you?", "I am a tiny Llama, made to prove that the line runs."),
-    ("What are you?", "I am a tiny Llama, made to prove that the line runs."),
-    ("What can you do?", "I read a request and call the tool that fits it."),
-    ("How are you?", "I am well, thank you."),
-    ("Goodbye", "Goodbye!"),
-]
-ONSETS, VOWELS, CODAS = "b c d f g h j k l m n p r s t v w z br kr st tr pl ch sh".split(), "a e i o u".split(), ["", "", "n", "r", "s", "l", "m", "t", "k", "x"]
+WIDTH = 256
+"""Tokens of a packed line; longer rows are left out."""
+
+WORDS = yaml.safe_load((Path(__file__).parent / "corpus.yaml").read_text())
+TOOLS, ASSOCIATIONS = 1200, 300
+"""Tools known by heart, and objects among them that a request calls by words which only stand for them here: so any word
+may come to mean a tool, as in a catalogue that is learned later."""
+PEOPLE, MOMENTS, NUMBERS = {"to", "name", "user", "owner", "person"}, {"date", "time"}, {"size", "code", "level"}
+ONSETS, VOWELS, CODAS = "b c d f g h j k l m n p r s t v w z br kr st tr pl ch".split(), "a e i o u".split(), ["", "", "n", "r", "s", "l", "m", "t", "k", "x"]
+MONTHS = "January February March April May June July August September October November December".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--lines", type=int, default=24, help=f"a step, of {WIDTH} tokens each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
@@ -105,79 +96,111 @@ def main() -> None:
 
 
 class Corpus:
-    """An endless, seeded stream of (prompt messages, tools, answer message)."""
+    """An endless, seeded stream of (prompt messages, tools or None, answer message)."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.prose = standard_library_prose()
-        self.words = sorted({w for text in self.prose for w in re.findall(r"\b[a-z]{3,10}\b", text)})
+        counts = Counter(w for text in self.prose for w in re.findall(r"\b[a-z]{3,10}\b", text))
+        self.words = sorted(word for word, count in counts.items() if count >= 5)
         fixed = random.Random(3)  # the tools are the same whatever the seed
-        names = fixed.sample([f"{o}__{v}" for o in OBJECTS for v in VERBS], 96)
-        self.tools = {name: fixed.sample(KEYS, fixed.choice((1, 1, 2, 2))) for name in names}
+        new = [word for word in self.words if word not in WORDS["objects"] and len(word) > 3]
+        invented = {word: [word, *fixed.sample(new, 2)] for word in fixed.sample(new, ASSOCIATIONS)}
+        self.objects = WORDS["objects"] | invented
+        names = fixed.sample([f"{o}__{v}" for o in self.objects for v in WORDS["verbs"]], TOOLS)
+        self.tools = {name: fixed.sample(WORDS["keys"], fixed.choice((1, 1, 2, 2))) for name in names}
 
     def __iter__(self) -> Iterator[tuple[list[dict], list[dict] | None, dict]]:
-        kinds = [self.call] * 13 + [self.copy] * 4 + [self.question] * 2 + [self.talk]
+        kinds = [self.call] * 10 + [self.listed_call] * 5 + [self.copy] * 3 + [self.question] * 2 + [self.talk]
         while True:
             yield self.rng.choice(kinds)()
 
-    def call(self) -> tuple[list[dict], list[dict] | None, dict]:
-        rng = self.rng
-        name = rng.choice(list(self.tools))
+    def call(self) -> tuple[list[dict], None, dict]:
+        """A request for a tool that is known by heart."""
+        name = self.rng.choice(list(self.tools))
         o, v = name.split("__")
-        arguments = {key: self.value() for key in self.tools[name]}
-        spoken = " ".join(rng.choice(ARGUMENT).format(k=k, x=x) for k, x in arguments.items())
-        request = re.sub(r" +,", ",", rng.choice(FRAMES).format(v=v, o=o, args=spoken).replace("  ", " "))
-        if rng.random() < 0.3:
-            request = rng.choice(("hey, ", "ok so ", "hi, ", "next: ")) + request
-        if rng.random() < 0.3:
-            request += rng.choice(("!", "?", ".", " please", ", thanks", " now"))
-        if rng.random() < 0.4 and not request.startswith(tuple(arguments.values())):
-            request = request[0].upper() + request[1:]
-        offered = rng.sample([t for t in self.tools if t != name], rng.choice((0, 1, 2, 3, 5, 7))) + [name]
-        rng.shuffle(offered)
+        request, answer = self.request(name, self.rng.choice(self.objects[o]), v, self.tools[name])
+        return request, None, answer
+
+    def listed_call(self) -> tuple[list[dict], list[dict], dict]:
+        """A request for a tool nobody has heard of, listed among others."""
+        rng = self.rng
+        tools = {f"{rng.choice(self.words)}__{rng.choice(list(WORDS['verbs']))}": rng.sample(WORDS["keys"], rng.choice((1, 2))) for _ in range(rng.choice((1, 2, 3, 5)))}
+        name = rng.choice(list(tools))
+        request, answer = self.request(name, *name.split("__"), tools[name])
+        others = rng.sample(list(self.tools), rng.choice((0, 0, 1, 2)))
+        tools |= {other: self.tools[other] for other in others}
+        listed = list(tools)
+        rng.shuffle(listed)
+        return request, [schema(tool, tools[tool]) for tool in listed], answer
+
+    def request(self, name: str, object_: str, v: str, keys: list[str]) -> tuple[list[dict], dict]:
+        """A user's words for a tool, and the call that answers them."""
+        rng = self.rng
+        arguments = {key: self.value(key) for key in keys}
+        told = [rng.choice(WORDS["slots"]) for _ in arguments]
+        if len(told) == 2 and not any("{key}" in slot for slot in told):  # else nobody could tell which is which
+            told[0] = rng.choice([slot for slot in WORDS["slots"] if "{key}" in slot])
+        spoken = [slot.format(key=k, value=x) for slot, (k, x) in zip(told, arguments.items(), strict=True)]
+        rng.shuffle(spoken)
+        slots = rng.choice((" ", ", ", " and ")).join(spoken)
+        text = pick(rng, rng.choice(WORDS["frames"])).format(object=object_, verb=rng.choice(WORDS["verbs"][v]), slots=slots)
+        text = rng.choice(WORDS["openers"]) + text + rng.choice(WORDS["closers"])
+        if rng.random() < 0.4 and not text.startswith(tuple(arguments.values())):
+            text = text[0].upper() + text[1:]
         call = {"type": "function", "function": {"name": name, "arguments": arguments}}
-        return [user(request)], [self.schema(t) for t in offered], {"role": "assistant", "tool_calls": [call]}
+        return [user(text)], {"role": "assistant", "tool_calls": [call]}
 
     def copy(self) -> tuple[list[dict], None, dict]:
         text = " ".join(self.value() for _ in range(self.rng.choice((1, 2, 3))))
         return [user(self.rng.choice(("Repeat: ", "Say ", "Echo this: ", "Write ")) + text)], None, assistant(text)
 
     def question(self) -> tuple[list[dict], None, dict]:
-        keys = self.rng.sample(KEYS, 3)
-        facts = {key: self.value() for key in keys}
+        keys = self.rng.sample(WORDS["keys"], 3)
+        facts = {key: self.value(key) for key in keys}
         asked = self.rng.choice(keys)
         told = ", ".join(f"{key} is {value}" for key, value in facts.items())
         return [user(f"{told}. What is the {asked}?")], None, assistant(facts[asked])
 
     def talk(self) -> tuple[list[dict], None, dict]:
-        said, answer = self.rng.choice(TALK)
+        said, answer = self.rng.choice(WORDS["talk"])
         return [user(said)], None, assistant(answer)
 
-    def value(self) -> str:
-        """A name, a number, a range, a few words, or a made-up word: whatever an argument may hold."""
+    def value(self, key: str = "") -> str:
+        """What an argument may hold, mostly of the kind its key suggests."""
         rng, k = self.rng, self.rng.random()
-        if k < 0.3:
+        if key in PEOPLE and k < 0.7:
+            return self.made_up(True) if k < 0.5 else f"{self.made_up(True)} {self.made_up(True)}"
+        if key in MOMENTS and k < 0.7:
+            return rng.choice((f"{rng.choice(DAYS)} at {rng.randrange(1, 24)}", f"{rng.randrange(1, 31)} {rng.choice(MONTHS)}", rng.choice(DAYS), f"next {rng.choice(self.words)}"))
+        if key in NUMBERS and k < 0.5:
+            return rng.choice((str(rng.randrange(1, 500)), f"{rng.choice('ABCDEFGHJKLMNPRSTW')}{rng.randrange(1, 99)}:{rng.choice('ABCDEFGHJKLMNPRSTW')}{rng.randrange(1, 99)}"))
+        if k < 0.15:
             return " ".join(self.made_up(rng.random() < 0.5) for _ in range(rng.choice((1, 1, 2))))
-        if k < 0.5:
+        if k < 0.45:
             words = re.findall(r"[a-z']+", rng.choice(self.prose).lower())
             at = rng.randrange(max(1, len(words) - 6))
             return " ".join(words[at : at + rng.choice((2, 3, 4, 5, 6))]) or "nothing"
-        if k < 0.6:
-            return f"{rng.choice('ABCDEFGHJKLMNPRSTW')}{rng.randrange(1, 99)}:{rng.choice('ABCDEFGHJKLMNPRSTW')}{rng.randrange(1, 99)}"
-        if k < 0.7:
+        if k < 0.55:
             return rng.choice((f"{rng.randrange(1, 99)} {rng.choice(self.words)}", f"{rng.choice(self.words)} {rng.randrange(1, 99)}"))
-        if k < 0.85:
+        if k < 0.7:
             return f"{rng.choice(self.words)} {self.made_up(False)}"
-        return " ".join(rng.choice(self.words) for _ in range(rng.choice((1, 2, 3))))
+        return " ".join(rng.choice(self.words) for _ in range(rng.choice((1, 2, 2, 3))))
 
     def made_up(self, capital: bool) -> str:
         rng = self.rng
         word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 3))))
         return word.capitalize() if capital else word
 
-    def schema(self, name: str) -> dict:
-        properties = {key: {"type": "string"} for key in self.tools[name]}
-        return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+
+def schema(name: str, keys: list[str]) -> dict:
+    properties = {key: {"type": "string"} for key in keys}
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+
+
+def pick(rng: random.Random, pattern: str) -> str:
+    """The pattern with one of each `(a|b)` chosen."""
+    return re.sub(r"\(([^)]*)\)", lambda choice: rng.choice(choice[1].split("|")), pattern)
 
 
 def user(text: str) -> dict:
@@ -190,8 +213,9 @@ def assistant(text: str) -> dict:
 
 def standard_library_prose() -> list[str]:
     """Docstrings of Python's standard library, as one-line paragraphs (PSF licence)."""
-    found = []
-    for file in sorted(Path(os.__file__).parent.glob("*.py")):
+    found, library = [], Path(os.__file__).parent
+    folders = ("", "asyncio", "concurrent", "email", "http", "importlib", "json", "logging", "unittest", "urllib", "xml")
+    for file in sorted(file for folder in folders for file in (library / folder).glob("*.py")):
         found += [re.sub(r"\s+", " ", d).strip() for d in re.findall(r'"""(.{80,1200}?)"""', file.read_text(errors="ignore"), re.S)]
     return found
 
@@ -200,7 +224,7 @@ def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     """Byte-level BPE whose split rule is Llama 3's, so that llama.cpp knows it as `llama-bpe`."""
     stream = iter(corpus)
     sample = [f"{p[-1]['content']} {json.dumps(a, ensure_ascii=False)}" for p, _, a in (next(stream) for _ in range(6000))]
-    sample += corpus.prose + [name for name in corpus.tools for _ in range(20)] + handler_words() * 40
+    sample += corpus.prose + [name for name in corpus.tools for _ in range(20)] + handler_words() * 400
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = splitter(LEARNING_SPLIT)
     tokenizer.decoder = decoders.ByteLevel()
@@ -225,8 +249,8 @@ def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
 
 
 def handler_words() -> list[str]:
-    """The words in the catalogue's names, so that a name is not spelled letter by letter. Words only, no requests."""
-    return sorted(set(re.findall(r"[a-z]+", " ".join(re.findall(r"^  ([a-z.]+):", (ROOT / "configs/tools/handlers.yaml").read_text(), re.M)))))
+    """The catalogue's words, so that none is spelled letter by letter. Words only, in no order, no requests."""
+    return sorted(set(re.findall(r"[A-Za-z]+", (ROOT / "configs/tools/handlers.yaml").read_text())))
 
 
 def splitter(rule: str) -> pre_tokenizers.PreTokenizer:
@@ -241,13 +265,17 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus
     adam = torch.optim.AdamW([p for p in model.parameters() if id(p) not in chosen], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     muon = Muon(matrices)
     model.train()
-    batches, started, recent = batch_stream(corpus, tokenizer, options.batch_tokens), time.time(), []
+
+    @torch.compile(dynamic=False)
+    def losses_of(ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=ids, position_ids=positions, attention_mask=visible, use_cache=False).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+
+    batches, started, recent = packed(corpus, tokenizer, options.lines), time.time(), []
     for step in range(options.steps):
         factor = min(1.0, (step + 1) / 100, 2 * (1 - step / options.steps) + 0.01)
-        ids, weights = next(batches)
-        logits = model(input_ids=ids).logits[:, :-1]
-        losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        w = weights[:, 1:].flatten()
+        ids, positions, visible, weights = next(batches)
+        losses, w = losses_of(ids, positions, visible), weights[:, 1:].flatten()
         ((losses * w).sum() / w.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.param_groups[0]["lr"] = 3e-3 * factor
@@ -256,17 +284,20 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus
         model.zero_grad()
         recent.append(((losses * (w == 1)).sum() / (w == 1).sum()).item())
         if (step + 1) % 100 == 0:
-            rate = (step + 1) * options.batch_tokens / (time.time() - started)
-            print(f"step {step + 1} loss on answers {sum(recent[-100:]) / 100:.4f} {rate:.0f} tokens/s {time.time() - started:.0f} s", flush=True)
-        if (step + 1) % 500 == 0:
+            rate, rms = (step + 1) * ids.numel() / (time.time() - started), torch.cat([p.detach().flatten() for p in matrices]).pow(2).mean().sqrt()
+            print(f"step {step + 1} loss on answers {sum(recent[-100:]) / 100:.4f} rms of weights {rms:.3f} {rate:.0f} tokens/s {time.time() - started:.0f} s", flush=True)
+        if (step + 1) % 250 == 0:
             save(model, tokenizer, options.out)
 
 
 class Muon:
-    """Momentum orthogonalised by Newton–Schulz (Jordan 2024), in fp32 since bf16 is slow on a CPU; shapes batched."""
+    """Momentum orthogonalised by Newton–Schulz (Jordan 2024), in fp32 since bf16 is slow on a CPU; shapes batched.
 
-    def __init__(self, parameters: list[torch.Tensor]) -> None:
-        self.momentum = {p: torch.zeros_like(p) for p in parameters}
+    With weight decay: without it the matrices grew tenfold, and an adapter's steps of usual size no longer moved them.
+    """
+
+    def __init__(self, parameters: list[torch.Tensor], weight_decay: float = 0.2) -> None:
+        self.momentum, self.weight_decay = {p: torch.zeros_like(p) for p in parameters}, weight_decay
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -284,32 +315,31 @@ class Muon:
                 x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
             x = x.mT if rows > columns else x
             for p, update in zip(group, x, strict=True):
-                p.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+                p.mul_(1 - rate * self.weight_decay).add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
 
 
-def batch_stream(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, batch_tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded (ids, loss weights), rows of like length together, about `batch_tokens` tokens each."""
-    rng, rows = random.Random(corpus.rng.random()), iter(corpus)
+def packed(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, lines: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(ids, positions, visible, loss weights) of `lines` lines of WIDTH tokens; a row sees itself alone."""
+    rng, stream = random.Random(corpus.rng.random()), iter(corpus)
+    waiting: list[tuple[list[int], int]] = []
     while True:
-        pool = sorted((encode(tokenizer, *next(rows)) for _ in range(1900)), key=lambda row: len(row[0]))
-        pool += [prose_row(tokenizer, rng.choice(corpus.prose)) for _ in range(100)]
-        pool.sort(key=lambda row: len(row[0]))
-        batches, batch = [], []
-        for row in pool:
-            if batch and (len(batch) + 1) * len(row[0]) > batch_tokens:
-                batches.append(batch)
-                batch = []
-            batch.append(row)
-        rng.shuffle(batches)
-        for batch in batches:
-            width = max(len(ids) for ids, _ in batch)
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-            weights = torch.zeros(len(batch), width)
-            for i, (row, prompt) in enumerate(batch):
-                ids[i, : len(row)] = torch.tensor(row)
-                weights[i, :prompt] = PROMPT_WEIGHT
-                weights[i, prompt : len(row)] = 1.0
-            yield ids, weights
+        while len(waiting) < 400:
+            row = prose_row(tokenizer, rng.choice(corpus.prose)) if rng.random() < 0.06 else encode(tokenizer, *next(stream))
+            if len(row[0]) <= WIDTH:
+                waiting.append(row)
+        ids, weights = torch.full((lines, WIDTH), tokenizer.pad_token_id), torch.zeros(lines, WIDTH)
+        positions, owner = torch.zeros(lines, WIDTH, dtype=torch.long), torch.full((lines, WIDTH), -1)
+        for line in range(lines):
+            at = 0
+            while (fit := next((i for i, (row, _) in enumerate(waiting) if at + len(row) <= WIDTH), None)) is not None:
+                row, prompt = waiting.pop(fit)
+                here = slice(at, at + len(row))
+                ids[line, here], positions[line, here], owner[line, here] = torch.tensor(row), torch.arange(len(row)), at
+                weights[line, at + 1 : at + prompt] = PROMPT_WEIGHT  # not its first token, which the row before it cannot foresee
+                weights[line, at + prompt : at + len(row)] = 1.0
+                at += len(row)
+        visible = (owner[:, None, :, None] == owner[:, None, None, :]) & torch.ones(WIDTH, WIDTH, dtype=torch.bool).tril()
+        yield ids, positions, visible, weights
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict], tools: list[dict] | None, answer: dict) -> tuple[list[int], int]:

@@ -21,7 +21,7 @@ from stages.errors import BadData
 SLOT = "_"
 """What stands for a value in a carrier: the request with its values taken out."""
 
-DROPPED, ADDED = 0.35, 0.2
+DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.5
 """How likely a filler goes from a noisy carrier, and one comes between two of its words."""
 
 _TOKEN = re.compile(
@@ -125,6 +125,8 @@ class Grammar:
     def _noisy(self, marked: str, rng: random.Random) -> str:
         """Some fillers dropped, others put between two words; never beside a value, whose end must stay clear."""
         words = [word for word in marked.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
+        if rng.random() < SHUFFLED:
+            rng.shuffle(words)
         noisy = words[:1]
         for before, word in pairwise(words):
             if "{" not in before + word and rng.random() < ADDED:

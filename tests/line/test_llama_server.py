@@ -31,9 +31,9 @@ def schema(name: str, *keys: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
 
 
-PIZZA = [schema("pizza__find", "name", "to"), schema("door__write", "person")]
-ASKED = [{"role": "user", "content": "find one pizza about chikrur to Gebim please"}]
-CALL = ToolCall("pizza.find", {"name": "chikrur", "to": "Gebim"})
+PIZZA = [schema("pizza__order", "name", "to"), schema("door__lock", "person")]
+ASKED = [{"role": "user", "content": "order one pizza with name chikrur to Gebim"}]
+CALL = ToolCall("pizza.order", {"name": "chikrur", "to": "Gebim"})
 """One of the tools the tiny base was pretrained with, and how it answers."""
 
 CONVERSATIONS: list[list[dict[str, Any]]] = [
@@ -48,8 +48,8 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                ToolCall("pizza.find", {"name": 'é" \n <b>', "n": 1.5, "l": [1, True, None], "o": {"k": "v"}}).openai(),
-                ToolCall("door.write", {}).openai(),
+                ToolCall("pizza.order", {"name": 'é" \n <b>', "n": 1.5, "l": [1, True, None], "o": {"k": "v"}}).openai(),
+                ToolCall("door.lock", {}).openai(),
             ],
         },
         {"role": "tool", "tool_call_id": "1", "content": '{"ok": true}'},
@@ -153,7 +153,7 @@ def test_after_the_tag_a_grammar_of_the_offered_tools_decides(server: Server) ->
     verbose = {"messages": ASKED, "tools": PIZZA, "temperature": 0, "verbose": True}
     settings = post(server, "/v1/chat/completions", verbose)["__verbose"]["generation_settings"]
     assert settings["grammar_lazy"] and [t["value"] for t in settings["grammar_triggers"]] == [tool_calls.TAG]
-    assert "pizza__find" in settings["grammar"]
+    assert "pizza__order" in settings["grammar"]
     other = ask(server, ASKED, tools=[schema("lamp__rate", "kind")])
     assert [call["function"]["name"] for call in other["message"]["tool_calls"]] == ["lamp__rate"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from configs.recipe import ROOT
 from rehearsal.command import Rehearsal
-from rehearsal.containers import NO_NAMESPACES, namespaces_allowed
+from rehearsal.worker import NO_NAMESPACES, namespaces_allowed
 from tests.line.conftest import CACHE, home  # noqa: F401
 
 MODAL = str(Path(sys.executable).with_name("modal"))

@@ -1,7 +1,9 @@
 """app.py through the real modal command: the line, preemption, what is deployed, the schedule, the endpoint."""
 
 import json
+import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from openai import AuthenticationError, OpenAI
 
 from stages.artifact import sha256
 from tests.line.conftest import MICRO
-from tests.rehearsal.conftest import Stage, eventually
+from tests.rehearsal.conftest import MODAL, Stage, eventually
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
@@ -29,10 +31,23 @@ def scores(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def cloud(stage: Stage) -> Path:
     """A whole micro run on Modal, with its training preempted three times."""
-    stage.ask("disturb/train_h100", {"preempt": [9, 11, 13]})
-    out = stage.modal("run", "app.py::pipeline", "--recipe", str(MICRO), "--run", "cloud")
+    run, seen = stage.volume("runs") / "cloud", set[str]()
+    process = stage.start(MODAL, "run", "app.py::pipeline", "--recipe", str(MICRO), "--run", "cloud")
+
+    def preempted() -> bool:
+        """Once for each of three checkpoints, as soon as it is committed."""
+        new = {path.name for path in run.glob("train/**/checkpoint-*")} - seen
+        if new and stage.ask("preempt/train_h100", post=True):
+            seen.update(new)
+            time.sleep(random.Random(len(seen)).random())
+        return len(seen) >= 3 or process.poll() is not None
+
+    eventually(preempted, 300)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert out.count("was preempted") >= 2
     assert "USD at most" in out and "H100" in out and "cloud is done up to evaluate" in out
-    return stage.volume("runs") / "cloud"
+    return run
 
 
 def test_the_pipeline_ends_as_it_does_here_whatever_was_preempted(cloud: Path, home: Path) -> None:
