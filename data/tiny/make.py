@@ -65,34 +65,43 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--lines", type=int, default=24, help=f"a step, of {WIDTH} tokens each")
+    parser.add_argument("--init", type=Path, help="go on from this base")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the learning rates")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     corpus = Corpus(options.seed)
-    tokenizer = make_tokenizer(corpus)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=256,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-            rms_norm_eps=1e-5,
-        )
-    )
+    if options.init:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.init)
+        model = LlamaForCausalLM.from_pretrained(options.init, dtype=torch.float32)
+    else:
+        tokenizer = make_tokenizer(corpus)
+        model = LlamaForCausalLM(shape(tokenizer))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     pretrain(model, tokenizer, corpus, options)
     save(model, tokenizer, options.out)
     print(json.dumps({"exact_on_own_tools": exact_share(model, tokenizer, Corpus(99), 200)}))
+
+
+def shape(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """2.9 M parameters."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+    )
 
 
 class Corpus:
@@ -102,9 +111,10 @@ class Corpus:
         self.rng = random.Random(seed)
         self.prose = standard_library_prose()
         counts = Counter(w for text in self.prose for w in re.findall(r"\b[a-z]{3,10}\b", text))
-        self.words = sorted(word for word, count in counts.items() if count >= 5)
+        self.plain = sorted(word for word, count in counts.items() if count >= 5)
+        self.words = self.plain + handler_words() * 8
         fixed = random.Random(3)  # the tools are the same whatever the seed
-        new = [word for word in self.words if word not in WORDS["objects"] and len(word) > 3]
+        new = [word for word in self.plain if word not in WORDS["objects"] and len(word) > 3]
         invented = {word: [word, *fixed.sample(new, 2)] for word in fixed.sample(new, ASSOCIATIONS)}
         self.objects = WORDS["objects"] | invented
         names = fixed.sample([f"{o}__{v}" for o in self.objects for v in WORDS["verbs"]], TOOLS)
@@ -125,7 +135,7 @@ class Corpus:
     def listed_call(self) -> tuple[list[dict], list[dict], dict]:
         """A request for a tool nobody has heard of, listed among others."""
         rng = self.rng
-        tools = {f"{rng.choice(self.words)}__{rng.choice(list(WORDS['verbs']))}": rng.sample(WORDS["keys"], rng.choice((1, 2))) for _ in range(rng.choice((1, 2, 3, 5)))}
+        tools = {f"{rng.choice(self.plain)}__{rng.choice(list(WORDS['verbs']))}": rng.sample(WORDS["keys"], rng.choice((1, 2))) for _ in range(rng.choice((1, 2, 3, 5)))}
         name = rng.choice(list(tools))
         request, answer = self.request(name, *name.split("__"), tools[name])
         others = rng.sample(list(self.tools), rng.choice((0, 0, 1, 2)))
@@ -249,7 +259,8 @@ def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
 
 
 def handler_words() -> list[str]:
-    """The catalogue's words, so that none is spelled letter by letter. Words only, in no order, no requests."""
+    """The catalogue's words, in no order: the tokenizer must not spell them, and what is copied holds them as any base
+    has read them somewhere. A token that was never written cannot be learned by an adapter under frozen embeddings."""
     return sorted(set(re.findall(r"[A-Za-z]+", (ROOT / "configs/tools/handlers.yaml").read_text())))
 
 
@@ -278,9 +289,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus
         losses, w = losses_of(ids, positions, visible), weights[:, 1:].flatten()
         ((losses * w).sum() / w.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.param_groups[0]["lr"] = 3e-3 * factor
+        adam.param_groups[0]["lr"] = 3e-3 * options.rate * factor
         adam.step()
-        muon.step(0.02 * factor)
+        muon.step(0.02 * options.rate * factor)
         model.zero_grad()
         recent.append(((losses * (w == 1)).sum() / (w == 1).sum()).item())
         if (step + 1) % 100 == 0:
