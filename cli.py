@@ -123,6 +123,34 @@ def schema() -> None:
 
 
 @app.command()
+def validate(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="A recipe, or files and folders of rows.")],
+    recipe: Annotated[Path | None, typer.Option(help="A recipe whose settings count for these files.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder for verdict, page and copy.")] = Path("validation"),
+    fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy; originals are not touched.")] = False,
+) -> None:
+    """Tell everything that is wrong with data; exit 2 if it stops a training."""
+    from stages.prepare.validate import validate as checked
+
+    done = checked(paths, recipe, to, fix=fix)
+    typer.echo(done.told)
+    raise typer.Exit(0 if done.passed else 2)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of data.", show_default=False)],
+    to: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    base: Annotated[str, typer.Option(help="`tiny`, a folder, or a hub id.")] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+) -> None:
+    """Look at data and write a recipe that runs."""
+    from stages.prepare.starter import init as started
+
+    typer.echo(started(path, to, base, revision))
+
+
+@app.command()
 def serve(
     run: ExistingRun,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,

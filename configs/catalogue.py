@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import BadData
 
@@ -28,12 +28,35 @@ def dotted_name(wire: str) -> str:
     return wire.replace("__", ".")
 
 
+class Phrases(BaseModel):
+    """How people ask for a tool in one language; `{name}` stands for an argument. Models never see these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: str
+    """What it does, as one says what one wants: `create a document`."""
+    say: tuple[str, ...] = ()
+    """Requests for training."""
+    ask: tuple[str, ...] = ()
+    """Requests for tests alone."""
+
+
 class Tool(BaseModel):
     """One tool: what it does and the JSON Schema (an object) of its arguments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     description: str
     parameters: dict[str, Any]
+    phrases: dict[str, Phrases] = Field({}, exclude=True)
+    """By language, ISO 639-1; for examples made from the catalogue."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("required", ()))
+
+    @property
+    def properties(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = self.parameters.get("properties", {})
+        return found
 
 
 class Catalogue(BaseModel):

@@ -20,6 +20,27 @@ ROOT = Path(__file__).parents[1]
 """Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
+"""A measure's bound in `data.require`."""
+COLUMN_TARGETS = (
+    *("messages", "conversations", "instruction", "input", "output", "prompt", "completion"),
+    *("system", "text", "style", "tools"),
+)
+"""What a column of a source can stand for."""
+Measure = Literal[
+    "rows",
+    "tokens",
+    "average_tokens",
+    "longest_tokens",
+    "format_errors",
+    "errors",
+    "warnings",
+    "handler_coverage",
+    "styles",
+    "duplicates",
+    "near_duplicates",
+    "too_long",
+]
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
 
 
@@ -29,23 +50,65 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class Synthesis(Section):
+    """A model that writes examples, instead of the built-in grammars."""
+
+    provider: str
+    """`groq`, `together`, `openai`, `local`, …, or the URL of any server that speaks OpenAI's API."""
+    model: str
+    budget_usd: float = Field(gt=0)
+    """No request is sent that could cost more than what is left of this."""
+    usd_per_million_input: float = Field(ge=0)
+    usd_per_million_output: float = Field(ge=0)
+    """What the provider charges for a million tokens, so that the budget can be kept."""
+
+
 class Source(Section):
-    """Where rows come from: a file of rows, or a grammar that makes them. One of `path` and `grammar`."""
+    """Where rows come from: a path with rows or text, a grammar that makes them, or the catalogue (`per_tool`)."""
 
     path: Path | None = None
-    """JSONL of dataset rows: `messages` in OpenAI's chat format, and `tools` by name if they call any."""
+    """A file or a folder: JSONL, JSON, CSV, Parquet or text, also gz or zst. docs/data.md lists the formats."""
+    format: Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"] | None = None
+    """How its records are to be read; found by their keys, and told, if not given."""
+    columns: dict[str, str] = {}
+    """Names a format uses, each with the column that stands for it: `{prompt: Question, completion: Answer}`."""
+    style: str | None = None
+    """A label for its text; `folder` or `file` takes the name of each file's folder or of the file."""
+    learn: Literal["instruction", "continuation"] = "instruction"
+    """instruction: text with a style answers a request to write in it. continuation: text is learned as it is."""
+    passage_words: int = Field(180, gt=10)
+    """About how many words of a text file make a row; paragraphs stay whole."""
+    weight: float = Field(1.0, gt=0)
+    """How often each of its training rows is seen: 2 is twice an epoch, 0.5 takes half of them."""
     grammar: Path | None = None
     """YAML of phrasings, expanded into requests and their tool calls."""
     rows: int | None = Field(None, gt=0)
     """How many rows to make from a grammar."""
+    per_tool: int | None = Field(None, gt=0)
+    """How many examples to make for each tool of the catalogue."""
+    languages: tuple[Literal["en", "it", "id"], ...] = ("en", "it", "id")
+    """Languages of examples made from the catalogue."""
+    synthesize: Synthesis | None = None
+    """A model that writes the examples of `per_tool`."""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.path is None) == (self.grammar is None):
-            raise ValueError("give either path or grammar")
+    def _one_of_three(self) -> Self:
+        if sum(given is not None for given in (self.path, self.grammar, self.per_tool)) != 1:
+            raise ValueError("give either path or grammar, or per_tool")
         if (self.grammar is None) != (self.rows is None):
             raise ValueError("rows goes with grammar, and grammar needs it")
+        if self.path is None and (self.format or self.columns or self.style):
+            raise ValueError("format, columns and style go with path")
+        if self.synthesize and not self.per_tool:
+            raise ValueError("synthesize goes with per_tool")
         return self
+
+    @field_validator("columns")
+    @classmethod
+    def _are_known(cls, columns: dict[str, str]) -> dict[str, str]:
+        if unknown := [target for target in columns if target not in COLUMN_TARGETS]:
+            raise ValueError(f"{unknown[0]!r} is no name of a format; known are {', '.join(COLUMN_TARGETS)}")
+        return columns
 
 
 class Data(Section):
@@ -70,7 +133,25 @@ class Data(Section):
     """Share of rows kept for validation."""
     validation_rows: int = Field(500, gt=0)
     """At most this many rows are kept for validation."""
+    keep_thinking: bool = False
+    """Whether the thinking of older transcripts (`[THINK] …`) is learned, as text before the answer."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes its text may be in; rows in another are warned of. Empty: any."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Rows of files that are equal, or nearly, to an earlier one: counted, and never on both sides of a split."""
+    held_out: tuple[Path, ...] = ()
+    """Files of test rows that must not stand in training, exactly or nearly."""
+    require: dict[Measure, int | float | str] = {}
+    """What the data must reach, written to validation.json: a number, or one behind <, <=, >, >= or =."""
     seed: int = 0
+
+    @field_validator("require")
+    @classmethod
+    def _can_be_compared(cls, require: dict[Measure, int | float | str]) -> dict[Measure, int | float | str]:
+        for name, wanted in require.items():
+            if isinstance(wanted, str) and not BOUND.fullmatch(wanted):
+                raise ValueError(f"{name}: {wanted!r}: a number, or one behind <, <=, >, >= or =, as in '<4096'")
+        return require
 
 
 class Train(Section):
@@ -85,7 +166,7 @@ class Train(Section):
     """Which modules get an adapter, by meaning."""
     learning_rate: float = Field(2e-4, gt=0)
     lora_plus: float = Field(1.0, ge=1)
-    """How much faster the adapter's B learns than its A (LoRA+, Hayou et al. 2024, arXiv 2402.12354); 1 is plain LoRA."""
+    """How much faster the adapter's B learns than its A (LoRA+, arXiv 2402.12354); 1 is plain LoRA."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
     epochs: float = Field(1.0, gt=0)
@@ -107,6 +188,14 @@ class Convert(Section):
 
     types: tuple[GgufType, ...] = ("F16", "Q8_0", "Q4_K_M")
     """GGUF files of the tuned model; F16 is the 16-bit reference."""
+    format: Literal["gguf", "safetensors"] = "gguf"
+    """safetensors: beside the GGUF files (they are what is evaluated) a merged 16-bit checkpoint, for vLLM."""
+    imatrix_tokens: int = Field(0, ge=0)
+    """Tokens of the run's own training text on which is measured which weights count, for the types of few bits."""
+    verify_tokens: int = Field(2048, ge=64)
+    """Tokens of the run's own text on which each quantization is compared with 16 bit."""
+    top_1_floor: float = Field(0.5, ge=0, le=1)
+    """A quantization that would choose 16 bit's next token less often than this is broken: the stage fails."""
 
 
 class Suite(Section):
@@ -235,7 +324,7 @@ def load_recipe(path: Path) -> Recipe:
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     for key, file in _files(recipe):
-        if not find(file).is_file():
+        if not find(file).exists() or (find(file).is_dir() and not key.endswith("].path")):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
     return recipe
 
@@ -274,16 +363,34 @@ def _files(value: Any, key: str = "") -> list[tuple[str, Path]]:
 
 def _hashed(value: Any) -> Any:
     if isinstance(value, Path):
-        # A grammar is also what it inherits.
-        content = find(value).read_bytes()
-        if inherited := re.search(rb"^inherit: *(\S+)", content, re.M):
-            content += (find(value).parent / inherited[1].decode()).read_bytes()
-        return "sha256:" + hashlib.sha256(content).hexdigest()[:16]
+        return "sha256:" + content_hash(find(value))[:16]
     if isinstance(value, BaseModel):
         return {name: _hashed(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):
         return [_hashed(item) for item in value]
     return value
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents, read in pieces."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path)}\0".encode())
+        with file.open("rb") as content:
+            while piece := content.read(1 << 20):
+                digest.update(piece)
+    for file in beside(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def beside(path: Path) -> list[Path]:
+    """Files a YAML file leans on: a grammar is also what it inherits, and the catalogue it is made from."""
+    if path.suffix not in (".yaml", ".yml"):
+        return []
+    return [path.parent / name for name in re.findall(r"^(?:inherit|catalogue): *(\S+)", path.read_text(), re.M)]
 
 
 def _explain(path: Path, error: Any) -> str:

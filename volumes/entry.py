@@ -87,8 +87,7 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
 
 def _uploaded(recipe: Recipe) -> Recipe:
     """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
-    from configs.recipe import find, with_files
-    from stages.artifact import sha256
+    from configs.recipe import beside, content_hash, find, with_files
 
     if recipe.base != "tiny" and Path(recipe.base).exists():
         raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")
@@ -96,11 +95,13 @@ def _uploaded(recipe: Recipe) -> Recipe:
 
     def moved(path: Path) -> Path:
         local = find(path)
-        folder = sha256(local)[:16]
+        folder = content_hash(local)[:16]
         if not _exists(data, f"{folder}/{local.name}"):
-            print(f"uploading {path} ({local.stat().st_size / 1e6:.1f} MB)")
+            print(f"uploading {path}")
             with data.batch_upload() as batch:
-                batch.put_file(local, f"/{folder}/{local.name}")
+                (batch.put_directory if local.is_dir() else batch.put_file)(local, f"/{folder}/{local.name}")
+                for file in beside(local):
+                    batch.put_file(file, f"/{folder}/{file.relative_to(local.parent)}")
         return Path(MOUNTS["data"]) / folder / local.name
 
     return with_files(recipe, moved)

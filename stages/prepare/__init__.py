@@ -1,29 +1,32 @@
 """Prepare: from sources to training and validation rows, with nothing silently wrong."""
 
-import hashlib
 import json
 import random
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Recipe, Source, find
+from configs.recipe import Data, Recipe, Source, find
 from stages import artifact
-from stages.artifact import Artifact
-from stages.errors import BadData, BadRecipe
+from stages.artifact import SCRATCH, Artifact
+from stages.errors import BadData
 from stages.events import Events
 from stages.fetch import open_base
-from stages.prepare.grammar import Request, load_grammar
-from stages.prepare.overlap import overlap
+from stages.prepare.examine import Entry, Examination
+from stages.prepare.grammar import Request, expand
+from stages.prepare.overlap import overlap_with, write_carriers
+from stages.prepare.problems import Findings
 from stages.prepare.render import Renderer
-from stages.prepare.rows import Row, read_rows, row_of, show_tools
-
-TRIES_PER_ROW = 20
-"""A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""
+from stages.prepare.require import verdict
+from stages.prepare.rows import Row
+from stages.prepare.split import Places, sides, single_documents
+from stages.prepare.synthesize import examples
 
 PROGRESS_ROWS = 1000
+ERRORS_TOLD = 10
 
 TEMPLATE = "chat_template.jinja"
 """The tuned model's own template, beside the rows, where it is not the base's."""
@@ -31,13 +34,19 @@ TEMPLATE = "chat_template.jinja"
 HIDE_TOOLS = "{%- set tools = none %}"
 """Put before any chat template, it lists no tools, whatever a request sends; calls are still written and parsed."""
 
+VERDICT = "validation.json"
+
 
 def prepare(recipe: Recipe, run: Path) -> Artifact:
-    """Training and validation rows in `prepare/`, a row a line, and the catalogue as `tools.json`."""
+    """Training and validation rows in `prepare/`, a row a line, the catalogue as `tools.json`, and what was checked.
+
+    Raises:
+        BadData: rows with errors, or a requirement that is not met; `prepare/validation.json` has all of them.
+    """
     base = open_base(recipe)
     return artifact.make(
         run / "prepare",
-        stage_version=1,
+        stage_version=2,
         settings=recipe.section("data"),
         needs={"fetch": base},
         build=lambda folder: _build(recipe, base.path, folder, Events(run, "prepare")),
@@ -56,105 +65,139 @@ def read_prepared(file: Path) -> list[Row]:
         return [Row.model_validate_json(line) for line in lines]
 
 
-def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:
-    data = recipe.data
-    catalogue = load_catalogue(find(data.tools)) if data.tools else None
-    carriers: set[str] = set()
-    rows = list(_rows(recipe, catalogue, carriers))
-    rng = random.Random(data.seed)
-    if catalogue and data.catalogue == "shown":
-        rows = [
-            row if row.tools else show_tools(row, catalogue, data.distractors, data.whole_catalogue, rng)
-            for row in rows
-        ]
-    renderer, kept, lengths, learned = Renderer(base, catalogue), [], [], []
-    for done, row in enumerate(rows, 1):
-        rendered = renderer(row)
-        if len(rendered.ids) <= data.max_tokens:
-            kept.append(row)
-            lengths.append(len(rendered.ids))
-            learned.append(sum(rendered.mask))
-        if done % PROGRESS_ROWS == 0 or done == len(rows):
-            events.progress(done, len(rows), "rows", "rendered and measured")
-    if not kept:
-        raise BadData(f"no row fits in data.max_tokens: {data.max_tokens}; the shortest of {len(rows)} is longer")
-    validation, train = _split(kept, data.validation_share, data.validation_rows)
-    rng.shuffle(train)
-    _write(folder / "train.jsonl", train)
-    _write(folder / "validation.jsonl", validation)
-    if catalogue:
-        artifact.write_atomic(folder / "tools.json", catalogue.model_dump_json())
-    if data.catalogue == "learned":
-        rows_template = HIDE_TOOLS + (renderer.tokenizer.chat_template or "")
-        artifact.write_atomic(folder / TEMPLATE, rows_template)
-    if too_long := len(rows) - len(kept):
-        events.emit(
-            "warning", text=f"{too_long} of {len(rows)} rows are longer than {data.max_tokens} tokens: left out"
-        )
-    return {
-        "rows_train": len(train),
-        "rows_validation": len(validation),
-        "too_long": too_long,
-        "tokens_mean": round(statistics.mean(lengths), 1),
-        "tokens_p95": sorted(lengths)[int(0.95 * (len(lengths) - 1))],
-        "learned_tokens_mean": round(statistics.mean(learned), 1),
-        "overlap": {
-            suite.name: overlap(carriers, (r.carrier for r in suite_requests(suite.grammar, suite.rows, suite.seed)))
-            for suite in recipe.evaluate.suites
-        },
-    }
-
-
 def suite_requests(grammar: Path, rows: int, seed: int) -> list[Request]:
     """`rows` different requests of a grammar, its handlers in turn.
 
     Raises:
         BadRecipe: the grammar cannot make so many.
     """
-    return list(_expand(Source(grammar=grammar, rows=rows), random.Random(seed)))
+    return list(expand(Source(grammar=grammar, rows=rows), random.Random(seed)))
 
 
-def _rows(recipe: Recipe, catalogue: Catalogue | None, carriers: set[str]) -> Iterator[Row]:
-    """Rows of all sources in order; carriers of those from grammars are added to `carriers`."""
-    for number, source in enumerate(recipe.data.sources):
-        if source.path:
-            yield from read_rows(find(source.path), catalogue)
-            continue
-        assert source.grammar
-        rng = random.Random(f"{recipe.data.seed} {number}")
-        for request in _expand(source, rng):
-            if catalogue is None or request.tool not in catalogue.tools:
-                raise BadData(f"{source.grammar}: handlers.{request.tool}: not in the catalogue ({recipe.data.tools})")
-            carriers.add(request.carrier)
-            yield row_of(request, recipe.data.system, source.grammar.name)
+def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:
+    data = recipe.data
+    catalogue = load_catalogue(find(data.tools)) if data.tools else None
+    renderer = Renderer(base, catalogue)
+    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue))
+    kept = _Kept(folder / SCRATCH / "rows.jsonl", data.seed)
+    learned = 0
+    for done, entry in enumerate(examined.rows(), 1):
+        kept.add(entry)
+        learned += entry.learned
+        if done % PROGRESS_ROWS == 0:
+            events.progress(done, done, "rows", "read, checked and measured")
+    findings = examined.finish()
+    artifact.write_atomic(folder / VERDICT, json.dumps(verdict(examined), ensure_ascii=False, indent=1))
+    _refuse(findings, verdict(examined)["required"], len(kept.places), data)
+    _warn(findings, events)
+    train, validation = kept.split(examined, events)
+    examined.rng.shuffle(train)
+    kept.write(folder / "train.jsonl", train)
+    kept.write(folder / "validation.jsonl", validation)
+    if tools := examined.toolbox.catalogue:
+        artifact.write_atomic(folder / "tools.json", tools.model_dump_json())
+    if data.catalogue == "learned":
+        artifact.write_atomic(folder / TEMPLATE, HIDE_TOOLS + (renderer.tokenizer.chat_template or ""))
+    write_carriers(folder, examined.carriers)
+    lengths = sorted(examined.lengths)
+    return {
+        "rows_train": len(train),
+        "rows_validation": len(validation),
+        "too_long": findings.counts["too_long"],
+        "tokens_mean": round(statistics.mean(lengths), 1),
+        "tokens_p95": lengths[int(0.95 * (len(lengths) - 1))],
+        "learned_tokens_mean": round(learned / len(lengths), 1),
+        "warnings": findings.count("warning"),
+        "sources": examined.composition(),
+        "overlap": {suite.name: overlap_with(folder, suite) for suite in recipe.evaluate.suites},
+    }
 
 
-def _expand(source: Source, rng: random.Random) -> Iterator[Request]:
-    assert source.grammar and source.rows
-    grammar = load_grammar(find(source.grammar))
-    tools, seen, tries = list(grammar.handlers), set[str](), 0
-    while len(seen) < source.rows:
-        request = grammar.request(tools[len(seen) % len(tools)], rng)
-        tries += 1
-        if request.text not in seen:
-            seen.add(request.text)
-            yield request
-        elif tries > TRIES_PER_ROW * source.rows:
-            raise BadRecipe(
-                f"{source.grammar}: makes {len(seen)} different requests, not {source.rows}; ask for fewer rows"
-            )
+class _Kept:
+    """Rows on disk, and in memory a few numbers for each, so that memory does not follow the size of the data."""
+
+    def __init__(self, file: Path, seed: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._out = file, file.open("wb")
+        self._offsets, self._parts = array("Q"), array("I")
+        self._of_files = array("Q")
+        """By the number of a row of a file, its number here plus one, or 0 if it is not here."""
+        self.places = Places(seed)
+
+    def add(self, entry: Entry) -> None:
+        self.places.add(entry.row, entry.label)
+        if entry.place is not None:
+            self._of_files.extend([0] * (entry.place - len(self._of_files)))
+            self._of_files.append(len(self.places))
+        self._parts.append(entry.part)
+        self._offsets.append(self._out.tell())
+        self._out.write(entry.row.model_dump_json(exclude_none=True).encode() + b"\n")
+
+    def split(self, examined: Examination, events: Events) -> tuple[list[int], list[int]]:
+        """(training, validation) as numbers of rows; duplicates are on the side of the first, or left out."""
+        data, left_out = examined.data, set[int]()
+        for place in sorted(examined.twins):
+            row, first = self._number(place), self._number(examined.twins[place])
+            if row is not None and first is not None:
+                self.places.follow(row, first)
+                if data.duplicates == "drop":
+                    left_out.add(row)
+        for label in single_documents(self.places):
+            events.emit("warning", text=f"all rows of {label or 'no label'} come from one document: it is split itself")
+        held = sides(self.places, data.validation_share, data.validation_rows, left_out)
+        weights = [part.weight for part in examined.parts]
+        train = [
+            number
+            for number in range(len(held))
+            if not held[number] and number not in left_out
+            for _ in range(_times(self.places.own[number], weights[self._parts[number]]))
+        ]
+        return train, [number for number, one in enumerate(held) if one]
+
+    def _number(self, place: int) -> int | None:
+        """Of a row of a file, if it was kept."""
+        here = self._of_files[place] if 0 <= place < len(self._of_files) else 0
+        return here - 1 if here else None
+
+    def write(self, file: Path, numbers: Sequence[int]) -> None:
+        """Rows in this order; a crash leaves a part of a file, which counts for nothing without a manifest."""
+        self._out.flush()
+        with self._file.open("rb") as rows, file.open("wb") as out:
+            for number in numbers:
+                rows.seek(self._offsets[number])
+                out.write(rows.readline())
 
 
-def _split(rows: list[Row], share: float, most: int) -> tuple[list[Row], list[Row]]:
-    """(validation, train): by a hash of the conversation, so that a row keeps its side when others are added."""
-    ranked = sorted(rows, key=lambda row: hashlib.blake2b(_text(row).encode(), digest_size=8).digest())
-    count = max(1, min(most, int(share * len(rows)))) if len(rows) > 1 else 0
-    return ranked[:count], ranked[count:]
+def _times(key: int, weight: float) -> int:
+    """How often a row is seen: the whole part of the weight, and once more for a share of rows, by their hash."""
+    whole, share = divmod(weight, 1.0)
+    return int(whole) + ((key * 0x9E3779B97F4A7C15) % 2**64 < share * 2**64)
 
 
-def _text(row: Row) -> str:
-    return json.dumps([message.content for message in row.messages if message.role == "user"])
+def _refuse(findings: Findings, wanted: list[dict[str, Any]], rows: int, data: Data) -> None:
+    errors = findings.count("error")
+    told = [str(problem) for problem in findings.of("error")[:ERRORS_TOLD]]
+    if errors > len(told):
+        told.append(f"… {errors - len(told)} errors more; `tuneline validate RECIPE` lists them, `--fix` mends many")
+    told += [f"data.require: {one['measure']}: {one['found']:g}, wanted {one['wanted']}" for one in _unmet(wanted)]
+    if told:
+        raise BadData("\n".join(told))
+    if not rows:
+        too_long = findings.counts["too_long"]
+        raise BadData(
+            f"no row fits in data.max_tokens: {data.max_tokens}; the shortest of {too_long} is longer"
+            if too_long
+            else "data.sources: no row can be learned from"
+        )
 
 
-def _write(file: Path, rows: Iterable[Row]) -> None:
-    artifact.write_atomic(file, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows))
+def _unmet(wanted: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (one for one in wanted if not one["met"])
+
+
+def _warn(findings: Findings, events: Events) -> None:
+    """One warning a kind, with how many there are and the first."""
+    for kind, count in findings.counts.items():
+        first = findings.examples[kind][0]
+        if first.severity == "warning":
+            events.emit("warning", text=f"{count} × {kind.replace('_', ' ')}, the first: {first}")

@@ -2,27 +2,34 @@
 
 A pattern is text with `(a|b|)` for a choice, `<1-28>` for a whole number and `{slot}` for a value. Values are
 patterns too and may use other values. `noise` is the share of requests in whose carrier `fillers` come and go, so that
-what is learned rests on no word order. `data/requests/train.yaml` is an example.
+what is learned rests on no word order. `data/requests/train.yaml` is an example. With `catalogue:` the handlers are a
+catalogue's tools, asked for by their `ask` phrases in the grammar's `language`, as in `data/synthesis/ask`.
 """
 
 import random
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from stages.errors import BadData
+from configs.catalogue import Catalogue, Tool, load_catalogue
+from configs.recipe import Source, find
+from stages.errors import BadData, BadRecipe
+
+TRIES_PER_ROW = 20
+"""A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""
 
 SLOT = "_"
 """What stands for a value in a carrier: the request with its values taken out."""
 
 DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.5
-"""How likely a filler goes from a noisy carrier, and one comes between two of its words."""
+"""How likely a filler goes from a noisy carrier, one comes between two of its words, and all change places."""
 
 _TOKEN = re.compile(
     r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)"
@@ -35,7 +42,7 @@ class Request:
 
     text: str
     tool: str
-    arguments: dict[str, str]
+    arguments: dict[str, Any]
     carrier: str
 
 
@@ -89,6 +96,8 @@ class Handler:
 
     slots: dict[str, str]
     say: tuple[Choice, ...]
+    numbers: frozenset[str] = frozenset()
+    """Slots whose argument is a whole number, not text."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ class Grammar:
     handlers: dict[str, Handler]
     fillers: tuple[str, ...] = ()
     noise: float = 0.0
+    language: str = "en"
 
     @cached_property
     def phrasings(self) -> dict[str, int]:
@@ -119,11 +129,13 @@ class Grammar:
             marked = self._noisy(marked, rng)
         if capital and not marked.startswith("{"):
             marked = marked[0].upper() + marked[1:]
-        text = _articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
-        return Request(text, tool, arguments, re.sub(r"\{\w+\}", SLOT, marked).lower())
+        text = self._articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
+        said = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
+        typed = {slot: int(text) if slot in handler.numbers else text for slot, text in said.items()}
+        return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, marked).lower())
 
     def _noisy(self, marked: str, rng: random.Random) -> str:
-        """Some fillers dropped, others put between two words; never beside a value, whose end must stay clear."""
+        """Some fillers dropped, others put between two words (never beside a value, whose end must stay clear)."""
         words = [word for word in marked.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
         if rng.random() < SHUFFLED:
             rng.shuffle(words)
@@ -134,8 +146,16 @@ class Grammar:
             noisy.append(word)
         return " ".join(noisy)
 
+    def value(self, kind: str, rng: random.Random) -> str:
+        """A random value of a kind."""
+        return self._value(kind, rng)
+
     def _value(self, kind: str, rng: random.Random) -> str:
-        return _articles(self.values[kind].expand(rng, lambda name: self._value(name, rng)))
+        return self._articles(self.values[kind].expand(rng, lambda name: self._value(name, rng)))
+
+    def _articles(self, text: str) -> str:
+        """English wants `an` before a vowel; patterns only write `a`."""
+        return re.sub(r"\b([Aa]) (?=[aeioAEIO])", r"\1n ", text) if self.language == "en" else text
 
 
 def load_grammar(path: Path) -> Grammar:
@@ -148,10 +168,14 @@ def load_grammar(path: Path) -> Grammar:
     if "inherit" in raw:
         raw = yaml.safe_load((path.parent / raw["inherit"]).read_text()) | raw
     values = {name: parse(text, path) for name, text in raw["values"].items()}
-    handlers = {
-        name: Handler(spec["slots"], tuple(parse(text, path) for text in spec["say"]))
-        for name, spec in raw["handlers"].items()
-    }
+    if "catalogue" in raw:
+        catalogue = load_catalogue(path.parent / raw["catalogue"])
+        handlers = tool_handlers(catalogue, raw["language"], "ask", values, raw.get("kinds", {}))
+    else:
+        handlers = {
+            name: Handler(spec["slots"], tuple(parse(text, path) for text in spec["say"]))
+            for name, spec in raw["handlers"].items()
+        }
     known = set(values)
     for name, handler in handlers.items():
         unknown = set(handler.slots.values()) - known
@@ -166,7 +190,66 @@ def load_grammar(path: Path) -> Grammar:
         raise BadData(f"{path}: noise: {noise:g}: needs a list of fillers")
     if wrong := [filler for filler in fillers if not isinstance(filler, str)]:
         raise BadData(f"{path}: fillers: {wrong[0]!r} is no word to YAML; put it in quotes")
-    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise)
+    language = raw.get("language", "en")
+    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise, language)
+
+
+def tool_handlers(
+    catalogue: Catalogue, language: str, which: Literal["say", "ask"], values: dict[str, Choice], kinds: dict[str, str]
+) -> dict[str, Handler]:
+    """A handler for each tool that has phrases in a language; values for enums and examples join `values`."""
+    handlers = {}
+    for name, tool in catalogue.tools.items():
+        phrases = tool.phrases.get(language)
+        if phrases and getattr(phrases, which):
+            patterns = tuple(parse(text, name) for text in getattr(phrases, which))
+            said = {slot for pattern in patterns for slot in _slots(pattern)}
+            handlers[name] = Handler(slots_of(name, tool, values, kinds, said), patterns, whole_numbers(tool))
+    return handlers
+
+
+def slots_of(
+    name: str, tool: Tool, values: dict[str, Choice], kinds: dict[str, str], said: Collection[str]
+) -> dict[str, str]:
+    """The kind of value of each argument: its schema's enum or examples, what `kinds` says, its name, or a topic."""
+    slots = {}
+    for slot in (slot for slot in tool.properties if slot in said):
+        given = tool.properties[slot].get("enum") or tool.properties[slot].get("examples")
+        if given:
+            kind = f"{name}.{slot}"
+            values[kind] = Choice(tuple((str(value),) for value in given))
+        elif tool.properties[slot].get("type") in ("integer", "number") and kinds.get(slot, slot) not in values:
+            kind = "small"
+        else:
+            kind = kinds.get(slot, slot)
+        slots[slot] = kind if kind in values else "topic"
+    return slots
+
+
+def whole_numbers(tool: Tool) -> frozenset[str]:
+    """Arguments that are numbers to the tool's schema."""
+    return frozenset(slot for slot, schema in tool.properties.items() if schema.get("type") in ("integer", "number"))
+
+
+def expand(source: Source, rng: random.Random) -> Iterator[Request]:
+    """`source.rows` different requests of its grammar, the handlers in turn.
+
+    Raises:
+        BadRecipe: the grammar cannot make so many.
+    """
+    assert source.grammar and source.rows
+    grammar = load_grammar(find(source.grammar))
+    tools, seen, tries = list(grammar.handlers), set[str](), 0
+    while len(seen) < source.rows:
+        request = grammar.request(tools[len(seen) % len(tools)], rng)
+        tries += 1
+        if request.text not in seen:
+            seen.add(request.text)
+            yield request
+        elif tries > TRIES_PER_ROW * source.rows:
+            raise BadRecipe(
+                f"{source.grammar}: makes {len(seen)} different requests, not {source.rows}; ask for fewer rows"
+            )
 
 
 def parse(text: str, path: Path | str = "pattern") -> Choice:
@@ -205,8 +288,3 @@ def _slots(pattern: Choice) -> list[str]:
     parts = [part for option in pattern.options for part in option]
     inner = [slot for part in parts if isinstance(part, Choice) for slot in _slots(part)]
     return inner + [part.name for part in parts if isinstance(part, Slot)]
-
-
-def _articles(text: str) -> str:
-    """English wants `an` before a vowel; patterns only write `a`."""
-    return re.sub(r"\b([Aa]) (?=[aeioAEIO])", r"\1n ", text)

@@ -1,7 +1,8 @@
 """The dataset row, and how rows come from files and grammars.
 
 A row is one JSON line: `messages` in OpenAI's chat format, `tools` (dotted names of the tools it may call) and
-`source`. Tool calls carry wire names (`whatsapp__send`) and their arguments as an object.
+`source`. Tool calls carry wire names (`whatsapp__send`) and their arguments as an object. A row of plain `text` has no
+messages; all of it is learned.
 """
 
 import json
@@ -10,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from configs.catalogue import Catalogue, dotted_name
 from endpoints.tool_calls import ToolCall
 from stages.errors import BadData
+from stages.prepare.checks import Toolbox
 from stages.prepare.grammar import Request
+from stages.prepare.problems import Problem
 
 
 class Function(BaseModel):
@@ -65,9 +68,16 @@ class Row(BaseModel):
     messages: list[Message]
     tools: list[str] = []
     source: str = ""
+    text: str | None = None
+    """Learned as it is, without a conversation around it."""
+    style: str | None = None
+    document: str | None = None
+    """The book or file it is a part of; all parts of one are on the same side of a split."""
 
     @model_validator(mode="after")
     def _ends_with_an_answer(self) -> "Row":
+        if self.text and not self.messages:
+            return self
         if not self.messages or self.messages[-1].role != "assistant":
             raise ValueError("the last message must be the assistant's")
         return self
@@ -83,21 +93,17 @@ class Row(BaseModel):
 
 
 def read_rows(path: Path, catalogue: Catalogue | None) -> Iterator[Row]:
-    """Rows of a JSONL file, one at a time.
+    """Rows of a file in any format, one at a time.
 
     Raises:
         BadData: naming file, line and column, or the key and value that are wrong.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            row = _read_row(path, number, line)
-            for name in row.called:
-                if catalogue is None or name not in catalogue.tools:
-                    raise BadData(f"{path}:{number}: tool {name!r} is called but not in the catalogue (data.tools)")
-            row.source = row.source or path.name
-            yield row
+    from stages.prepare.read import read_file
+
+    for found in read_file(path, Toolbox(catalogue)):
+        if isinstance(found, Problem):
+            raise BadData(str(found))
+        yield found.row
 
 
 def row_of(request: Request, system: str, source: str) -> Row:
@@ -118,16 +124,3 @@ def show_tools(row: Row, catalogue: Catalogue, distractors: tuple[int, int], who
     shown = right + rng.sample(others, count)
     rng.shuffle(shown)
     return row.model_copy(update={"tools": shown})
-
-
-def _read_row(path: Path, number: int, line: bytes) -> Row:
-    try:
-        return Row.model_validate(json.loads(line.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        raise BadData(f"{path}:{number}:{error.start + 1}: not UTF-8; save the file as UTF-8 and run again") from None
-    except json.JSONDecodeError as error:
-        raise BadData(f"{path}:{number}:{error.colno}: not JSON: {error.msg}; mend or remove this line") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "row"
-        raise BadData(f"{path}:{number}: {key}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -2,7 +2,11 @@
 
 import json
 import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +18,12 @@ from configs.recipe import ROOT, Recipe
 from stages import artifact
 from stages import convert as package
 from stages.artifact import Artifact
-from stages.convert import convert
+from stages.convert import convert, stream, worker
 from stages.convert.gguf import pre_tokenizer_of
 from stages.convert.merge import merge
+from stages.convert.shards import stored
+from stages.convert.stream import Target
+from stages.convert.verify import verify
 from stages.errors import BadRecipe, StageFailed
 from stages.events import read_events
 from tests.line.conftest import CACHE
@@ -31,6 +38,18 @@ RECIPE = Recipe.model_validate(
         "convert": {"types": ["F16", "Q8_0", "Q4_K_M"]},
     }
 )
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+from configs.recipe import Recipe
+from stages import artifact, convert
+base = artifact.open_artifact(Path(sys.argv[1]))
+convert.open_base = lambda recipe: base
+convert.convert(Recipe.model_validate_json(sys.argv[3]), Path(sys.argv[2]))
+"""
+"""`convert` in a process of its own: the base's folder, the run's, and the recipe."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,8 @@ def test_the_merge_is_pefts_in_fp32_rounded_once(adapter: Path, tmp_path: Path) 
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     wanted = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
     before, after = load_file(TINY / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
-    assert before.keys() == after.keys() and told == [(1, 1)]
+    assert before.keys() == after.keys()
+    assert told == sorted(told) and told[0][0] == 0 and told[-1][0] == told[-1][1]
     for name, weight in after.items():
         assert weight.dtype == before[name].dtype
         assert torch.equal(weight, wanted[name].to(weight.dtype)), name
@@ -129,15 +149,38 @@ def test_the_merge_is_pefts_in_fp32_rounded_once(adapter: Path, tmp_path: Path) 
 def test_every_file_is_made_and_measured(converted: Artifact) -> None:
     files, folder = converted.metrics["files"], converted.path
     assert list(files) == ["base-F16", "tuned-F16", "tuned-Q8_0", "tuned-Q4_K_M"]
-    assert {f"{name}.gguf" for name in files} == set(converted.manifest.files)
+    modelfiles = {f"{name}.Modelfile" for name in files if name != "base-F16"}
+    others = {"verify.json", "SHA256SUMS"} | modelfiles
+    assert {f"{name}.gguf" for name in files} | others == set(converted.manifest.files)
     assert all(about["bytes"] == (folder / f"{name}.gguf").stat().st_size for name, about in files.items())
     assert files["tuned-Q4_K_M"]["k_quant_share"] > 0.99 and {"Q4_K", "Q6_K"} <= files["tuned-Q4_K_M"]["types"].keys()
     assert files["tuned-Q8_0"]["k_quant_share"] == files["tuned-F16"]["k_quant_share"] == 0
     assert len({sum(about["types"].values()) for about in files.values()}) == 1
     assert (folder / "base-F16.gguf").read_bytes() != (folder / "tuned-F16.gguf").read_bytes()
     assert not (folder / artifact.SCRATCH).exists()
-    told = [(e["done"], e["total"]) for e in read_events(folder.parent) if e.get("unit") == "files"]
-    assert told == [(done, 4) for done in (0, 2, 3, 4)]
+    told = [(e["done"], e["total"]) for e in read_events(folder.parent) if e.get("unit") == "bytes"]
+    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == sum(t.bytes for t in stored(TINY / "model.safetensors"))
+
+
+def test_the_sums_are_checked_by_sha256sum(converted: Artifact) -> None:
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=converted.path, capture_output=True)
+    assert done.returncode == 0 and done.stdout.count(b": OK") == 2 * len(converted.metrics["files"]) - 1
+
+
+def test_every_file_is_verified(converted: Artifact) -> None:
+    report = json.loads((converted.path / "verify.json").read_text())
+    kinds = {(check["check"], check["file"]) for check in report["checks"] if check["passed"]}
+    assert len(kinds) == len(report["checks"]) and report["skipped"] == []
+    tuned = [name for name in converted.metrics["files"] if name != "base-F16"]
+    assert {file for kind, file in kinds if kind == "ollama"} == {f"{name}.Modelfile" for name in tuned}
+    for check in ("token_ids", "template", "stop_tokens", "fidelity"):
+        assert {file for kind, file in kinds if kind == check} == {f"{name}.gguf" for name in tuned}
+    assert ("greedy", "tuned-F16.gguf") in kinds and "rendered_template" in {kind for kind, _ in kinds}
+    fidelity = converted.metrics["fidelity"]
+    assert fidelity == report["fidelity"] and list(fidelity) == tuned
+    of = {name: (about["kl_mean_nats"], about["top_1_agreement"]) for name, about in fidelity.items()}
+    assert of["tuned-F16"] == (0, 1) and 0 < of["tuned-Q8_0"][0] < of["tuned-Q4_K_M"][0] < 1
+    assert all(about["tokens"] > 100 and about["perplexity"] > 1 for about in fidelity.values())
 
 
 def test_the_base_keeps_its_template_and_the_tuned_has_the_one_it_learned(converted: Artifact) -> None:
@@ -149,40 +192,115 @@ def test_the_base_keeps_its_template_and_the_tuned_has_the_one_it_learned(conver
         assert OLD not in content  # transformers, too, lets the template in a file of its own win
 
 
-def test_a_killed_convert_goes_on_and_trusts_no_half_file(
-    converted: Artifact, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = inputs.run / "convert"
-
-    def converted_before(llama: Any, scratch: Path, *jobs: package.Job) -> None:
-        for job in jobs:
-            shutil.copyfile(converted.path / job.out.name, job.out)
-
-    def killed(llama: Any, source: Path, out: Path, kind: str) -> None:
-        out.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(package, "_gguf", converted_before)
-        patch.setattr(package, "_quantize", killed)
-        convert(RECIPE, inputs.run)
-    there = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.gguf")}
-    assert there.keys() == {"base-F16.gguf", "tuned-F16.gguf"} and not artifact.finished(folder)
+def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, inputs: Inputs) -> None:
+    """SIGKILL at random moments, whatever it is doing then; the files are the same in the end."""
+    folder, log = inputs.run / "convert", inputs.run / "log"
+    moments, seen = random.Random(0), set()
+    for _ in range(10):
+        command = [sys.executable, "-c", CONVERT, str(inputs.base.path), str(inputs.run), RECIPE.model_dump_json()]
+        with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
+            deadline = time.monotonic() + moments.uniform(0.5, 12)
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.kill()
+        seen |= {file.name for file in folder.rglob("*")}
+        if artifact.finished(folder):
+            break
     made = convert(RECIPE, inputs.run)
-    assert {name: (folder / name).stat().st_mtime_ns for name in there} == there
-    assert made.metrics == converted.metrics
+    assert {"scratch", "journal"} <= seen
+    assert made.manifest.files == converted.manifest.files and made.metrics == converted.metrics
 
 
-def test_a_full_disk_is_named(converted: Artifact, tmp_path: Path) -> None:
-    llama, scratch = package.installed(), tmp_path / "scratch"
-    scratch.mkdir()
-    for name in ("f16.gguf", "q8.gguf"):
-        (scratch / name).symlink_to("/dev/full")
-    with pytest.raises(StageFailed, match=f"{scratch}: the disk is full"):
-        package._quantize(llama, converted.path / "tuned-F16.gguf", scratch / "q8.gguf", "Q8_0")
-    with pytest.raises(StageFailed, match=f"{scratch}: the disk is full"):
-        package._gguf(llama, scratch, package.Job(TINY, tmp_path / "f16.gguf", "x"))
-    assert not list(tmp_path.glob("*.gguf"))
+def test_too_small_a_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [Target(tmp_path / "tuned-F16.gguf", 10**15, b"")]
+    with pytest.raises(StageFailed, match=r"1000000\.0 GB are needed for 1 files and .* are free; make room"):
+        worker._refuse_if_full(tmp_path, targets)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(task: worker.Task, tell: Any) -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(worker, "run", full)
+    monkeypatch.setattr(sys, "argv", ["worker", json.dumps({"base": "b", "scratch": str(tmp_path)}), "0"])
+    monkeypatch.setattr(worker, "_die_with_parent", lambda parent: None)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with pytest.raises(SystemExit):
+        worker.main()
+    told = worker.raised(json.loads(capsys.readouterr().out))
+    assert isinstance(told, StageFailed) and f"{tmp_path}: the disk is full" in str(told)
+
+
+def test_a_token_that_does_not_stop_fails_the_stage_by_name(inputs: Inputs) -> None:
+    other = json.loads((inputs.base.path / "generation_config.json").read_text()) | {"eos_token_id": [2044, 65]}
+    (inputs.base.path / "generation_config.json").write_text(json.dumps(other))
+    with pytest.raises(StageFailed, match=r"tuned-F16\.gguf: stop_tokens: does not stop at "):
+        convert(RECIPE, inputs.run)
+    assert not artifact.finished(inputs.run / "convert")
+
+
+def test_files_that_are_not_the_tuned_model_fail_by_name(converted: Artifact, adapter: Path, tmp_path: Path) -> None:
+    """The base in place of the tuned model; and one quantization with a damaged matrix."""
+    folder, run = tmp_path / "convert", converted.path.parent
+    shutil.copytree(converted.path, folder)
+    shutil.copyfile(folder / "base-F16.gguf", folder / "tuned-F16.gguf")
+    with (folder / "tuned-Q8_0.gguf").open("r+b") as file:
+        file.seek(-1_000_000, os.SEEK_END)
+        file.write(random.Random(0).randbytes(900_000))
+    outputs = [{"path": str(folder / f"tuned-{kind}.gguf"), "kind": kind, "name": "t"} for kind in ("F16", "Q8_0")]
+    wanted = {"prepared": str(run / "prepare"), "report": str(folder / "verify.json"), "tokens": 256, "floor": 0.5}
+    template = str(run / "prepare/chat_template.jinja")
+    paths = {"base": str(TINY), "scratch": str(tmp_path), "adapter": str(adapter), "template": template}
+    with pytest.raises(StageFailed, match=r"tuned-F16\.gguf: template: not the text the model was trained with"):
+        verify(worker.Task(**paths, outputs=outputs, verify=wanted), lambda **told: None)
+    report = json.loads((folder / "verify.json").read_text())
+    failed = {(check["check"], check["file"]) for check in report["checks"] if not check["passed"]}
+    assert {("greedy", "tuned-F16.gguf"), ("fidelity", "tuned-Q8_0.gguf")} <= failed
+    assert not {("token_ids", "tuned-F16.gguf"), ("fidelity", "tuned-F16.gguf")} & failed
+
+
+def test_a_merged_checkpoint_lies_beside_with_the_learned_template(inputs: Inputs, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    convert_ = RECIPE.convert.model_copy(update={"types": ("F16",), "format": "safetensors"})
+    made = convert(RECIPE.model_copy(update={"convert": convert_}), inputs.run)
+    merge(inputs.base.path, inputs.adapter, tmp_path / "alone", lambda done, total: None)
+    weights = (tmp_path / "alone/model.safetensors").read_bytes()
+    assert (made.path / "merged/model.safetensors").read_bytes() == weights
+    assert AutoTokenizer.from_pretrained(made.path / "merged").chat_template == TEMPLATE
+    assert {
+        "merged/config.json",
+        "merged/tokenizer.json",
+        "merged/generation_config.json",
+    } <= made.manifest.files.keys()
+    assert "merged/manifest.json" not in made.manifest.files
+
+
+def test_an_importance_matrix_needs_text(inputs: Inputs) -> None:
+    convert_ = RECIPE.convert.model_copy(update={"imatrix_tokens": 100})
+    with pytest.raises(StageFailed, match=r"convert\.imatrix_tokens: the run has no conversations"):
+        convert(RECIPE.model_copy(update={"convert": convert_}), inputs.run)
+
+
+def test_a_worker_dies_with_its_stage(inputs: Inputs) -> None:
+    command = [sys.executable, "-c", CONVERT, str(inputs.base.path), str(inputs.run), RECIPE.model_dump_json()]
+    log = inputs.run / "convert/scratch/worker.log"
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while not log.exists() and process.poll() is None:
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (workers := children.read_text().split()) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(1)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{workers[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{workers[0]}").exists()
 
 
 def test_a_split_rule_without_a_name_is_refused(tmp_path: Path) -> None:
@@ -197,19 +315,31 @@ def test_a_split_rule_without_a_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        {"use_dora": True},
-        {"use_rslora": True},
         {"bias": "all"},
         {"peft_type": "LOHA"},
-        {"modules_to_save": ["lm_head"]},
-        {"rank_pattern": {"q_proj": 4}},
         {"init_lora_weights": "pissa"},
+        {"fan_in_fan_out": True},
+        {"lora_bias": True},
+        {"target_parameters": ["experts.down_proj"]},
+        {"a_setting_of_tomorrow": 1},
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_what_is_not_plain_lora_is_refused_by_name(adapter: Path, tmp_path: Path, setting: dict[str, Any]) -> None:
+def test_what_cannot_be_merged_exactly_is_refused_by_name(
+    adapter: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
     other = changed_adapter(adapter, tmp_path / "other", **setting)
     with pytest.raises(BadRecipe, match=next(iter(setting))):
+        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("setting", [{"use_dora": True}, {"r": 4}, {"rank_pattern": {"v_proj": 2}}], ids=str)
+def test_settings_that_its_weights_contradict_are_refused(
+    adapter: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    other = changed_adapter(adapter, tmp_path / "other", **setting)
+    with pytest.raises(StageFailed, match="use_dora|rank 8"):
         merge(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
 
@@ -227,13 +357,20 @@ def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) ->
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_interrupted_merge_keeps_whole_shards_only(adapter: Path, tmp_path: Path) -> None:
-    out = tmp_path / "merged"
-    out.mkdir()
-    (out / "model.safetensors.part").write_bytes(b"half")
-    merge(TINY, adapter, out, lambda done, total: None)
-    whole = (out / "model.safetensors").stat().st_mtime_ns
-    merge(TINY, adapter, out, lambda done, total: None)
-    assert (out / "model.safetensors").stat().st_mtime_ns == whole
-    assert (out / "model.safetensors").stat().st_size == (TINY / "model.safetensors").stat().st_size
-    assert [file.name for file in out.glob("*.part")] == []
+def test_an_interrupted_merge_goes_on_behind_its_last_tensor(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "DURABLE_BYTES", 1)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    merge(TINY, adapter, whole, lambda done, total: None)
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(TINY, adapter, out, stop)
+    resumed: list[float] = []
+    merge(TINY, adapter, out, lambda done, total: resumed.append(done / total))
+    assert resumed[0] > 0.5 and resumed[-1] == 1
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in whole.iterdir()}

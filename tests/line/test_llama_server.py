@@ -48,7 +48,7 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                ToolCall("pizza.order", {"name": 'é" \n <b>', "n": 1.5, "l": [1, True, None], "o": {"k": "v"}}).openai(),
+                ToolCall("pizza.order", {"name": 'é" \n <', "n": 1.5, "l": [1, True, None], "o": {"k": "v"}}).openai(),
                 ToolCall("door.lock", {}).openai(),
             ],
         },

@@ -115,7 +115,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert any("torch==2.13.0" in layer for layer in train["layers"])
     assert functions["evaluate_a10"]["gpu"] == "A10:1" and functions["prepare_cpu"]["gpu"] is None
     assert functions["convert_cpu"]["ephemeral_disk_mib"] == 700 * 1024
-    assert any("stages.convert.llama_cpp" in layer for layer in functions["convert_cpu"]["layers"])
+    assert any("stages/convert/llama_cpp.py" in layer for layer in functions["convert_cpu"]["layers"])
     assert functions["evaluate_promoted_cpu"]["schedule"] == {}  # off as shipped
     endpoint = functions["Endpoint.*"]
     assert endpoint["min_containers"] == 0 and endpoint["scaledown_s"] == 300

@@ -10,10 +10,12 @@ import pytest
 from configs.catalogue import Catalogue, load_catalogue
 from configs.recipe import ROOT, Source
 from stages.errors import BadData, BadRecipe
-from stages.prepare import _expand, _split, suite_requests
+from stages.prepare import suite_requests
+from stages.prepare.grammar import expand
 from stages.prepare.overlap import overlap
 from stages.prepare.render import Renderer
 from stages.prepare.rows import Row, read_rows, show_tools
+from stages.prepare.split import Places, sides
 
 TINY = ROOT / "data/tiny"
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}
@@ -118,19 +120,37 @@ def test_a_grammar_too_small_for_the_rows_asked_of_it_says_so(tmp_path: Path) ->
     file = tmp_path / "small.yaml"
     file.write_text('{openers: [""], closers: [""], values: {x: a}, handlers: {t: {slots: {q: x}, say: ["find {q}"]}}}')
     with pytest.raises(BadRecipe, match="different requests, not 5"):
-        list(_expand(Source(grammar=file, rows=5), random.Random(0)))
+        list(expand(Source(grammar=file, rows=5), random.Random(0)))
 
 
 def test_a_row_keeps_its_side_of_the_split_when_others_are_added() -> None:
     rows = [
         Row.model_validate({"messages": [{"role": "user", "content": f"question {i}"}, GOOD["messages"][1]]})
-        for i in range(400)
+        for i in range(2000)
     ]
-    before, _ = _split(rows[:200], 0.1, 500)
-    after, train = _split(rows, 0.1, 500)
-    assert len(before) == 20 and len(after) == 40 and len(train) == 360
-    kept = sum(row in after for row in before)
-    assert kept >= 15  # the boundary moves a little; rows do not jump about
+    before, after = sides(places_of(rows[:1000]), 0.1, 500), sides(places_of(rows), 0.1, 500)
+    assert before == after[:1000] and 150 < sum(after) < 250
+    assert sides(places_of(rows, seed=1), 0.1, 500) != after
+    assert sum(sides(places_of(rows), 0.5, 40)) <= 40
+
+
+def test_every_label_with_enough_rows_is_in_validation() -> None:
+    rows = [
+        Row.model_validate({"messages": [{"role": "user", "content": f"question {i}"}, GOOD["messages"][1]]})
+        for i in range(1000)
+    ]
+    places = Places(0)
+    for number, row in enumerate(rows):
+        places.add(row, f"label {number % 50}")
+    held = {number % 50 for number, one in enumerate(sides(places, 0.03, 500)) if one}
+    assert held == set(range(50))
+
+
+def places_of(rows: list[Row], seed: int = 0) -> Places:
+    places = Places(seed)
+    for row in rows:
+        places.add(row, "")
+    return places
 
 
 def test_overlap_counts_what_training_has_seen() -> None:

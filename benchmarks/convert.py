@@ -1,0 +1,269 @@
+"""One pass against the classic way: PEFT's merge, saved in 16 bit, llama.cpp's converter, llama-quantize.
+
+On a made Llama of 1.1 B parameters with an adapter of rank 16, both ways on the same threads. Each step is a process of
+its own: CPU seconds and peak memory are the kernel's, bytes written those of all files it left. Every tensor is
+compared. `--billions 0.1` is quicker; `--curve` adds peak memory over sizes.
+"""
+
+import argparse
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from stages.convert.llama_cpp import installed  # noqa: E402
+
+SHARD_BYTES = 1 << 30
+RANK = 16
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SHAPES = {
+    0.1: {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 10},
+    0.3: {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 22},
+    1.1: {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22},
+    3.0: {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28},
+}
+TARGETS = {
+    "q4_k_m.cpu": 0.85,
+    "q4_k_m.memory": 0.25,
+    "q4_k_m.written": 0.15,
+    "three.cpu": 0.9,
+    "three.written_to_outputs": 1.001,
+    "merge.seconds": 1 / 3.5,
+    "merge.peak_gb": 0.5,
+}
+MERGE = """
+import sys
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
+PeftModel.from_pretrained(model, sys.argv[2]).merge_and_unload().save_pretrained(sys.argv[3])
+"""
+CONVERT = """
+import sys
+from pathlib import Path
+llama, model, out = map(Path, sys.argv[1:4])
+sys.path[:0] = [str(llama / "gguf-py"), str(llama)]
+import conversion.base, gguf, torch
+from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "llama-bpe"
+known = get_model_class(get_model_architecture(ModelBase.load_hparams(model, False), ModelType.TEXT))
+with torch.inference_mode():
+    converter = known(model, gguf.LlamaFileType.GUESSED, out, model_name="m")
+    add, template = converter.gguf_writer.add_chat_template, (model / "chat_template.jinja").read_text()
+    converter.gguf_writer.add_chat_template = lambda _: add(template)
+    converter.write()
+"""
+OURS = (
+    "import json, sys\nfrom stages.convert.worker import *\nrun(Task(**json.loads(sys.argv[1])), lambda **told: None)"
+)
+OUR_MERGE = (
+    "import sys\nfrom pathlib import Path\nfrom stages.convert.merge import merge\n"
+    "merge(*map(Path, sys.argv[1:4]), lambda done, total: None, threads=int(sys.argv[4]))"
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process, and what it started, used."""
+
+    cpu_s: float
+    wall_s: float
+    peak_gb: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.cpu_s + other.cpu_s, self.wall_s + other.wall_s, max(self.peak_gb, other.peak_gb))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--billions", type=float, choices=list(SHAPES), default=1.1)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--curve", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where to work; about 10 bytes a parameter")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        measured = compare(Path(folder), options.billions, options.threads)
+        if options.curve:
+            curve(Path(folder), options.threads)
+    for name, target in TARGETS.items():
+        verdict = "met" if measured[name] <= target else "NOT met"
+        print(f"{name:<26} {measured[name]:8.3f}   target {target:.3f}   {verdict}")
+    met = all(measured[name] <= target for name, target in TARGETS.items()) and measured["identical"]
+    result = {"benchmark": "convert", "ratio": round(measured["q4_k_m.cpu"], 3), "target": TARGETS["q4_k_m.cpu"]}
+    more = {name: round(value, 3) for name, value in measured.items()}
+    print(json.dumps(result | {"met": bool(met), "billions": options.billions, "measured": more}))
+
+
+def compare(folder: Path, billions: float, threads: int) -> dict[str, float]:
+    """Both ways on one model; ratios of ours to the classic."""
+    llama = installed()
+    base, adapter, classic = apart(make, folder / "model", billions)[0], folder / "model/adapter", folder / "classic"
+    classic.mkdir()
+    merged = run("peft merge", "-c", MERGE, base, adapter, classic / "merged", threads=threads)
+    for file in base.iterdir():
+        if file.suffix in (".json", ".jinja") and "index" not in file.name:
+            shutil.copyfile(file, classic / "merged" / file.name)
+    source = classic / "source.gguf"
+    converted = run("convert", "-c", CONVERT, llama.source, classic / "merged", source, threads=threads)
+    quantized = {}
+    for kind in ("Q4_K_M", "Q5_K_M", "Q8_0"):
+        words = (source, classic / f"tuned-{kind}.gguf", kind, threads)
+        quantized[kind] = run(f"quantize {kind}", *words, program=llama.quantize, threads=threads)
+    before = merged + converted
+    intermediate = size(classic / "merged") + size(source)
+
+    one = ours(folder / "one", base, adapter, ("Q4_K_M",), threads)
+    three = ours(folder / "three", base, adapter, tuple(quantized), threads)
+    our_merge = run("our merge", "-c", OUR_MERGE, base, adapter, folder / "our-merged", threads, threads=threads)
+    q4, all_three = before + quantized["Q4_K_M"], before + sum(quantized.values(), Cost(0, 0, 0))
+    outputs = sum((folder / "three" / f"tuned-{kind}.gguf").stat().st_size for kind in quantized)
+    same = [
+        filecmp.cmp(classic / f.name, f, shallow=False) for n in ("one", "three") for f in (folder / n).glob("*.gguf")
+    ]
+    return {
+        "q4_k_m.cpu": one.cpu_s / q4.cpu_s,
+        "q4_k_m.memory": one.peak_gb / q4.peak_gb,
+        "q4_k_m.written": size(folder / "one") / (intermediate + size(classic / "tuned-Q4_K_M.gguf")),
+        "three.cpu": three.cpu_s / all_three.cpu_s,
+        "three.written_to_outputs": size(folder / "three") / outputs,
+        "merge.seconds": our_merge.wall_s / merged.wall_s,
+        "merge.peak_gb": our_merge.peak_gb,
+        "identical": float(
+            len(same) == 4 and all(same) and apart(same_weights, classic / "merged", folder / "our-merged")
+        ),
+    }
+
+
+def ours(folder: Path, base: Path, adapter: Path, kinds: tuple[str, ...], threads: int) -> Cost:
+    (folder / "scratch").mkdir(parents=True)
+    outputs = [{"path": str(folder / f"tuned-{kind}.gguf"), "kind": kind, "name": "m"} for kind in kinds]
+    task = {"base": str(base), "adapter": str(adapter), "scratch": str(folder / "scratch"), "outputs": outputs}
+    return run(f"one pass {' '.join(kinds)}", "-c", OURS, json.dumps(task | {"threads": threads}), threads=threads)
+
+
+def curve(folder: Path, threads: int) -> None:
+    """Peak memory over the size of the model."""
+    for billions in SHAPES:
+        base, parameters = apart(make, folder / f"curve{billions}", billions)
+        cost = ours(folder / f"curve{billions}" / "out", base, base.parent / "adapter", ("Q8_0",), threads)
+        print(f"{parameters / 1e9:5.2f} B parameters: peak {cost.peak_gb:.2f} GB")
+        shutil.rmtree(folder / f"curve{billions}")
+
+
+def apart(function: Callable[..., Any], *words: Any) -> Any:
+    """Called in a process of its own: what this one holds in memory, the kernel counts for those it starts."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *words).result()
+
+
+def run(what: str, *words: Any, threads: int, program: Path | None = None) -> Cost:
+    """A process to its end, and what it cost."""
+    command = [str(program or sys.executable), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            sys.exit(f"{what}: ended with {process.returncode}\n{log.read().decode()[-3000:]}")
+    cost = Cost(used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1e6)
+    print(f"{what:<32} {cost.cpu_s:7.1f} CPU s {cost.wall_s:7.1f} s {cost.peak_gb:6.2f} GB peak", flush=True)
+    return cost
+
+
+def size(path: Path) -> int:
+    """Bytes on disk; a hole is none."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    from safetensors import safe_open
+
+    def opened(folder: Path) -> dict[str, Any]:
+        files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+        return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+    one, other = opened(first), opened(second)
+    names = one.keys() | other.keys()
+    return one.keys() == other.keys() and all(one[n].get_tensor(n).equal(other[n].get_tensor(n)) for n in names)
+
+
+def make(folder: Path, billions: float) -> tuple[Path, int]:
+    """A random model in shards with the tiny base's tokenizer, `adapter/` beside it; and how many parameters it has."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = json.loads((ROOT / "data/tiny/config.json").read_text()) | SHAPES[billions]
+    hidden = config["hidden_size"]
+    heads, shared = hidden // 64, max(1, hidden // 512)
+    config |= {"num_attention_heads": heads, "num_key_value_heads": shared, "vocab_size": 32000, "head_dim": 64}
+    base, adapter = folder / "base", folder / "adapter"
+    base.mkdir(parents=True)
+    adapter.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copyfile(ROOT / "data/tiny" / name, base / name)
+    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    middle, width = config["intermediate_size"], shared * 64
+    shapes = dict(zip(LINEARS, [(hidden, hidden), (width, hidden), (width, hidden), (hidden, hidden)], strict=False))
+    shapes |= {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
+    tensors = {"model.embed_tokens.weight": (32000, hidden), "model.norm.weight": (hidden,)}
+    tensors["lm_head.weight"] = (32000, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        tensors |= {f"{at}.{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
+        for name, shape in shapes.items():
+            tensors[f"{at}.{'mlp' if name in LINEARS[4:] else 'self_attn'}.{name}.weight"] = shape
+    torch.manual_seed(0)
+    _save_shards(base, tensors)
+    weights = {}
+    for name, shape in tensors.items():
+        if name.endswith("proj.weight"):
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            weights[f"{stem}.lora_A.weight"] = torch.randn(RANK, shape[1]) * 0.02
+            weights[f"{stem}.lora_B.weight"] = torch.randn(shape[0], RANK) * 0.02
+    save_file(weights, adapter / "adapter_model.safetensors", {"format": "pt"})
+    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 32, "target_modules": LINEARS}
+    (adapter / "adapter_config.json").write_text(json.dumps(lora | {"bias": "none", "inference_mode": True}))
+    return base, sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in tensors.values())
+
+
+def _save_shards(base: Path, tensors: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    shard: dict[str, torch.Tensor] = {}
+    shards: list[dict[str, torch.Tensor]] = []
+    index: dict[str, str] = {}
+    left = sum(2 * torch.Size(shape).numel() for shape in tensors.values())
+    total, count = left, -(-left // SHARD_BYTES)
+    for name, shape in tensors.items():
+        shard[name] = torch.randn(shape).mul_(0.02).to(torch.bfloat16)
+        left -= 2 * shard[name].numel()
+        if sum(2 * weight.numel() for weight in shard.values()) >= SHARD_BYTES or not left:
+            file = f"model-{len(shards) + 1:05}-of-{count:05}.safetensors"
+            save_file(shard, base / file, {"format": "pt"})
+            index |= dict.fromkeys(shard, file)
+            shards.append({})
+            shard = {}
+    (base / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": index})
+    )
+
+
+if __name__ == "__main__":
+    main()

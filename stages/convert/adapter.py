@@ -1,0 +1,163 @@
+"""A LoRA adapter, and what it makes of rows of its base: exactly what PEFT's `merge_and_unload` makes of them.
+
+W + (alpha / rank) B A, the sum in fp32, rounded once to W's type; rank and alpha may differ by module, and rsLoRA
+divides by the root of the rank. DoRA scales each row to its learned length; what modules_to_save names is replaced.
+Whatever else an adapter may be is refused by name.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.convert.shards import DTYPES, Stored, part, stored
+from stages.errors import BadRecipe, StageFailed
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_LORA = re.compile(r"base_model\.model\.(.+)\.lora_(A|B|magnitude_vector)(?:\.weight)?")
+_SAVED = re.compile(r"base_model\.model\.(.+?)(?:\.modules_to_save)?\.(weight|bias)")
+
+MERGED = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save"),
+    # These say which modules are adapted, how they were trained, or where a library looks: no weight depends on them.
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "task_type"),
+    *("peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "runtime_config"),
+    *("megatron_core", "qalora_group_size", "eva_config", "peft_type", "bias", "init_lora_weights"),
+}
+"""Settings of PEFT's LoraConfig that are understood; any other that is set is refused."""
+ONLY = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
+"""The values that are understood: other inits (PiSSA, OLoRA, CorDA, LoftQ) change the base."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is stored for one weight of the base."""
+
+    a: Stored | None = None
+    b: Stored | None = None
+    magnitude: Stored | None = None
+    scale: float = 1.0
+    instead: Stored | None = None
+    """The whole weight, of modules_to_save."""
+
+
+class Adapter:
+    """An adapter on disk; its weights are read when they are asked for.
+
+    Raises:
+        BadRecipe: a kind that cannot be merged exactly. StageFailed: weights and settings do not fit together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        self._refuse_what_is_not_understood()
+        self._parts = self._read()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Weights of the base that it changes."""
+        return frozenset(self._parts)
+
+    def refuse_another_base(self, base: Iterable[Stored], *, tied: bool) -> None:
+        """Raise StageFailed unless all it changes is there in the same shape."""
+        there = {tensor.name: tensor for tensor in base}
+        if missing := sorted(self.names - there.keys()):
+            raise StageFailed(
+                f"{self.folder}: it adapts {missing[0]}, which the base does not have; was it trained on another base?"
+            )
+        for name, parts in self._parts.items():
+            tensor, shape = there[name], _shape(parts)
+            if tensor.dtype not in DTYPES:
+                raise StageFailed(
+                    f"{tensor.file}: {name}: {tensor.dtype}: only {', '.join(DTYPES)} weights can be merged into"
+                )
+            if shape != tensor.shape:
+                raise StageFailed(
+                    f"{tensor.file}: {name}: {list(tensor.shape)}, but the adapter's is {list(shape)}; "
+                    "was it trained on another base?"
+                )
+            if tied and name.endswith("embed_tokens.weight"):
+                raise BadRecipe(
+                    f"{self.folder / CONFIG}: modules_to_save: embed_tokens of a base whose output is tied to it "
+                    "cannot be merged exactly"
+                )
+
+    def merged(self, name: str, weight: "torch.Tensor", first: int, last: int) -> "torch.Tensor":
+        """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type."""
+        import torch
+
+        parts = self._parts[name]
+        if parts.instead:
+            return part(parts.instead, first, last).to(weight.dtype)
+        assert parts.a and parts.b
+        delta = _float(parts.b)[first:last] @ _float(parts.a) * parts.scale
+        if parts.magnitude is None:
+            return (weight.float() + delta).to(weight.dtype)
+        length = torch.linalg.norm(weight + delta, dim=1)
+        factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
+        return (factor * (weight + delta)).to(weight.dtype)
+
+    def _read(self) -> dict[str, _Parts]:
+        found: dict[str, dict[str, Any]] = {}
+        for tensor in stored(self.folder / WEIGHTS):
+            if lora := _LORA.fullmatch(tensor.name):
+                found.setdefault(f"{lora[1]}.weight", {})[lora[2][0].lower()] = tensor
+            elif (saved := _SAVED.fullmatch(tensor.name)) and self._is_saved(saved[1]):
+                found[f"{saved[1]}.{saved[2]}"] = {"instead": tensor}
+            else:
+                where = f"{self.folder / WEIGHTS}: {tensor.name}"
+                raise BadRecipe(f"{where}: not a LoRA weight; it cannot be merged exactly")
+        return {name: self._checked(name, parts) for name, parts in found.items()}
+
+    def _checked(self, name: str, parts: dict[str, Any]) -> _Parts:
+        where = f"{self.folder / WEIGHTS}: {name}"
+        if "instead" in parts:
+            return _Parts(**parts)
+        if not {"a", "b"} <= parts.keys():
+            raise StageFailed(f"{where} has only one of lora_A and lora_B")
+        if ("m" in parts) != bool(self.config.get("use_dora")):
+            raise StageFailed(f"{where}: use_dora is {self.config.get('use_dora')}, its weights say otherwise")
+        rank, alpha = self._rank_and_alpha(name.removesuffix(".weight"))
+        if rank != parts["a"].shape[0]:
+            raise StageFailed(f"{where}: rank {parts['a'].shape[0]}, but {CONFIG} says {rank}")
+        scale = alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        return _Parts(parts["a"], parts["b"], parts.get("m"), scale)
+
+    def _rank_and_alpha(self, module: str) -> tuple[int, float]:
+        """As PEFT looks them up: the first pattern that matches the end of the module's name."""
+
+        def of(pattern: str, default: str) -> Any:
+            values = self.config.get(pattern) or {}
+            return next((v for key, v in values.items() if re.match(rf"(.*\.)?({key})$", module)), self.config[default])
+
+        return of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+
+    def _is_saved(self, module: str) -> bool:
+        return any(module == name or module.endswith(f".{name}") for name in self.config.get("modules_to_save") or ())
+
+    def _refuse_what_is_not_understood(self) -> None:
+        for key, value in self.config.items():
+            if (key in ONLY and value not in (None, *ONLY[key])) or (key not in MERGED and value):
+                only = f"; only {', '.join(map(repr, ONLY[key]))}" if key in ONLY else ""
+                raise BadRecipe(f"{self.folder / CONFIG}: {key}: {value!r} cannot be merged exactly{only}")
+
+
+def _shape(parts: _Parts) -> tuple[int, ...]:
+    if parts.instead:
+        return parts.instead.shape
+    assert parts.a and parts.b
+    return parts.b.shape[0], parts.a.shape[1]
+
+
+@lru_cache(maxsize=8)
+def _float(tensor: Stored) -> "torch.Tensor":
+    """PEFT, too, computes in fp32, whatever type the adapter was saved in."""
+    return part(tensor, 0, tensor.rows).view(tensor.shape).float()

@@ -1,0 +1,102 @@
+"""The tensors of safetensors files: what there is, and reading rows of it without the rest.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import StageFailed
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""What can be merged into and quantized, and what torch calls it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file; a vector counts as rows of one element, what has more dimensions as rows of its last."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """Of its first byte, from the start of the file."""
+    bytes: int
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape) // self.columns if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        return self.bytes // self.rows
+
+
+def stored(file: Path) -> Iterator[Stored]:
+    """The tensors of one file, in the order of their bytes."""
+    start, header = read_header(file)
+    for name, about in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
+        begin, end = about["data_offsets"]
+        yield Stored(name, file, about["dtype"], tuple(about["shape"]), start + begin, end - begin)
+
+
+def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where the data starts, and dtype, shape and data_offsets by name.
+
+    Raises:
+        StageFailed: it is no safetensors file.
+    """
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+    except (struct.error, ValueError, OverflowError, MemoryError):
+        raise StageFailed(f"{file}: not a whole safetensors file; fetch or train it again") from None
+    header.pop("__metadata__", None)
+    return 8 + length, header
+
+
+def shards(model: Path) -> list[Path]:
+    """The weight files of a model folder, those its index names if it has one."""
+    index = model / "model.safetensors.index.json"
+    if index.exists():
+        return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return sorted(model.glob("*.safetensors"))
+
+
+def rows(tensor: Stored, descriptor: int, first: int, last: int) -> "torch.Tensor":
+    """Rows `first` up to `last`, [rows, columns], in memory of their own; as bytes if their type is none of DTYPES."""
+    import torch
+
+    data = bytearray((last - first) * tensor.row_bytes)
+    place, view = tensor.offset + first * tensor.row_bytes, memoryview(data)
+    while view:
+        read = os.preadv(descriptor, [view], place)
+        if not read:
+            raise StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
+        place, view = place + read, view[read:]
+    found = torch.frombuffer(data, dtype=getattr(torch, DTYPES.get(tensor.dtype, "uint8")))
+    return found.view(last - first, -1)
+
+
+def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":
+    """`rows` of a file that is not open."""
+    descriptor = os.open(tensor.file, os.O_RDONLY)
+    try:
+        return rows(tensor, descriptor, first, last)
+    finally:
+        os.close(descriptor)

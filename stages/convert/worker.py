@@ -1,0 +1,185 @@
+"""One pass in a process of its own: `python -m stages.convert.worker TASK PARENT`, a JSON of `Task` and who waits.
+
+Tells its progress, its result or its error on standard output, a JSON a line. It is a process because the pinned
+gguf-py must come before any other, and because memory it used is given back for certain.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages import errors
+from stages.artifact import write_atomic
+from stages.convert.adapter import Adapter
+from stages.convert.llama_cpp import installed
+from stages.convert.merge import copy_the_rest, is_tied, merged_shards
+from stages.convert.shards import shards, stored
+from stages.convert.stream import Paced, Target, stream
+from stages.errors import StageFailed, TunelineError
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
+WHOLE = "whole.json"
+"""In scratch: which files are whole there, and where each belongs; from then on they are only moved."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A GGUF to make."""
+
+    path: str
+    kind: str
+    name: str
+    tuned: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to make of a base, an adapter if there is one, and where."""
+
+    base: str
+    scratch: str
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    adapter: str | None = None
+    template: str | None = None
+    """The tuned model's chat template, a file."""
+    merged: str | None = None
+    """The folder of a merged checkpoint."""
+    threads: int = 1
+    imatrix: dict[str, Any] | None = None
+    verify: dict[str, Any] | None = None
+
+
+def main() -> None:
+    _die_with_parent(int(sys.argv[2]))
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
+
+    def tell(**message: Any) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    try:
+        tell(result=run(Task(**json.loads(sys.argv[1])), tell))
+    except TunelineError as error:
+        tell(error=type(error).__name__, text=str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        scratch = json.loads(sys.argv[1])["scratch"]
+        text = f"{scratch}: the disk is full; make room and run again: finished tensors are kept"
+        tell(error="StageFailed", text=text)
+        sys.exit(1)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Else a killed stage's worker would go on writing beside the next one's."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+def run(task: Task, tell: Any) -> dict[str, Any]:
+    """Make what is missing of the task; parameters by tensor type of each GGUF."""
+    from stages.convert import gguf
+
+    gguf.use_vendored(installed())
+    scratch = Path(task.scratch)
+    if not (scratch / WHOLE).exists():
+        moves = _write(task, scratch, lambda done, total, text: tell(done=done, total=total, text=text))
+        write_atomic(scratch / WHOLE, json.dumps(moves))
+    for whole, place in json.loads((scratch / WHOLE).read_text()):
+        if Path(whole).exists():
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            put(Path(whole), Path(place))
+    result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"])) for out in task.outputs}}
+    if task.verify:
+        from stages.convert.verify import verify
+
+        result["verified"] = verify(task, tell)
+    return result
+
+
+def _write(task: Task, scratch: Path, tell: Any) -> list[tuple[str, str]]:
+    """Every file whole in scratch; returns where each belongs."""
+    from stages.convert import gguf
+    from stages.convert.ggml import Ggml
+    from stages.convert.imatrix import FILE, measured
+
+    base = Path(task.base)
+    tensors = [tensor for shard in shards(base) for tensor in stored(shard)]
+    adapter, tuned, importance = None, None, None
+    template = Path(task.template).read_text("utf-8") if task.template else None
+    if task.adapter:
+        adapter = Adapter(Path(task.adapter))
+        adapter.refuse_another_base(tensors, tied=is_tied(base))
+        tuned = gguf.Tuned(adapter, template)
+    if task.imatrix:
+        importance = measured(task, scratch)
+    ggml = Ggml(installed())
+    outputs = [Output(**out) for out in task.outputs]
+    wanted = [
+        gguf.Wanted(scratch / Path(out.path).name, out.kind, out.name, tuned if out.tuned else None) for out in outputs
+    ]
+    plan = gguf.plan(base, wanted, ggml, scratch, importance)
+    moves = [(str(one.path), out.path) for one, out in zip(wanted, outputs, strict=True)]
+    if task.imatrix:
+        moves.append((str(scratch / FILE), task.imatrix["place"]))
+    if task.merged:
+        folder = scratch / "merged"
+        folder.mkdir(exist_ok=True)
+        more, places = merged_shards(base, folder, len(plan.targets))
+        plan.targets += more
+        for name, found in places.items():
+            plan.places.setdefault(name, []).extend(found)
+        copy_the_rest(base, folder, template)
+    _refuse_if_full(scratch, plan.targets)
+    stream(
+        tensors,
+        plan.places,
+        plan.targets,
+        adapter,
+        ggml,
+        journal=scratch / "journal",
+        threads=task.threads,
+        progress=Paced(tell),
+    )
+    if task.merged:
+        moves += [(str(file), str(Path(task.merged) / file.name)) for file in sorted((scratch / "merged").iterdir())]
+    return moves
+
+
+def _refuse_if_full(folder: Path, targets: list[Target]) -> None:
+    """Before hours of work rather than at their end."""
+    there = os.statvfs(folder)
+    free = there.f_bavail * there.f_frsize
+    held = sum(t.path.stat().st_blocks * 512 for t in targets if t.path.exists())
+    if (needed := sum(target.size for target in targets) - held) > free:
+        raise StageFailed(
+            f"{folder}: {needed / 1e9:.1f} GB are needed for {len(targets)} files and {free / 1e9:.1f} GB are free; "
+            "make room, or leave types out of convert.types, and run again"
+        )
+
+
+def put(whole: Path, place: Path) -> None:
+    """Move a finished file to its place; its content reaches the disk before its name does."""
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    whole.replace(place)
+
+
+def raised(message: dict[str, Any]) -> TunelineError:
+    """The error a worker told."""
+    kind = getattr(errors, message["error"], StageFailed)
+    error: TunelineError = kind(message["text"])
+    return error
+
+
+if __name__ == "__main__":
+    main()

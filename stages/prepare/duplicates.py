@@ -1,0 +1,92 @@
+"""Rows that are equal, or nearly, to others: exact ones by a hash, near ones by MinHash and bands.
+
+A row costs 512 bytes for its signature and 16 for its hash, whatever its length. Two rows are near if the share of
+word pairs they have in common (Jaccard) is about `NEAR` or more.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+
+NEAR = 0.8
+PERMUTATIONS, BAND = 126, 6
+"""21 bands of 6: a pair at 0.8 is compared with probability 0.998, one at 0.5 with 0.28 (1 - (1 - J^6)^21)."""
+SEED = 7
+BATCH = 4096
+_WORD = re.compile(r"\w+")
+
+
+@dataclass
+class Index:
+    """Texts added one by one, in memory that grows by about 530 bytes each."""
+
+    _hashes: dict[bytes, int] = field(default_factory=dict)
+    _waiting: list[list[str]] = field(default_factory=list)
+    _numbers: list[int] = field(default_factory=list)
+    _matrices: list[Any] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, text: str) -> int | None:
+        """The number of the earlier text that is equal but for case, space and punctuation; None if there is none."""
+        words = _WORD.findall(text.lower())
+        key = blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=12).digest()
+        number = self.count
+        self.count += 1
+        if (first := self._hashes.setdefault(key, number)) != number:
+            return first
+        pairs = {f"{a} {b}" for a, b in pairwise(words)} or set(words)
+        if pairs:
+            self._waiting.append(list(pairs))
+            self._numbers.append(number)
+            if len(self._waiting) >= BATCH:
+                self._sign()
+        return None
+
+    def near(self) -> Iterator[tuple[int, int]]:
+        """(number, the earlier number it is near to) of each text that is near but not equal to an earlier one."""
+        import numpy as np
+
+        self._sign()
+        if not self._matrices:
+            return
+        signatures = self._matrices[0] if len(self._matrices) == 1 else np.concatenate(self._matrices)
+        self._matrices = [signatures]
+        nearest = np.arange(len(signatures))
+        for band in range(0, PERMUTATIONS, BAND):
+            for here, there in _same(signatures[:, band : band + BAND]):
+                alike = (signatures[here] == signatures[there]).mean(axis=1) >= NEAR
+                np.minimum.at(nearest, here[alike], there[alike])
+        for place in np.flatnonzero(nearest < np.arange(len(nearest))):
+            yield self._numbers[place], self._numbers[nearest[place]]
+
+    def _sign(self) -> None:
+        import numpy as np
+        from rensa import RMinHash
+
+        if not self._waiting:
+            return
+        signatures = RMinHash.digests_from_token_sets(self._waiting, PERMUTATIONS, SEED)
+        self._matrices.append(np.array(signatures, dtype=np.uint32))
+        self._waiting = []
+
+
+def _same(columns: Any) -> Iterator[tuple[Any, Any]]:
+    """Pairs of rows with equal columns: each with the first of its group, and with the one before it."""
+    import numpy as np
+
+    keys = np.zeros(len(columns), dtype=np.uint64)
+    for column in columns.T:
+        keys = (keys ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
+    if not len(again):
+        return
+    starts = np.ones(len(order), dtype=bool)
+    starts[again] = False
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    for piece in np.array_split(again, len(again) // 50_000 + 1):  # a bounded number of signatures at a time
+        yield order[piece], order[first[piece]]
+        yield order[piece], order[piece - 1]

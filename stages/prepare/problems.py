@@ -1,0 +1,127 @@
+"""What can be wrong with a dataset: each kind of problem, whether it stops the line, and how to mend it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SHOWN = 20
+"""Examples kept of a kind; all are counted. So memory stays flat however bad a file is."""
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem. Errors stop, warnings are counted; `format` counts among `require: format_errors`."""
+
+    severity: Severity
+    remedy: str
+    format: bool = False
+
+
+KINDS = {
+    "not_utf8": Kind("error", "save the file as UTF-8 and run again", True),
+    "broken_json": Kind("error", "mend or remove this line", True),
+    "not_a_row": Kind("error", "see docs/data.md for the formats, or map its columns", True),
+    "wrong_role": Kind("error", "use system, user, assistant or tool", True),
+    "wrong_order": Kind("error", "a system message first if any, then user and assistant in turn", True),
+    "no_answer": Kind("error", "add the answer, or remove the row", True),
+    "empty_message": Kind("error", "fill it, or remove the row", True),
+    "unknown_tool": Kind("error", "add it to data.tools, or mend the name", True),
+    "bad_tool": Kind("error", "mend the tool's entry", True),
+    "bad_arguments": Kind("error", "mend the call, or the tool's schema", True),
+    "result_without_call": Kind("error", "remove the result, or put its call before it", True),
+    "call_without_result": Kind("error", "put a result after each call, or end the row with the call", True),
+    "control_token": Kind("error", "take it out of the text: it would steer the model", True),
+    "not_text": Kind("error", "Tuneline learns from text; remove the part", True),
+    "broken_transcript": Kind("error", "mend the tags: [CALL] name(args) [RESULT] … [RESPONSE] …", True),
+    "nothing_learned": Kind("error", "the template marks no token of it as the assistant's: mend the template"),
+    "secret": Kind("error", "revoke it, and take it out (`tuneline validate --fix` masks it)"),
+    "in_test": Kind("error", "remove it from training (`--fix` does)"),
+    "mojibake": Kind("warning", "read the original in its own encoding (`--fix` repairs the text)"),
+    "bad_character": Kind("warning", "remove it (`--fix` does)"),
+    "too_long": Kind("warning", "it is left out; split it, or raise data.max_tokens"),
+    "personal_data": Kind("warning", "mask it if it is a real person's (`--fix` does)"),
+    "duplicate": Kind("warning", "keep one (`--fix` does, and data.duplicates: drop)"),
+    "near_duplicate": Kind("warning", "keep one (`--fix` does, and data.duplicates: drop)"),
+    "near_test": Kind("warning", "remove it from training (`--fix` does)"),
+    "wrong_language": Kind("warning", "translate or remove it, or add the language to data.languages"),
+    "imbalance": Kind("warning", "add rows, or give its source a weight"),
+    "few_of_a_style": Kind("warning", "add text in this style"),
+    "empty_source": Kind("warning", "check its path and format"),
+    "small_source": Kind("warning", "add rows, or leave the source out"),
+    "skipped_file": Kind("warning", "name a format for it, or take it out of the folder"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: `file:line: text`. Line 0 is the file as a whole."""
+
+    kind: str
+    file: str
+    line: int
+    text: str
+    column: int = 0
+
+    @property
+    def severity(self) -> Severity:
+        return KINDS[self.kind].severity
+
+    @property
+    def remedy(self) -> str:
+        return KINDS[self.kind].remedy
+
+    def __str__(self) -> str:
+        numbers = [str(number) for number in (self.line, self.column) if number]
+        return f"{':'.join([self.file, *numbers])}: {self.text}; {self.remedy}"
+
+
+@dataclass
+class Findings:
+    """Problems as they come: all counted, some of each kind kept."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Problem]] = field(default_factory=dict)
+
+    def add(self, problem: Problem) -> None:
+        self.counts[problem.kind] += 1
+        kept = self.examples.setdefault(problem.kind, [])
+        if len(kept) < SHOWN:
+            kept.append(problem)
+
+    def count(self, severity: Severity, *, format_only: bool = False) -> int:
+        """How many problems of this severity; of the format alone, if asked."""
+        return sum(
+            n
+            for kind, n in self.counts.items()
+            if KINDS[kind].severity == severity and KINDS[kind].format >= format_only
+        )
+
+    def of(self, severity: Severity) -> list[Problem]:
+        """The examples kept of this severity, in the order of `KINDS`."""
+        return [p for kind in KINDS if KINDS[kind].severity == severity for p in self.examples.get(kind, [])]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            kind: {
+                "severity": KINDS[kind].severity,
+                "count": self.counts[kind],
+                "remedy": KINDS[kind].remedy,
+                "first": [{"file": p.file, "line": p.line, "text": p.text} for p in self.examples[kind]],
+            }
+            for kind in KINDS
+            if self.counts[kind]
+        }
+
+
+class Wrong(Exception):
+    """Raised while one row is read; becomes a Problem at the row's place."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
+
+    def at(self, file: Path | str, line: int) -> Problem:
+        return Problem(self.kind, str(file), line, self.text)
