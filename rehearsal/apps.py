@@ -1,17 +1,17 @@
-"""Sessions and apps: created by `modal run`, published by `modal deploy`, listed, stopped, their logs read."""
+"""Sessions and apps: created by `modal run`, published by `modal deploy`, listed, stopped."""
 
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
 from rehearsal.errors import not_found
-from rehearsal.objects import App, Container, Function
+from rehearsal.objects import App, Function
 from rehearsal.part import Part
+from rehearsal.saved import save
 
 IMAGE_BUILDER = "2025.06"
 """The image builder version that modal 1.6 asks for (modal.com/docs/guide/images)."""
@@ -41,7 +41,47 @@ class Apps(Part):
         return pb.AppCreateResponse(app_id=app.id, app_page_url=f"{self.address}/apps/{app.id}")
 
     async def AppGetByDeploymentName(self, request: Any, container: str | None) -> pb.AppGetByDeploymentNameResponse:
-        return pb.AppGetByDeploymentNameResponse(app_id=self.state.named.get(("app", request.name), ""))
+        """The app deployed under a name; failing that the one last stopped, whose logs may still be read."""
+        app_id, stopped = self.state.named.get(("app", request.name), ""), ""
+        if not app_id:
+            gone = [a.id for a in self.state.apps.values() if a.name == request.name and a.stopped]
+            stopped = gone[-1] if gone else ""
+        known = self.state.apps.get(app_id or stopped)
+        return pb.AppGetByDeploymentNameResponse(
+            app_id=app_id,
+            previous_app_id=stopped,
+            environment_name="main",
+            lifecycle=_lifecycle(known) if known else None,
+        )
+
+    async def AppGetLifecycle(self, request: Any, container: str | None) -> pb.AppGetLifecycleResponse:
+        if request.app_id not in self.state.apps:
+            raise not_found(f"App '{request.app_id}' not found")
+        return pb.AppGetLifecycleResponse(lifecycle=_lifecycle(self.state.apps[request.app_id]))
+
+    async def AppDeploymentHistory(self, request: Any, container: str | None) -> pb.AppDeploymentHistoryResponse:
+        """modal.com/docs/reference/cli/app: versions count from 1, the newest serves."""
+        app = self.state.apps[request.app_id]
+        told = [
+            pb.AppDeploymentHistory(app_id=app.id, version=number, deployed_at=moment, deployed_by="rehearsal")
+            for number, moment in reversed(list(enumerate(app.versions, 1)))
+        ]
+        return pb.AppDeploymentHistoryResponse(app_deployment_histories=told, production_app_version=len(told))
+
+    async def TaskList(self, request: Any, container: str | None) -> pb.TaskListResponse:
+        """Containers that live (`modal container list`)."""
+        tasks = [
+            pb.TaskStats(
+                task_id=c.id,
+                app_id=c.function.app.id,
+                app_description=c.function.app.name,
+                started_at=c.began,
+                enqueued_at=c.began,
+            )
+            for c in self.state.containers.values()
+            if c.alive and request.app_id in ("", c.function.app.id)
+        ]
+        return pb.TaskListResponse(tasks=tasks)
 
     async def AppGetOrCreate(self, request: Any, container: str | None) -> pb.AppGetOrCreateResponse:
         key = ("app", request.app_name)
@@ -57,12 +97,23 @@ class Apps(Part):
         app.functions, app.classes, app.state = dict(request.function_ids), dict(request.class_ids), request.app_state
         if request.name:
             self.state.named["app", request.name] = app.id
+            app.versions.append(time.time())
+            save(self.state)
         return pb.AppPublishResponse(url=f"{self.address}/apps/{app.id}", deployed_at=time.time())
 
     async def AppList(self, request: Any, container: str | None) -> pb.AppListResponse:
+        living = [c.function.app.id for c in self.state.containers.values() if c.alive]
         items = [
-            pb.AppListResponse.AppListItem(app_id=a.id, description=a.name, name=a.name, state=a.state)
-            for a in self.state.apps.values()
+            pb.AppListResponse.AppListItem(
+                app_id=app.id,
+                description=app.name,
+                name=app.name,
+                state=app.state,
+                created_at=app.created,
+                stopped_at=app.stopped,
+                n_running_tasks=living.count(app.id),
+            )
+            for app in self.state.apps.values()
         ]
         return pb.AppListResponse(apps=items)
 
@@ -70,37 +121,29 @@ class Apps(Part):
         return Empty()
 
     async def AppClientDisconnect(self, request: Any, container: str | None) -> Empty:
-        """An app of `modal run` ends with its client, unless it is detached (modal.com/docs/guide/apps)."""
+        """An app of `modal run` ends with its client; a detached one with its last call (modal.com/docs/guide/apps)."""
         app = self.state.apps[request.app_id]
-        if app.state not in (pb.APP_STATE_DEPLOYED, pb.APP_STATE_DETACHED):
+        if app.state == pb.APP_STATE_DETACHED:
+            app.state = pb.APP_STATE_DETACHED_DISCONNECTED
+            self.later(0, self._end_with_last_call(app))
+        elif app.state != pb.APP_STATE_DEPLOYED:
             await self.stop_app(app)
         return Empty()
 
+    async def _end_with_last_call(self, app: App) -> None:
+        def idle() -> bool:
+            mine = [one for one in self.state.inputs.values() if one.call.function.app is app]
+            return app.done or all(one.done for one in mine)
+
+        while not await self.state.wait_for(idle, 60):
+            pass
+        if not app.done:
+            await self.stop_app(app)
+
     async def AppStop(self, request: Any, container: str | None) -> Empty:
         await self.stop_app(self.state.apps[request.app_id])
+        save(self.state)
         return Empty()
-
-    async def AppGetLogs(self, request: Any, container: str | None) -> AsyncIterator[pb.TaskLogsBatch]:
-        """Logs from an entry on, for `timeout` seconds; the last message of an app that ended says so."""
-        app = self.state.apps.get(request.app_id)
-        if app is None:
-            raise not_found(f"app {request.app_id}")
-        at = int(request.last_entry_id.split("-")[0] or 0) if request.last_entry_id else 0
-        end = time.time() + (request.timeout or 0.01)
-        while True:
-            while at < len(app.logs):
-                batch = pb.TaskLogsBatch()
-                batch.CopyFrom(app.logs[at])
-                at += 1
-                batch.entry_id = f"{at}-0"
-                yield batch
-            if app.done:
-                yield pb.TaskLogsBatch(app_done=True)
-                return
-            if (left := end - time.time()) <= 0:
-                return
-            here = at
-            await self.state.wait_for(lambda here=here: len(app.logs) > here or app.done, left)
 
     def layout(self, app: App) -> pb.AppLayout:
         """What a container must know of its app: its functions, classes, and what they depend on."""
@@ -127,19 +170,24 @@ class Apps(Part):
             raise not_found(f"Function '{tag}' not found in app '{app_name}'")
         return self.state.functions[app.functions[tag]]
 
-    async def log(self, container: Container, text: str, channel: Any) -> None:
-        line = pb.TaskLogs(data=text, timestamp=time.time(), file_descriptor=channel)
-        batch = pb.TaskLogsBatch(task_id=container.id, function_id=container.function.id, items=[line])
-        container.function.app.logs.append(batch)
-        await self.state.tell()
-
     async def stop_app(self, app: App) -> None:
         for container in [c for c in self.state.containers.values() if c.function.app is app and c.alive]:
             await self.kill(container, "app stopped")
-        app.done, app.state = True, pb.APP_STATE_STOPPED
+        app.done, app.state, app.stopped = True, pb.APP_STATE_STOPPED, time.time()
+        self.state.named = {k: i for k, i in self.state.named.items() if not (k[0] == "app" and i == app.id)}
         await self.state.tell()
 
     def _new_app(self, name: str, app_state: Any) -> App:
         app = App(self.state.new_id("ap"), name, app_state)
         self.state.apps[app.id] = app
         return app
+
+
+def _lifecycle(app: App) -> pb.AppLifecycle:
+    return pb.AppLifecycle(
+        app_state=app.state,
+        created_at=app.created,
+        deployed_at=app.versions[-1] if app.versions else 0,
+        version=len(app.versions),
+        stopped_at=app.stopped,
+    )

@@ -19,6 +19,8 @@ RETRIED = (Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TIMEOUT, Result.
 
 IDLE_S = 60
 """How long a container waits for another input (modal.com/docs/guide/cold-start); `scaledown_window` changes it."""
+LOST = 2
+"""So often an input's container may die before the call fails."""
 STREAM_S = 50.0
 
 
@@ -69,11 +71,21 @@ class Calls(Part):
         return pb.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=call.inputs)
 
     async def FunctionCallCancel(self, request: Any, container: str | None) -> Empty:
+        """Inputs end as TERMINATED; their containers go on to the next, unless those are to be ended as well.
+
+        modal.functions.FunctionCall.cancel: inputs that others run in such a container are started again.
+        """
         call = self._call(request.function_call_id)
         for one in [i for i in self.state.inputs.values() if i.call is call and not i.done]:
-            if one.container:
-                await self.kill(self.state.containers[one.container], "cancelled")
             await self.finish(one, Result(status=Result.GENERIC_STATUS_TERMINATED, exception="cancelled"))
+            with contextlib.suppress(ValueError):
+                call.function.waiting.remove(one)
+            if here := self.state.containers.get(one.container or ""):
+                if request.terminate_containers:
+                    self.later(0, self.kill(here, "cancelled"))
+                else:
+                    here.cancelled.add(one.id)
+                    await self.state.tell()
         return Empty()
 
     async def FunctionCallGetDataIn(self, request: Any, container: str | None) -> AsyncIterator[pb.DataChunk]:
@@ -127,7 +139,8 @@ class Calls(Part):
     async def FunctionPutOutputs(self, request: Any, container: str | None) -> Empty:
         for output in request.outputs:
             one = self.state.inputs[output.input_id]
-            if output.retry_count == one.retry:  # else the answer of a try that was given up
+            self.state.containers[container or ""].running.discard(one.id)
+            if output.retry_count == one.retry and not one.done:  # else the answer of a try that was given up
                 await self.output(one, output.result, output.data_format)
         return Empty()
 
@@ -142,6 +155,23 @@ class Calls(Part):
             self.later(min(wait_ms, policy.max_delay_ms or 60_000) / 1000, self.enqueue(one))
             return
         await self.finish(one, result, form)
+
+    async def lost(self, one: Input, why: str) -> None:
+        """Its container died: started again, which counts as no retry, until that has happened too often.
+
+        modal.com/docs/guide/retries, "Container crashes"; the rate at which Modal gives up is not told, ours is LOST.
+        """
+        one.lost += 1
+        if one.lost <= LOST:
+            await self.start_again(one)
+            return
+        told = f"the container was lost {one.lost} times: {why}"
+        await self.finish(one, Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=told))
+
+    async def start_again(self, one: Input) -> None:
+        """The same input, for another container (modal.com/docs/guide/preemption)."""
+        one.container = None
+        await self.enqueue(one)
 
     async def finish(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
         """Tell the client, for good."""

@@ -21,3 +21,8 @@ def exists(what: str) -> grpclib.GRPCError:
 def not_now(what: str) -> grpclib.GRPCError:
     """The client raises what it raises for a failed precondition."""
     return grpclib.GRPCError(grpclib.Status.FAILED_PRECONDITION, what)
+
+
+def full(what: str) -> grpclib.GRPCError:
+    """The client raises `modal.exception.ResourceExhaustedError`, `queue.Full` for a queue."""
+    return grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, what)

@@ -10,6 +10,9 @@ from rehearsal.limits import check
 from rehearsal.objects import App, Function
 from rehearsal.part import Part
 
+REPLACED_IF = {"secret_ids": "replace_secret_ids", "volume_mounts": "replace_volume_mounts"}
+"""Options that add to what was declared, unless a flag says that they replace it (modal._function_variants)."""
+
 
 class Functions(Part):
     """RPCs of functions and classes."""
@@ -62,7 +65,7 @@ class Functions(Part):
         else:
             function.declared = data.ranked_functions[0].function  # a list of GPUs: the first is free here
         function.data = data
-        check(function.spec)
+        check(function.spec, data)
         function.handle.class_parameter_info.CopyFrom(function.spec.class_parameter_info)
         answer = pb.FunctionCreateResponse(
             function_id=function.id, function=function.spec, handle_metadata=function.handle, function_data=data
@@ -84,15 +87,18 @@ class Functions(Part):
                 if target is None:
                     continue
                 if field.is_repeated:
-                    if field.name == "secret_ids" and not options.replace_secret_ids:
-                        spec.secret_ids.extend(value)
+                    if REPLACED_IF.get(field.name) and not getattr(options, REPLACED_IF[field.name]):
+                        getattr(spec, field.name).extend(value)
                         continue
                     spec.ClearField(field.name)
                     getattr(spec, field.name).extend(value)
                 elif field.message_type:
-                    getattr(spec, field.name).CopyFrom(value)
+                    getattr(spec, field.name).MergeFrom(value)  # what is not named stays as declared
                 else:
                     setattr(spec, field.name, value)
+            settings = spec.autoscaler_settings
+            settings.max_containers = options.concurrency_limit or settings.max_containers
+            settings.scaledown_window = options.task_idle_timeout_secs or settings.scaledown_window
             check(spec)
             bound = Function(self.state.new_id("fu"), base.app, base.name, base.handle, spec, base.data)
             bound.parameters, bound.urls = request.serialized_params, base.urls
@@ -119,6 +125,8 @@ class Functions(Part):
         told = {}
         for tag, function_id in app.functions.items():
             function = self.state.functions[function_id]
+            if function.declared is None:  # refused
+                continue
             spec = function.spec
             told[tag] = {
                 "gpu": f"{spec.resources.gpu_config.gpu_type}:{spec.resources.gpu_config.count}"
@@ -126,6 +134,7 @@ class Functions(Part):
                 else None,
                 "cores": spec.resources.milli_cpu / 1000,
                 "memory_mib": spec.resources.memory_mb,
+                "memory_limit_mib": spec.resources.memory_mb_max or None,
                 "ephemeral_disk_mib": spec.resources.ephemeral_disk_mb,
                 "timeout_s": spec.timeout_secs,
                 "retries": spec.retry_policy.retries,
@@ -141,7 +150,8 @@ class Functions(Part):
         return told
 
     def _secret_name(self, secret_id: str) -> str:
-        return ", ".join(sorted(self.state.secrets[secret_id]))
+        """Its name, or its keys where it has none (`env=`, `Secret.from_dict`); never a value."""
+        return self.state.secret_names[secret_id] or ", ".join(sorted(self.state.secrets[secret_id]))
 
     def _function(self, function_id: str) -> Function:
         if function_id not in self.state.functions:

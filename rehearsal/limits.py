@@ -5,7 +5,9 @@ Sources: modal.com/docs/guide/gpu (kinds, at most 8, of A10 at most 4), /guide/t
 """
 
 from modal_proto import api_pb2 as pb
+from pydantic import ValidationError
 
+from configs.cloud import Schedule
 from configs.hardware import hardware
 from rehearsal.errors import invalid
 from stages.errors import BadRecipe
@@ -13,7 +15,7 @@ from stages.errors import BadRecipe
 DISK_MIB = 3 * 1024 * 1024
 
 
-def check(function: pb.Function) -> None:
+def check(function: pb.Function, data: pb.FunctionData | None = None) -> None:
     """Refuse what could not run.
 
     Raises:
@@ -32,3 +34,8 @@ def check(function: pb.Function) -> None:
         raise invalid(f"{function.function_name}: ephemeral_disk {resources.ephemeral_disk_mb}: at most {DISK_MIB}")
     if kind and function.scheduler_placement.nonpreemptible:
         raise invalid(f"{function.function_name}: nonpreemptible is not to be had with a GPU")
+    if data and (cron := data.schedule.cron.cron_string):
+        try:
+            Schedule(cron=cron)
+        except ValidationError as error:
+            raise invalid(f"{function.function_name}: schedule: {error.errors()[0]['msg']}") from None

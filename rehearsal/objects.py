@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ class App:
     classes: dict[str, str] = field(default_factory=dict)
     logs: list[pb.TaskLogsBatch] = field(default_factory=list)
     done: bool = False
+    created: float = field(default_factory=time.time)
+    stopped: float = 0.0
+    versions: list[float] = field(default_factory=list)
+    """When each deployment was made (Unix seconds)."""
 
 
 @dataclass(eq=False)
@@ -70,6 +75,7 @@ class Input:
     index: int
     message: pb.FunctionInput
     retry: int = 0
+    lost: int = 0
     container: str | None = None
     done: bool = False
 
@@ -106,7 +112,12 @@ class Container:
     folder: Path
     process: asyncio.subprocess.Process | None = None
     checkouts: list[Checkout] = field(default_factory=list)
+    ways_out: list[asyncio.Server] = field(default_factory=list)
+    """Of its network."""
     running: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    """Inputs it is still to be told of."""
+    began: float = field(default_factory=time.time)
     polling: int = 0
     alive: bool = True
     connected: bool = False
@@ -133,16 +144,19 @@ class State:
         self.images: dict[str, pb.Image] = {}
         self.mounts: dict[str, list[pb.MountFile]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
+        self.secret_names: defaultdict[str, str] = defaultdict(str)
         self.dicts: dict[str, dict[bytes, bytes]] = {}
+        self.queues: dict[str, defaultdict[bytes, list[tuple[str, bytes]]]] = {}
+        """Id → partition → entries, oldest first: their ids and values."""
         self.named: dict[tuple[Any, ...], str] = {}
         """(kind, name, …) → id."""
         self.changed = asyncio.Condition()
         """Told whenever an output, a log line or a piece of data arrives."""
-        self._counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
+        self.counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
 
     def new_id(self, prefix: str) -> str:
         """An id that looks like Modal's: a prefix and 22 characters."""
-        return f"{prefix}-{next(self._counts[prefix]):022d}"
+        return f"{prefix}-{next(self.counts[prefix]):022d}"
 
     async def tell(self) -> None:
         """Wake whoever waits for something to arrive."""

@@ -17,6 +17,10 @@ class Part:
     """Of the plane's HTTP API."""
     server_url: str
     """Of its gRPC service, as MODAL_SERVER_URL takes it."""
+    let_through: list[int]
+    """Ports of this machine that containers reach at the same port of their own loopback."""
+    shares_network: bool
+    """Whether containers share this machine's network, its ports and its way to the internet."""
     preemptions: dict[str, list[float]]
     """Function → seconds into its next inputs at which they are preempted."""
     kills: dict[str, list[float]]
@@ -56,6 +60,12 @@ class Part:
         raise NotImplementedError
 
     async def put_input(self, call: Call, item: Any) -> pb.FunctionPutInputsResponseItem:
+        raise NotImplementedError
+
+    async def lost(self, one: Input, why: str) -> None:
+        raise NotImplementedError
+
+    async def start_again(self, one: Input) -> None:
         raise NotImplementedError
 
     async def enqueue(self, one: Input) -> None:

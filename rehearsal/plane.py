@@ -15,7 +15,10 @@ from rehearsal.apps import Apps
 from rehearsal.calls import Calls
 from rehearsal.containers import Containers
 from rehearsal.functions import Functions
+from rehearsal.logs import Logs
 from rehearsal.objects import Container, Input, State
+from rehearsal.queues import Queues
+from rehearsal.saved import load, save
 from rehearsal.stores import Stores
 from rehearsal.volumes import Volumes
 from rehearsal.web import Web
@@ -23,18 +26,24 @@ from rehearsal.web import Web
 FROM_CONTAINER = "x-rehearsal-container"
 
 
-class Plane(Containers, Calls, Functions, Volumes, Stores, Apps, Web):
+class Plane(Containers, Calls, Functions, Volumes, Stores, Queues, Apps, Logs, Web):
     """Answers the client and runs containers; all state in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.state = State(folder)
+        self.let_through, self.shares_network = [], False
         self.address, self.server_url = "", ""
         self.preemptions, self.kills = {}, {}
+        load(self.state)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback; `server_url` is then what MODAL_SERVER_URL takes."""
         await self.serve_http(0)
+        for function in self.state.functions.values():  # of apps an earlier plane deployed
+            for method in list(function.urls):
+                handle = function.handle.method_handle_metadata[method] if method else function.handle
+                handle.web_url = await self.expose(function, method)
         self._server = Server([_service(self)])
         await self._server.start("127.0.0.1", port)
         listening: Any = self._server._server
@@ -45,6 +54,7 @@ class Plane(Containers, Calls, Functions, Volumes, Stores, Apps, Web):
         alive = [container for container in self.state.containers.values() if container.alive]
         await asyncio.gather(*(self.kill(container, "plane stopped", grace=2) for container in alive))
         self._server.close()
+        save(self.state)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

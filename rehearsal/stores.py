@@ -1,22 +1,22 @@
-"""Files, images, secrets and dicts: what is put in by the client and looked up later."""
+"""Files, images and secrets: what is put in by the client and looked up later."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import not_found
+from rehearsal.errors import exists, not_found
 from rehearsal.part import Part
 
 PYTHON_OF_IMAGES = "3.12.0"
 
 
 class Stores(Part):
-    """RPCs of mounts, images, blobs, secrets and dicts."""
+    """RPCs of mounts, images, blobs and secrets."""
 
     async def MountBatchedCheckExistence(self, request: Any, container: str | None) -> Any:
         missing = [h for h in request.sha256_hex_hashes if not (self.state.folder / "files" / h).exists()]
@@ -67,13 +67,15 @@ class Stores(Part):
 
     async def SecretGetOrCreate(self, request: Any, container: str | None) -> pb.SecretGetOrCreateResponse:
         """A named secret is `secrets/NAME.json` of the state folder; made by `modal secret create` or by hand."""
-        file = self.state.folder / "secrets" / f"{request.deployment_name}.json"
+        file = self._secret_file(request.deployment_name)
         if not request.deployment_name:
             values = dict(request.env_dict)
         elif request.env_dict:
+            if file.exists() and request.object_creation_type == pb.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
+                raise exists(f"Secret '{request.deployment_name}' exists already; `--force` replaces it")
             values = dict(request.env_dict)
+            file.touch(mode=0o600)
             file.write_text(json.dumps(values))
-            file.chmod(0o600)
         elif file.exists():
             values = json.loads(file.read_text())
         else:
@@ -82,48 +84,27 @@ class Stores(Part):
             raise not_found(f"Secret '{request.deployment_name}' is missing key(s): {', '.join(missing)}")
         secret_id = self.state.new_id("st")
         self.state.secrets[secret_id] = values
-        return pb.SecretGetOrCreateResponse(secret_id=secret_id)
+        self.state.secret_names[secret_id] = request.deployment_name
+        return pb.SecretGetOrCreateResponse(secret_id=secret_id, metadata=self._secret(secret_id))
 
-    async def DictGetOrCreate(self, request: Any, container: str | None) -> pb.DictGetOrCreateResponse:
-        key = ("dict", request.deployment_name or self.state.new_id("ephemeral"))
-        if key not in self.state.named:
-            if request.object_creation_type == pb.OBJECT_CREATION_TYPE_UNSPECIFIED:
-                raise not_found(f"Dict '{request.deployment_name}' not found in environment 'main'")
-            self.state.named[key] = self.state.new_id("di")
-            self.state.dicts[self.state.named[key]] = {}
-        metadata = pb.DictMetadata(name=request.deployment_name)
-        return pb.DictGetOrCreateResponse(dict_id=self.state.named[key], metadata=metadata)
+    async def SecretGetInfo(self, request: Any, container: str | None) -> pb.SecretGetInfoResponse:
+        return pb.SecretGetInfoResponse(metadata=self._secret(request.secret_id))
 
-    async def DictUpdate(self, request: Any, container: str | None) -> pb.DictUpdateResponse:
-        """`if_not_exists` writes only what is absent, and says whether it did: the one atomic write of a Dict."""
-        entries, created = self.state.dicts[request.dict_id], False
-        for update in request.updates:
-            if not (request.if_not_exists and update.key in entries):
-                entries[update.key] = update.value
-                created = True
-        return pb.DictUpdateResponse(created=created)
+    async def SecretList(self, request: Any, container: str | None) -> pb.SecretListResponse:
+        items = []
+        for file in sorted((self.state.folder / "secrets").glob("*.json")):
+            made = pb.CreationInfo(created_at=file.stat().st_mtime, created_by="rehearsal")
+            metadata = pb.SecretMetadata(name=file.stem, creation_info=made)
+            items.append(pb.SecretListItem(label=file.stem, secret_id=f"st-{file.stem}", metadata=metadata))
+        return pb.SecretListResponse(items=items, environment_name="main")
 
-    async def DictGet(self, request: Any, container: str | None) -> pb.DictGetResponse:
-        entries = self.state.dicts[request.dict_id]
-        return pb.DictGetResponse(found=request.key in entries, value=entries.get(request.key))
-
-    async def DictPop(self, request: Any, container: str | None) -> pb.DictPopResponse:
-        entries = self.state.dicts[request.dict_id]
-        return pb.DictPopResponse(found=request.key in entries, value=entries.pop(request.key, None))
-
-    async def DictContains(self, request: Any, container: str | None) -> pb.DictContainsResponse:
-        return pb.DictContainsResponse(found=request.key in self.state.dicts[request.dict_id])
-
-    async def DictLen(self, request: Any, container: str | None) -> pb.DictLenResponse:
-        return pb.DictLenResponse(len=len(self.state.dicts[request.dict_id]))
-
-    async def DictClear(self, request: Any, container: str | None) -> Empty:
-        self.state.dicts[request.dict_id].clear()
+    async def SecretDelete(self, request: Any, container: str | None) -> Empty:
+        self._secret_file(self.state.secret_names[request.secret_id]).unlink(missing_ok=True)
         return Empty()
 
-    async def DictContents(self, request: Any, container: str | None) -> AsyncIterator[pb.DictEntry]:
-        for key, value in list(self.state.dicts[request.dict_id].items()):
-            yield pb.DictEntry(key=key if request.keys else b"", value=value if request.values else b"")
+    def _secret(self, secret_id: str) -> pb.SecretMetadata:
+        """Names, never values: nobody but a container is told those."""
+        return pb.SecretMetadata(name=self.state.secret_names[secret_id], keys=sorted(self.state.secrets[secret_id]))
 
-    async def DictHeartbeat(self, request: Any, container: str | None) -> Empty:
-        return Empty()
+    def _secret_file(self, name: str) -> Path:
+        return self.state.folder / "secrets" / f"{Path(name).name}.json"

@@ -6,7 +6,9 @@ committed is lost (Modal also commits in the background every few seconds: code 
 """
 
 import asyncio
+import contextlib
 import shutil
+import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
 from rehearsal.errors import exists, not_found, not_now
-from rehearsal.objects import Checkout, Volume
+from rehearsal.objects import Checkout, Container, Volume
 from rehearsal.part import Part
+from rehearsal.worker import processes
 
 READ_BYTES = 8 << 20
 """modal._utils.blob_utils: files are read and written in blocks of 8 MiB."""
+
+
+FOLDER = (0, 0)
 
 
 class Volumes(Part):
@@ -107,6 +113,25 @@ class Volumes(Part):
 
     VolumeRemoveFile = VolumeRemoveFile2
 
+    async def VolumeDelete(self, request: Any, container: str | None) -> Empty:
+        volume = self.state.volumes.pop(request.volume_id)
+        del self.state.named["volume", volume.name]
+        shutil.rmtree(volume.path)
+        return Empty()
+
+    async def VolumeCopyFiles2(self, request: Any, container: str | None) -> Empty:
+        target = self.path_in(request.volume_id, request.dst_path)
+        for name in request.src_paths:
+            source = self.path_in(request.volume_id, name)
+            if not source.exists():
+                raise not_found(f"{name}: no such file")
+            place = target / source.name if target.is_dir() else target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, place, dirs_exist_ok=True) if source.is_dir() else shutil.copy2(source, place)
+        return Empty()
+
+    VolumeCopyFiles = VolumeCopyFiles2
+
     async def VolumeCommit(self, request: Any, container: str | None) -> pb.VolumeCommitResponse:
         for view in self._views(request.volume_id, container):
             if not view.read_only:
@@ -115,7 +140,7 @@ class Volumes(Part):
 
     async def VolumeReload(self, request: Any, container: str | None) -> Empty:
         for view in self._views(request.volume_id, container):
-            if _is_open(view.copy):
+            if await asyncio.to_thread(_is_open, self.state.containers[container or ""], view.copy):
                 raise not_now("there are open files preventing the operation")
             await self.check_out(view)
         return Empty()
@@ -177,9 +202,11 @@ def _commit(view: Checkout) -> None:
         kept = sum(size for name, (_, size) in _files(committed).items() if name not in now)
         if kept + sum(size for _, size in now.values()) > view.volume.most_bytes:
             raise grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, f"Volume '{view.volume.name}' is full")
-    for name in seen.keys() - now.keys():
-        (committed / name).unlink(missing_ok=True)
+    _remove(committed, seen.keys() - now.keys())
     for name in changed:
+        if now[name] == FOLDER:
+            (committed / name).mkdir(parents=True, exist_ok=True)
+            continue
         (committed / name).parent.mkdir(parents=True, exist_ok=True)
         passing = committed / f"{name}.~"
         shutil.copy2(view.copy / name, passing, follow_symlinks=False)
@@ -191,10 +218,11 @@ def _check_out(view: Checkout) -> None:
     there, here, seen = _files(view.volume.path), _files(view.copy), view.seen or {}
     mine = {name for name, stamp in here.items() if seen.get(name) != stamp}
     """Written here and not committed."""
-    for name in here.keys() - there.keys() - mine:
-        (view.copy / name).unlink(missing_ok=True)
+    _remove(view.copy, here.keys() - there.keys() - mine)
     for name, stamp in there.items():
-        if name not in mine and here.get(name) != stamp:
+        if stamp == FOLDER:
+            (view.copy / name).mkdir(parents=True, exist_ok=True)
+        elif name not in mine and here.get(name) != stamp:
             (view.copy / name).parent.mkdir(parents=True, exist_ok=True)
             passing = view.copy / f"{name}.~"
             shutil.copy2(view.volume.path / name, passing, follow_symlinks=False)
@@ -206,18 +234,27 @@ def _check_out(view: Checkout) -> None:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Everything below `folder`: modification time (ns) and size of files, FOLDER for folders."""
     found = {}
     for path in folder.rglob("*"):
-        if not path.is_dir() or path.is_symlink():
-            status = path.lstat()
-            found[str(path.relative_to(folder))] = (status.st_mtime_ns, status.st_size)
+        status = path.lstat()
+        is_folder = stat.S_ISDIR(status.st_mode)
+        found[str(path.relative_to(folder))] = FOLDER if is_folder else (status.st_mtime_ns, status.st_size)
     return found
 
 
-def _is_open(folder: Path) -> bool:
-    """Whether any process has a file below `folder` open. Paths differ between mount namespaces, inodes do not."""
+def _remove(root: Path, names: set[str]) -> None:
+    """Files, and folders that are empty then; the deepest first."""
+    for name in sorted(names, key=lambda name: -name.count("/")):
+        path = root / name
+        with contextlib.suppress(OSError):  # a folder in which others have put something stays
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_open(container: Container, folder: Path) -> bool:
+    """Whether the container has a file below `folder` open. Paths differ between mount namespaces, inodes do not."""
     inodes = {(s.st_dev, s.st_ino) for s in (p.lstat() for p in folder.rglob("*") if p.is_file())}
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+    for descriptor in (found for process in processes(container) for found in process.glob("fd/*")):
         try:
             status = descriptor.stat()
         except OSError:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpclib
 from aiohttp import web
 from modal_proto import api_pb2 as pb
 
@@ -15,12 +16,17 @@ from rehearsal.containers import PREEMPTION_GRACE_S
 from rehearsal.objects import Call, Function
 from rehearsal.part import Part
 
+REDIRECT_AFTER_S = 150.0
+"""modal.com/docs/guide/webhook-timeouts: then 303, to an address that goes on waiting for the same call."""
+CALL_ID = "__modal_function_call_id"
 ANSWER_WITHIN_S = 600
 NOT_PASSED_ON = (b"transfer-encoding", b"connection")
 
 
 class Web(Part):
     """HTTP servers of the plane, on loopback."""
+
+    redirect_after_s = REDIRECT_AFTER_S
 
     async def serve_http(self, port: int) -> None:
         """The client's uploads and downloads, and the plane's own API."""
@@ -37,7 +43,7 @@ class Web(Part):
 
     async def expose(self, function: Function, method: str) -> str:
         """An address of its own for a web endpoint."""
-        if method not in function.urls:
+        if not function.urls.get(method):
             app = web.Application(client_max_size=1 << 30)
 
             async def answer(request: web.Request) -> web.StreamResponse:
@@ -54,6 +60,8 @@ class Web(Part):
         has_token = request.headers.get("Modal-Key") and request.headers.get("Modal-Secret")
         if config.requires_proxy_auth and not has_token:
             return web.Response(status=401, text="modal-http: missing credentials for proxy authorization")
+        if earlier := self.state.calls.get(request.query.get(CALL_ID, "")):
+            return await self._streamed(earlier, request)
         call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
         body = pb.Asgi(http_request=pb.Asgi.HttpRequest(body=await request.read()))
         chunk = pb.DataChunk(index=1, data_format=pb.DATA_FORMAT_ASGI, data=body.SerializeToString())
@@ -65,10 +73,10 @@ class Web(Part):
 
     async def _streamed(self, call: Call, request: web.Request) -> web.StreamResponse:
         response: web.StreamResponse | None = None
-        at, end = 0, time.monotonic() + ANSWER_WITHIN_S
-        while time.monotonic() < end:
+        at, end = 0, time.monotonic() + self.redirect_after_s
+        while response is not None or time.monotonic() < end:
             here = at
-            await self.state.wait_for(lambda here=here: len(call.data_out) > here or call.outputs, 10)
+            await self.state.wait_for(lambda here=here: len(call.data_out) > here or call.outputs, 1)
             while at < len(call.data_out):
                 chunk = call.data_out[at]
                 at += 1
@@ -87,10 +95,10 @@ class Web(Part):
                         if not message.http_response_body.more_body:
                             await response.write_eof()
                             return response
-            if call.outputs and call.outputs[0].result.status != Result.GENERIC_STATUS_SUCCESS:
+            if call.outputs and at == len(call.data_out):  # it ended, and not with an answer's last piece
                 told = call.outputs[0].result.exception
                 return response or web.Response(status=500, text=f"modal-http: internal error: {told}")
-        return web.Response(status=504)
+        return web.Response(status=303, headers={"Location": f"{request.path}?{CALL_ID}={call.id}"})
 
     async def _put_blob(self, request: web.Request) -> web.Response:
         digest = hashlib.md5(usedforsecurity=False)  # the client checks the ETag, as S3 makes it
@@ -118,12 +126,17 @@ class Web(Part):
 
     async def _trigger(self, request: web.Request) -> web.Response:
         """What the scheduler does: a call without arguments that nobody waits for (modal.com/docs/guide/cron)."""
-        function = self.find(request.match_info["app"], request.match_info["function"])
+        try:
+            function = self.find(request.match_info["app"], request.match_info["function"])
+        except grpclib.GRPCError as error:
+            return web.Response(status=404, text=error.message)
+        began = len(function.app.logs)
         call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
         message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=pickle.dumps(((), {}), 4))
         await self.put_input(call, pb.FunctionPutInputsItem(input=message))
         outputs = await self.state.wait_for(lambda: call.outputs, ANSWER_WITHIN_S)
-        logs = [item.data for batch in function.app.logs if batch.function_id == function.id for item in batch.items]
+        batches = [batch for batch in function.app.logs[began:] if batch.function_id == function.id]
+        logs = [item.data for batch in batches for item in batch.items]
         result = outputs[0].result if outputs else Result(exception="it did not end")
         return web.json_response({"status": result.status, "exception": result.exception, "log": "".join(logs)})
 

@@ -49,6 +49,10 @@ class Stage:
         assert process.returncode == code, f"exit {process.returncode}\n{out}"
         return out
 
+    def deployed(self, app: str) -> dict[str, Any]:
+        """What an app declared: `functions`, by name."""
+        return self.rehearsal.deployed(app)
+
     def volume(self, name: str) -> Path:
         """Its committed state."""
         return self.folder / "volumes" / f"tuneline-{name}"

@@ -39,9 +39,10 @@ def test_a_preempted_input_starts_again_and_counts_no_retry(stage: Stage) -> Non
     assert "tries 2" in run(stage, "preempt")
 
 
-def test_a_lost_container_without_retries_fails_the_call(stage: Stage) -> None:
+def test_a_lost_container_is_replaced_and_counts_no_retry(stage: Stage) -> None:
     stage.ask("disturb/count", {"kill": [0.5]})
-    assert "the container was lost" in run(stage, "kill", code=1)
+    out = run(stage, "kill")
+    assert "was lost: killed" in out and "tries 2" in out
 
 
 def test_torchrun_runs_in_a_container(stage: Stage) -> None:
@@ -64,7 +65,13 @@ def test_a_secret_is_named_when_it_is_missing_and_reaches_the_container(stage: S
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [('gpu="H100:9"', "1 to 8"), ('gpu="FOO:2"', "no such kind"), ("timeout=90000", "at most 86400")],
+    [
+        ('gpu="H100:9"', "1 to 8"),
+        ('gpu="FOO:2"', "no such kind"),
+        ("timeout=90000", "at most 86400"),
+        ('schedule=modal.Cron("61 * * * *")', "within 0-59"),
+        ('gpu="A10", nonpreemptible=True', "nonpreemptible"),
+    ],
 )
 def test_what_modal_would_refuse_is_refused(stage: Stage, tmp_path_factory, options: str, told: str) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path_factory.mktemp("app") / "wrong.py"

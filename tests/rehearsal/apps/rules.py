@@ -101,7 +101,7 @@ def main(what: str) -> None:
         case "preempt":
             print("tries", count.remote("preempted", 20))
         case "kill":
-            count.remote("killed", 20)
+            print("tries", count.remote("killed", 20))
         case "torchrun":
             print("ranks", two_processes.remote())
         case "dict":
