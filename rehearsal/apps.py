@@ -175,7 +175,7 @@ class Apps(Part):
             await self.kill(container, "app stopped")
         app.done, app.state, app.stopped = True, pb.APP_STATE_STOPPED, time.time()
         self.state.named = {k: i for k, i in self.state.named.items() if not (k[0] == "app" and i == app.id)}
-        await self.state.tell()
+        self.state.tell()
 
     def _new_app(self, name: str, app_state: Any) -> App:
         app = App(self.state.new_id("ap"), name, app_state)

@@ -85,7 +85,7 @@ class Calls(Part):
                     self.later(0, self.kill(here, "cancelled"))
                 else:
                     here.cancelled.add(one.id)
-                    await self.state.tell()
+                    self.state.tell()
         return Empty()
 
     async def FunctionCallGetDataIn(self, request: Any, container: str | None) -> AsyncIterator[pb.DataChunk]:
@@ -100,7 +100,7 @@ class Calls(Part):
 
     async def FunctionCallPutDataOut(self, request: Any, container: str | None) -> Empty:
         self._call(request.function_call_id).data_out.extend(request.data_chunks)
-        await self.state.tell()
+        self.state.tell()
         return Empty()
 
     async def FunctionGetInputs(self, request: Any, container: str | None) -> pb.FunctionGetInputsResponse:
@@ -188,7 +188,7 @@ class Calls(Part):
                 retry_count=one.retry,
             )
         )
-        await self.state.tell()
+        self.state.tell()
 
     def new_call(self, function: Function, kind: int) -> Call:
         call = Call(self.state.new_id("fc"), function, kind)

@@ -55,7 +55,7 @@ class Logs(Part):
         line = pb.TaskLogs(data=text, timestamp=time.time(), file_descriptor=channel)
         batch = pb.TaskLogsBatch(task_id=container.id, function_id=container.function.id, items=[line])
         container.function.app.logs.append(batch)
-        await self.state.tell()
+        self.state.tell()
 
     def _app(self, app_id: str) -> App:
         if app_id not in self.state.apps:

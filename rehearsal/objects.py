@@ -150,22 +150,26 @@ class State:
         """Id → partition → entries, oldest first: their ids and values."""
         self.named: dict[tuple[Any, ...], str] = {}
         """(kind, name, …) → id."""
-        self.changed = asyncio.Condition()
-        """Told whenever an output, a log line or a piece of data arrives."""
+        self._changed = asyncio.Event()
+        """Set, and replaced, whenever an output, a log line or a piece of data arrives."""
         self.counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
 
     def new_id(self, prefix: str) -> str:
         """An id that looks like Modal's: a prefix and 22 characters."""
         return f"{prefix}-{next(self.counts[prefix]):022d}"
 
-    async def tell(self) -> None:
+    def tell(self) -> None:
         """Wake whoever waits for something to arrive."""
-        async with self.changed:
-            self.changed.notify_all()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def wait_for(self, arrived: Any, seconds: float) -> Any:
-        """What `arrived()` says once it is true, or after `seconds`."""
-        async with self.changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait_for(arrived), seconds)
+        """What `arrived()` says once it is true, or after `seconds`.
+
+        Without a lock: a Condition whose waiter is cancelled twice (a client that went away) stays locked for all.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not arrived():
+                    await self._changed.wait()
         return arrived()

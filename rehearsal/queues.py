@@ -79,7 +79,7 @@ class Queues(Part):
             raise full("the partition of the queue is full")
         for value in request.values:
             items.append((self.state.new_id("qe"), value))
-        await self.state.tell()
+        self.state.tell()
         return Empty()
 
     async def QueueGet(self, request: Any, container: str | None) -> pb.QueueGetResponse:

@@ -15,6 +15,7 @@ from stages.evaluate.client import asker
 from stages.evaluate.suites import Item, make_items
 from stages.events import Events
 from stages.prepare import load_tools
+from stages.prepare.overlap import overlap, read_carriers
 
 MAX_TOKENS = 96
 """Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
@@ -42,10 +43,14 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
             for target in files
         }
         metrics = score(recipe.evaluate, answers)
-        return metrics | {"classifier": _classify(recipe.evaluate, prepared.path, suites)}
+        seen = read_carriers(prepared.path)
+        return metrics | {
+            "classifier": _classify(recipe.evaluate, prepared.path, suites),
+            "overlap": {name: overlap(seen, (item.carrier for item in items)) for name, items in suites.items()},
+        }
 
     needs = {"prepare": prepared, "convert": converted}
-    return artifact.make(run / "evaluate", stage_version=1, settings=settings, needs=needs, build=build)
+    return artifact.make(run / "evaluate", stage_version=2, settings=settings, needs=needs, build=build)
 
 
 def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:

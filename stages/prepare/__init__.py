@@ -17,7 +17,7 @@ from stages.events import Events
 from stages.fetch import open_base
 from stages.prepare.examine import Entry, Examination
 from stages.prepare.grammar import Request, expand
-from stages.prepare.overlap import overlap_with, write_carriers
+from stages.prepare.overlap import write_carriers
 from stages.prepare.problems import Findings
 from stages.prepare.render import Renderer
 from stages.prepare.require import verdict
@@ -109,7 +109,6 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
         "learned_tokens_mean": round(learned / len(lengths), 1),
         "warnings": findings.count("warning"),
         "sources": examined.composition(),
-        "overlap": {suite.name: overlap_with(folder, suite) for suite in recipe.evaluate.suites},
     }
 
 

@@ -26,7 +26,7 @@ TRIES_PER_ROW = 20
 """A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""
 
 SLOT = "_"
-"""What stands for a value in a carrier: the request with its values taken out."""
+"""What stands for a value in a carrier: the request without values, opener and closer."""
 
 DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.5
 """How likely a filler goes from a noisy carrier, one comes between two of its words, and all change places."""
@@ -38,7 +38,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One request and the tool call that answers it; `carrier` is its text with every value as `_`."""
+    """One request and the call that answers it; `carrier` is its sentence frame: values as `_`, no opener, no closer."""
 
     text: str
     tool: str
@@ -124,15 +124,16 @@ class Grammar:
         pattern = rng.choice(handler.say)
         opener, closer = rng.choice(self.openers), rng.choice(self.closers)
         capital = rng.random() < 0.4
-        marked = f"{opener} {pattern.expand(rng, lambda slot: f'{{{slot}}}')}".strip() + closer
+        carrier = pattern.expand(rng, lambda slot: f"{{{slot}}}")
         if self.noise and rng.random() < self.noise:
-            marked = self._noisy(marked, rng)
+            carrier = self._noisy(carrier, rng)
+        marked = f"{opener} {carrier}".strip() + closer
         if capital and not marked.startswith("{"):
             marked = marked[0].upper() + marked[1:]
         text = self._articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
         said = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
         typed = {slot: int(text) if slot in handler.numbers else text for slot, text in said.items()}
-        return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, marked).lower())
+        return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, carrier).lower())
 
     def _noisy(self, marked: str, rng: random.Random) -> str:
         """Some fillers dropped, others put between two words (never beside a value, whose end must stay clear)."""

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Suite
-
 WORDS = 5
 CARRIERS = "carriers.txt"
 """In `prepare/`: what the requests of training grammars look like with their values taken out, one a line."""
@@ -18,13 +16,10 @@ def write_carriers(prepared: Path, carriers: Iterable[str]) -> None:
         file.writelines(carrier.replace("\n", " ") + "\n" for carrier in sorted(carriers))
 
 
-def overlap_with(prepared: Path, suite: Suite) -> dict[str, Any]:
-    """The overlap of a suite with what the run in `prepared` was trained on, as `overlap` counts it."""
-    from stages.prepare import suite_requests
-
+def read_carriers(prepared: Path) -> list[str]:
+    """The carriers of what the run in `prepared` was trained on."""
     with (prepared / CARRIERS).open(encoding="utf-8") as file:
-        carriers = [line.rstrip("\n") for line in file]
-    return overlap(carriers, (r.carrier for r in suite_requests(suite.grammar, suite.rows, suite.seed)))
+        return [line.rstrip("\n") for line in file]
 
 
 def overlap(training: Iterable[str], test: Iterable[str]) -> dict[str, Any]:

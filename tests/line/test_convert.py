@@ -26,7 +26,7 @@ from stages.convert.stream import Target
 from stages.convert.verify import verify
 from stages.errors import BadRecipe, StageFailed
 from stages.events import read_events
-from tests.line.conftest import CACHE
+from tests.conftest import CACHE
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ from endpoints import keys
 from endpoints.llama_server import free_port
 from endpoints.promotion import promote, rollback
 from stages.prepare import load_tools
-from tests.line.conftest import environment
+from tests.conftest import environment
 
 SERVE = """
 import os, sys, uvicorn
@@ -73,26 +75,14 @@ def test_the_front_door(home: Path, policy: Path, url: str) -> None:
         except httpx.TransportError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    whole = client.chat.completions.create(
-        model="router",
-        messages=asked,
-        tools=tools,
-        temperature=0,
-        max_tokens=64,  # type: ignore[arg-type,call-overload]
+    create: Any = partial(
+        client.chat.completions.create, model="router", messages=asked, tools=tools, temperature=0, max_tokens=64
     )
+    create()  # from here on the prompt is cached, and equal requests compute equally
     until(url, 200)
-    pieces = list(
-        client.chat.completions.create(
-            model="router",
-            messages=asked,
-            tools=tools,
-            temperature=0,
-            max_tokens=64,
-            stream=True,  # type: ignore[arg-type,call-overload]
-        )
-    )
-    said = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
-    assert said == (whole.choices[0].message.content or "")
+    whole = create().choices[0].message.content or ""
+    said = "".join(p.choices[0].delta.content or "" for p in create(stream=True) if p.choices)
+    assert said == whole
     assert [m.id for m in client.models.list()] == ["router"]
 
     for wrong in ("tl-guessed", "none"):

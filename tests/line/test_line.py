@@ -15,7 +15,7 @@ from configs.recipe import ROOT
 from stages import artifact
 from stages.events import read_events
 from stages.line import ORDER
-from tests.line.conftest import MICRO, environment, tuneline
+from tests.conftest import MICRO, environment, tuneline
 
 KILLS = 4
 SEED = 20261121

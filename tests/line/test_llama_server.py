@@ -21,7 +21,7 @@ from endpoints.llama_server import Server, serving
 from endpoints.tool_calls import ToolCall
 from stages.convert import Job, _gguf, installed
 from stages.errors import BadRequest, NotFound, StageFailed
-from tests.line.conftest import CACHE, environment
+from tests.conftest import CACHE, environment
 
 TINY = ROOT / "data/tiny"
 

@@ -15,7 +15,7 @@ import pytest
 from configs.recipe import ROOT
 from rehearsal.command import Rehearsal
 from rehearsal.worker import NO_NAMESPACES, namespaces_allowed
-from tests.line.conftest import CACHE, home  # noqa: F401
+from tests.conftest import CACHE
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 APPS = Path(__file__).parent / "apps"

@@ -12,7 +12,7 @@ import pytest
 from openai import AuthenticationError, OpenAI
 
 from stages.artifact import sha256
-from tests.line.conftest import MICRO
+from tests.conftest import MICRO
 from tests.rehearsal.conftest import MODAL, Stage, eventually
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
@@ -91,7 +91,7 @@ def test_a_call_that_nears_its_end_is_followed_by_another(stage: Stage, tmp_path
     assert manifest(stage.volume("runs") / "long/train")["metrics"]["steps"] == 60
 
 
-def test_a_full_volume_is_called_by_its_name(stage: Stage) -> None:
+def test_a_full_volume_is_called_by_its_name(stage: Stage, cloud: Path) -> None:
     stage.ask("volumes/tuneline-runs", {"most_bytes": 1})
     try:
         out = stage.modal("run", "app.py::prepare", "--recipe", str(MICRO), "--run", "full", code=1)

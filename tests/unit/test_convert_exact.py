@@ -17,7 +17,7 @@ import pytest
 from configs.recipe import ROOT
 from stages.convert import llama_cpp
 from stages.errors import NotFound
-from tests.line.conftest import CACHE
+from tests.conftest import CACHE
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -13,7 +13,7 @@ from configs.recipe import ROOT, Data, Recipe, Source, load_recipe
 from stages.errors import BadData, BadRequest, NotFound
 from stages.fetch import fetch
 from stages.prepare import load_tools, prepare, read_prepared
-from stages.prepare.overlap import overlap_with
+from stages.prepare.overlap import overlap, read_carriers
 from stages.prepare.render import Renderer
 from stages.prepare.require import required
 from stages.prepare.rows import Row, read_rows
@@ -242,11 +242,12 @@ def test_text_is_learned_whole_and_split_by_document(tmp_path: Path) -> None:
     assert rendered.mask == [0] + [1] * (len(rendered.ids) - 1)
 
 
-def test_the_overlap_with_a_suite_can_be_told_later(tmp_path: Path) -> None:
+def test_training_carriers_are_kept_so_that_any_overlap_can_be_told_later(tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "configs/recipes/micro.yaml")
     made = prepare(recipe, tmp_path / "run")
-    suite = recipe.evaluate.suites[0]
-    assert overlap_with(made.path, suite) == made.metrics["overlap"][suite.name]
+    carriers = read_carriers(made.path)
+    assert 10 < len(carriers) <= made.metrics["rows_train"] + made.metrics["rows_validation"]
+    assert overlap(carriers, carriers[:5])["shared_carriers"] == 5
 
 
 def test_a_folder_is_part_of_the_fingerprint_by_its_content(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_prepare(run: Path) -> Any:
-    overlap = {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}}
-    metrics = {"rows_train": 8800, "rows_validation": 200, "too_long": 0, "tokens_mean": 143.2, "overlap": overlap}
+    metrics = {"rows_train": 8800, "rows_validation": 200, "too_long": 0, "tokens_mean": 143.2}
     settings = {"data": {"sources": [{"grammar": "sha256:1", "rows": 9000}], "system": EVIL}}
     return artifact.make(run / "prepare", stage_version=1, settings=settings, needs={}, build=lambda _: metrics)
 
@@ -63,7 +62,8 @@ def make_all(run: Path) -> None:
             file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
             found["unseen", target] = marked
         return score(SETTINGS, found) | {
-            "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}]
+            "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}],
+            "overlap": {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}},
         }
 
     settings = {"evaluate": SETTINGS.model_dump(mode="json")}
