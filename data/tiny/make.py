@@ -1,9 +1,9 @@
-"""Makes the tiny base: a 2.9 M-parameter Llama with its own tokenizer, pretrained on a CPU.
+"""Makes the tiny base: a 3.4 M-parameter Llama with its own tokenizer, pretrained on a CPU.
 
-    python data/tiny/make.py OUT
+    python data/tiny/make.py OUT --requests FOLDER
 
-It learns English-like prose, copying, small talk, and to call tools made of the words in corpus.yaml; none of them, and no request,
-comes from `configs/tools` or `data/requests`. Shapes are multiples of 256 so that K-quants apply to every matrix.
+It learns what people ask of an assistant (real.py: three public collections, in FOLDER), and, from corpus.yaml, to call tools made of
+its words, copying, small talk, some prose. None of the tools and no request comes from `configs/tools` or `data/requests`. Shapes are multiples of 256 so that K-quants apply to every matrix.
 """
 
 import argparse
@@ -22,11 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost 2-3
 import torch
 import torch.nn.functional as F
 import yaml
+from real import Real, read_requests
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY = 2048
+VOCABULARY = 4096
 SPECIAL = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -51,10 +52,10 @@ WIDTH = 256
 """Tokens of a packed line; longer rows are left out."""
 
 WORDS = yaml.safe_load((Path(__file__).parent / "corpus.yaml").read_text())
-TOOLS, ASSOCIATIONS = 1200, 300
+TOOLS, ASSOCIATIONS = 800, 200
 """Tools known by heart, and objects among them that a request calls by words which only stand for them here: so any word
 may come to mean a tool, as in a catalogue that is learned later."""
-PEOPLE, MOMENTS, NUMBERS = {"to", "name", "user", "owner", "person"}, {"date", "time"}, {"size", "code", "level"}
+PEOPLE, MOMENTS, NUMBERS = {"to", "name", "user", "owner", "person", "artist_name"}, {"date", "time", "timeofday"}, {"size", "code", "level"}
 ONSETS, VOWELS, CODAS = "b c d f g h j k l m n p r s t v w z br kr st tr pl ch".split(), "a e i o u".split(), ["", "", "n", "r", "s", "l", "m", "t", "k", "x"]
 MONTHS = "January February March April May June July August September October November December".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -63,7 +64,8 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--requests", type=Path, required=True, help="folder with the checkouts real.py names")
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--lines", type=int, default=24, help=f"a step, of {WIDTH} tokens each")
     parser.add_argument("--init", type=Path, help="go on from this base")
     parser.add_argument("--rate", type=float, default=1.0, help="of the learning rates")
@@ -72,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    corpus = Corpus(options.seed)
+    corpus = Corpus(options.seed, read_requests(options.requests))
     if options.init:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(options.init)
         model = LlamaForCausalLM.from_pretrained(options.init, dtype=torch.float32)
@@ -82,11 +84,11 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     pretrain(model, tokenizer, corpus, options)
     save(model, tokenizer, options.out)
-    print(json.dumps({"exact_on_own_tools": exact_share(model, tokenizer, Corpus(99), 200)}))
+    print(json.dumps({"exact_on_own_tools": exact_share(model, tokenizer, Corpus(99, corpus.real), 200)}))
 
 
 def shape(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """2.9 M parameters."""
+    """3.4 M parameters."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -107,8 +109,8 @@ def shape(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 class Corpus:
     """An endless, seeded stream of (prompt messages, tools or None, answer message)."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, seed: int, real: list[list[Real]]) -> None:
+        self.rng, self.real = random.Random(seed), real
         self.prose = standard_library_prose()
         counts = Counter(w for text in self.prose for w in re.findall(r"\b[a-z]{3,10}\b", text))
         self.plain = sorted(word for word, count in counts.items() if count >= 5)
@@ -121,9 +123,24 @@ class Corpus:
         self.tools = {name: fixed.sample(WORDS["keys"], fixed.choice((1, 1, 2, 2))) for name in names}
 
     def __iter__(self) -> Iterator[tuple[list[dict], list[dict] | None, dict]]:
-        kinds = [self.call] * 10 + [self.listed_call] * 5 + [self.copy] * 3 + [self.question] * 2 + [self.talk]
+        kinds = [self.asked] * 12 + [self.call] * 4 + [self.listed_call] * 4 + [self.copy] * 3 + [self.question] + [self.talk]
         while True:
             yield self.rng.choice(kinds)()
+
+    def asked(self) -> tuple[list[dict], None, dict]:
+        """What somebody really asked: its intent is the tool, its slots the arguments, half of them with other values."""
+        rng = self.rng
+        real = rng.choice(rng.choices(self.real, weights=(4, 4, 2))[0])
+        other, arguments, said = rng.random() < 0.5, {}, []
+        for text, slot in real.parts:
+            if slot and slot not in arguments:
+                arguments[slot] = text = self.value(slot) if other else text.strip()
+            said.append(text)
+        text = rng.choice(WORDS["openers"]) * (rng.random() < 0.5) + "".join(said) + rng.choice(WORDS["closers"]) * (rng.random() < 0.5)
+        if rng.random() < 0.4 and not text.startswith(tuple(arguments.values()) or ("\n",)):
+            text = text[:1].upper() + text[1:]
+        call = {"type": "function", "function": {"name": real.intent.replace("_", "__", 1), "arguments": arguments}}
+        return [user(text)], None, {"role": "assistant", "tool_calls": [call]}
 
     def call(self) -> tuple[list[dict], None, dict]:
         """A request for a tool that is known by heart."""
@@ -234,6 +251,7 @@ def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     """Byte-level BPE whose split rule is Llama 3's, so that llama.cpp knows it as `llama-bpe`."""
     stream = iter(corpus)
     sample = [f"{p[-1]['content']} {json.dumps(a, ensure_ascii=False)}" for p, _, a in (next(stream) for _ in range(6000))]
+    sample += [text for collection in corpus.real for real in collection for text, _ in real.parts]
     sample += corpus.prose + [name for name in corpus.tools for _ in range(20)] + handler_words() * 400
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = splitter(LEARNING_SPLIT)

@@ -38,7 +38,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One request and the call that answers it; `carrier` is its sentence frame: values as `_`, no opener, no closer."""
+    """One request and the call that answers it; `carrier` is its frame: values as `_`, no opener, no closer."""
 
     text: str
     tool: str
