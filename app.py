@@ -103,7 +103,7 @@ def policy_cpu(verb: str, words: list[str]) -> Outcome:
     cpu=2,
     memory=4 * 1024,
     timeout=4 * HOUR,
-    volumes=mounted("models", "runs", "policy", "scores"),
+    volumes=mounted("data", "models", "runs", "policy", "scores"),
     env=ENVIRONMENT,
     secrets=secrets(),
     schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,

@@ -6,6 +6,8 @@ Adapters of one base share a vLLM: the first starts it, the others are loaded in
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -38,19 +40,21 @@ class Engines:
 
     def __init__(self, forms: tuple[str, ...], slots: int = 4) -> None:
         self.forms, self.slots = forms, slots
-        self._promoted: dict[str, Promoted] = {}
+        self._promoted: dict[str, Promoted] | None = None
+        """By name; None until the policy was looked at."""
         self._running: dict[str, _Running] = {}
         self._shared: dict[Path, tuple[Server, ExitStack]] = {}
         """By base: the vLLM that its adapters share."""
+        self._logs = Path(tempfile.mkdtemp(prefix="tuneline-engines-"))
 
     @property
     def ready(self) -> bool:
-        """Whether every promoted name has its current version up."""
-        return all(state == "ready" for state in self.state().values())
+        """Whether every promoted name has its current version up; not before the policy was looked at."""
+        return self._promoted is not None and all(state == "ready" for state in self.state().values())
 
     def state(self) -> dict[str, str]:
         """`ready` or `starting` for each promoted name."""
-        return {name: "ready" if self._is_current(name) else "starting" for name in self._promoted}
+        return {name: "ready" if self._is_current(name) else "starting" for name in self._promoted or ()}
 
     def find(self, name: str) -> tuple[str | None, str]:
         """(base URL, name there) of a promoted model; None while its first version starts.
@@ -60,9 +64,10 @@ class Engines:
         """
         if running := self._running.get(name):
             return running.server.base_url, running.model
-        if name in self._promoted or not self._promoted:  # or nothing was looked up yet
+        if self._promoted is None or name in self._promoted:
             return None, name
-        raise NotFound(f"{name}: not served here; there are {', '.join(self._promoted)}")
+        there = ", ".join(self._promoted) or "none yet; `tuneline promote RUN --as NAME` adds one"
+        raise NotFound(f"{name}: not served here; there are {there}")
 
     def catch_up(self) -> None:
         """Start what was promoted since the last look, then stop what it replaces; a dead engine starts anew.
@@ -70,12 +75,13 @@ class Engines:
         Raises:
             StageFailed: one does not start. The version before it goes on serving.
         """
-        self._promoted = {n: p for n, p in all_promoted().items() if p.current.form in self.forms}
-        for name in set(self._running) - set(self._promoted):
+        promoted = {n: p for n, p in all_promoted().items() if p.current.form in self.forms}
+        self._promoted = promoted
+        for name in set(self._running) - set(promoted):
             self._running.pop(name).stack.close()
-        for name, record in self._promoted.items():
+        for name, record in promoted.items():
             old = self._running.get(name)
-            if old and self._is_current(name) and old.server.process.poll() is None:
+            if old and old.version == record.current and old.server.process.poll() is None:
                 continue
             stack = ExitStack()
             server = stack.enter_context(self._start(record))
@@ -90,17 +96,18 @@ class Engines:
             self._running.popitem()[1].stack.close()
         while self._shared:
             self._shared.popitem()[1][1].close()
+        shutil.rmtree(self._logs, ignore_errors=True)
 
     def _is_current(self, name: str) -> bool:
-        running = self._running.get(name)
-        return running is not None and running.version == self._promoted[name].current
+        running, promoted = self._running.get(name), self._promoted or {}
+        return running is not None and running.version == promoted[name].current
 
     def _start(self, record: Promoted) -> AbstractContextManager[Server]:
         version = record.current
         folder = paths.run_folder(version.run)
         if artifact.open_artifact(folder / "convert").manifest.fingerprint != version.convert:
             raise StageFailed(f"{version.run} is not what was promoted as {record.name}; promote it again")
-        served, log_file = folder / version.file, _logs() / f"{record.name}-{version.number}.log"
+        served, log_file = folder / version.file, self._logs / f"{record.name}-{version.number}.log"
         if version.form == "gguf":
             return llama_server.serving(
                 served,
@@ -149,7 +156,3 @@ class Engines:
 def _model(record: Promoted) -> str:
     """A version's name in its engine: two versions of one name may be up at once."""
     return f"{record.name}-{record.current.number}"
-
-
-def _logs() -> Path:
-    return paths.cache() / "engines"

@@ -105,6 +105,6 @@ def evaluate_promoted() -> None:
     """Score everything promoted, and write what came out."""
     from stages.evaluate.scheduled import evaluate_all
 
-    with working(reads=("policy", "runs", "models"), writes=("scores",)):
+    with working(reads=("data", "models", "policy", "runs"), writes=("scores",)):
         for score in evaluate_all():
             print(json.dumps(score), flush=True)
