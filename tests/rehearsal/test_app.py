@@ -146,7 +146,7 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path)
 
     earlier = stage.volume("scores") / "router/2020-01-01.json"
     earlier.parent.mkdir(parents=True)
-    perfect = {row["suite"]: row | {"name_share": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
+    perfect = {row["suite"]: row | {"name_accuracy": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
     earlier.write_text(json.dumps({"suites": perfect}))
     told = stage.ask("trigger/tuneline/evaluate_promoted_cpu", post=True)
     assert told["status"] == 1, told
