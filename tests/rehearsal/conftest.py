@@ -21,16 +21,16 @@ MODAL = str(Path(sys.executable).with_name("modal"))
 APPS = Path(__file__).parent / "apps"
 
 
-class Stage:
-    """A running plane, and how to act on it."""
+class Cloud:
+    """The real `modal` and `tuneline` commands, against whatever `environment` points them to."""
 
-    def __init__(self, rehearsal: Rehearsal, folder: Path) -> None:
-        self.rehearsal, self.folder = rehearsal, folder
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
 
     def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             words,
-            env=os.environ | self.rehearsal.environment | {"TUNELINE_CACHE": CACHE, "COLUMNS": "200"} | environment,
+            env=os.environ | self.environment | {"TUNELINE_CACHE": CACHE, "COLUMNS": "200"} | environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -38,16 +38,23 @@ class Stage:
         )
 
     def modal(self, *words: str, code: int = 0, **environment: str) -> str:
-        process = self.start(MODAL, *words, **environment)
+        return self._ended(self.start(MODAL, *words, **environment), code)
+
+    def tuneline(self, *words: str, code: int = 0) -> str:
+        return self._ended(self.start(sys.executable, "cli.py", *words), code)
+
+    def _ended(self, process: "subprocess.Popen[str]", code: int) -> str:
         out, _ = process.communicate()
         assert process.returncode == code, f"exit {process.returncode}\n{out}"
         return out
 
-    def tuneline(self, *words: str, code: int = 0) -> str:
-        process = self.start(sys.executable, "cli.py", *words)
-        out, _ = process.communicate()
-        assert process.returncode == code, f"exit {process.returncode}\n{out}"
-        return out
+
+class Stage(Cloud):
+    """A running plane, and how to act on it."""
+
+    def __init__(self, rehearsal: Rehearsal, folder: Path) -> None:
+        super().__init__(rehearsal.environment)
+        self.rehearsal, self.folder = rehearsal, folder
 
     def deployed(self, app: str) -> dict[str, Any]:
         """What an app declared: `functions`, by name."""
