@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from configs.recipe import Recipe, Train
 from stages import artifact
@@ -24,15 +24,13 @@ from stages.prepare import load_tools, read_prepared
 from stages.prepare.render import Renderer
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
+from stages.train.loss import IGNORED, LearnedTokens
 
 TARGETS = {
     "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "mlp": ["gate_proj", "up_proj", "down_proj"],
 }
 """Module names of each meaning in Llama's and Mistral's code."""
-
-IGNORED = -100
-"""The label that the loss leaves out."""
 
 CHECKPOINTS_KEPT = 2
 LAST_STEPS = 10
@@ -57,7 +55,7 @@ def fit(recipe: Recipe, base: Path, prepared: Path, folder: Path, events: Events
     model = _adapted(recipe, base)
     scratch = folder / artifact.SCRATCH
     stop = StopOnSignal()
-    trainer = SFTTrainer(
+    trainer = LearnedTokens(
         model=model,
         args=_arguments(recipe, scratch / "checkpoints", len(rows["train"])),
         train_dataset=rows["train"],
@@ -88,7 +86,7 @@ def fit(recipe: Recipe, base: Path, prepared: Path, folder: Path, events: Events
     }
 
 
-def _losses(trainer: SFTTrainer) -> list[float]:
+def _losses(trainer: LearnedTokens) -> list[float]:
     """Of every step, those before a resume too; the trainer's own mean forgets them."""
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
