@@ -28,7 +28,7 @@ TRIES_PER_ROW = 20
 SLOT = "_"
 """What stands for a value in a carrier: the request without values, opener and closer."""
 
-DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.5
+DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.2
 """How likely a filler goes from a noisy carrier, one comes between two of its words, and all change places."""
 
 _TOKEN = re.compile(
