@@ -132,7 +132,10 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
     predicted = {item.id: tool for item, tool in zip(items, classifier.predict(texts, tools, items), strict=True)}
     return [
         scorers.classifier_row(
-            suite, sum(predicted[item.id] == item.tool for item in found), len(found), settings.confidence
+            suite,
+            [predicted[item.id] == item.tool for item in found],
+            [item.carrier for item in found],
+            settings.confidence,
         )
         for suite, found in suites.items()
     ]

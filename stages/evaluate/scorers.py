@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.recipe import Suite
 from stages.evaluate.ask import CONCURRENCY, Answer
-from stages.evaluate.statistics import cluster_bootstrap, wilson
+from stages.evaluate.statistics import interval
 
 ALLOWED_LOSS_POINTS = {"tuned-Q8_0": 1.0, "tuned-Q4_K_M": 5.0}
 """Percentage points of name accuracy a quantized model may lose against the 16-bit one."""
@@ -33,10 +33,11 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
     }
 
 
-def classifier_row(suite: str, right: int, n: int, confidence: float) -> Row:
+def classifier_row(suite: str, right: Sequence[bool], carriers: Sequence[str], confidence: float) -> Row:
     """The classifier's line, in the same terms."""
-    low, high = wilson(right, n, confidence)
-    return {"suite": suite, "n": n, "accuracy": _rounded(right / n), "low": _rounded(low), "high": _rounded(high)}
+    n, (low, high) = len(right), interval(right, carriers, confidence)
+    accuracy = sum(right) / n if n else 0.0
+    return {"suite": suite, "n": n, "accuracy": _rounded(accuracy), "low": _rounded(low), "high": _rounded(high)}
 
 
 def by_handler(suite: str, target: str, answers: Sequence[Answer]) -> list[Row]:
@@ -92,14 +93,11 @@ def gate(suites: Sequence[Suite], scoreboard: Sequence[Row], reference: str) -> 
 
 def _share(name: str, outcomes: Sequence[bool], answers: Sequence[Answer], confidence: float) -> Row:
     n, right = len(outcomes), sum(outcomes)
-    low, high = wilson(right, n, confidence)
-    cluster_low, cluster_high = cluster_bootstrap(outcomes, [a.carrier for a in answers], confidence)
+    low, high = interval(outcomes, [a.carrier for a in answers], confidence)
     return {
         f"{name}_accuracy": _rounded(right / n if n else 0.0),
         f"{name}_low": _rounded(low),
         f"{name}_high": _rounded(high),
-        f"{name}_cluster_low": _rounded(cluster_low),
-        f"{name}_cluster_high": _rounded(cluster_high),
     }
 
 

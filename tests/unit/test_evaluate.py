@@ -15,7 +15,6 @@ from stages.errors import StageFailed
 from stages.evaluate import client, score
 from stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
 from stages.evaluate.classifier import predict, training_pairs
-from stages.evaluate.statistics import cluster_bootstrap, wilson
 from stages.evaluate.suites import Item, make_items
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
@@ -141,20 +140,6 @@ def test_tables_follow_from_answers() -> None:
         "suite": "unseen", "target": "tuned-F16", "expected": "email.send", "got": "docs.create", "count": 2
     }  # fmt: skip
     assert [(row["points"], row["within"]) for row in metrics["loss_in_points"]] == [(1.0, True), (6.0, False)]
-
-
-def test_wilson_is_scipys() -> None:
-    binomtest = pytest.importorskip("scipy.stats").binomtest
-    for right, n in ((0, 10), (3, 17), (511, 512), (512, 512)):
-        expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
-        assert wilson(right, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-def test_items_that_fall_together_widen_the_interval() -> None:
-    outcomes = [i % 10 != 0 for i in range(200)]
-    alone = cluster_bootstrap(outcomes, [str(i) for i in range(200)], 0.95)
-    together = cluster_bootstrap(outcomes, [str(i % 10) for i in range(200)], 0.95)
-    assert together[1] - together[0] > alone[1] - alone[0]
 
 
 def test_classifier_learns_from_prepared_rows(tmp_path: Path) -> None:
