@@ -205,16 +205,36 @@ class Suite(Section):
     grammar: Path
     rows: int = Field(gt=0)
     floor: float | None = Field(None, ge=0, le=1)
-    """The tuned 16-bit model's lower bound must reach this."""
+    """The served model's share of right answers must reach this with its one-sided lower bound."""
     seed: int = 1
+    proves: bool = True
+    """false: shown, and left out of verdicts and gate; for items too few to prove anything."""
+
+
+class Gate(Section):
+    """What a run must show before it goes live, beside its suites' floors; null takes a demand out."""
+
+    no_task_worse: bool = True
+    """On no suite may the served model be worse than the base."""
+    composite: float | None = Field(90.0, ge=0, le=100)
+    """At least this: 100 × the unweighted mean of the suites' shares."""
+    whole_catalogue: bool = True
+    """Every tool of the catalogue must be asked for in some suite, and some requests must need none."""
+    validation_loss: float | None = Field(None, gt=0)
+    """Below this, in nats per learned token, as training measures it on validation rows; 0.4 is a usual target."""
+    perplexity: float | None = Field(None, gt=1)
+    """Below this, for prose: the served file's, over all tokens of the run's own rows, validation first, as convert
+    measures it; 3.5 is a usual target. It is not exp(validation_loss), which counts learned tokens alone."""
 
 
 class Evaluate(Section):
-    """What the models are asked, and which of them."""
+    """What the models are asked, and what they must show."""
 
     suites: tuple[Suite, ...] = ()
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of the two-sided intervals."""
+    """Of the two-sided intervals, of the one-sided bounds and of the tests."""
+    gate: Gate | None = None
+    """Demands beside the suites' floors; `gate: {}` makes the usual ones."""
 
 
 class Serve(Section):

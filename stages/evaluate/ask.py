@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from stages.evaluate.suites import Item
 
 CONCURRENCY = 4
+
+NO_TOOL = "no tool"
+"""What a request wants that no tool fits."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,21 @@ class Answer:
         return f"{len(self.calls)} calls" if self.calls else "no call"
 
 
+def wanted(answer: Answer) -> str:
+    """The tool that was asked for, or `NO_TOOL`."""
+    return answer.expected["name"] or NO_TOOL
+
+
 def judge(item: Item, reply: Reply) -> Answer:
-    """The answer with its marks: exactly one call to the right tool, then also equal arguments."""
+    """The answer with its marks: exactly one call to the right tool, then also equal arguments.
+
+    Where no tool fits: no call, and words of its own.
+    """
     calls = reply.calls
-    name_correct = len(calls) == 1 and calls[0]["name"] == item.tool
+    if item.tool is None:
+        name_correct = not calls and reply.error is None and answered(item.text, reply.text)
+    else:
+        name_correct = len(calls) == 1 and calls[0]["name"] == item.tool
     return Answer(
         id=item.id,
         prompt=item.text,
@@ -61,12 +76,22 @@ def judge(item: Item, reply: Reply) -> Answer:
         calls=calls,
         text=reply.text,
         name_correct=name_correct,
-        exact=name_correct and calls[0]["arguments"] == item.arguments,
+        exact=name_correct and (item.tool is None or calls[0]["arguments"] == item.arguments),
         json_valid=bool(calls) and all(isinstance(call["arguments"], dict) for call in calls),
         tokens=reply.tokens,
         latency_s=round(reply.latency_s, 4),
         error=reply.error,
     )
+
+
+def answered(prompt: str, text: str) -> bool:
+    """Whether a text says something that the prompt does not: nothing, or the prompt again, is no answer."""
+    said, asked = _words(text), _words(prompt)
+    return any(word not in asked for word in said)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 async def ask_all(

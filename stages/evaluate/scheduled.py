@@ -111,9 +111,9 @@ def _newest(promoted_run: str) -> dict[str, Any] | None:
 def _worse(shares: dict[str, Any], references: dict[str, Any]) -> list[str]:
     """`SUITE: 0.91, was 0.97 (last)` for each that fell. A better candidate is shown, not told."""
     return [
-        f"{suite}: {row['name_share']:.3f}, was {known[suite]['name_share']:.3f} ({reference})"
+        f"{suite}: {row['name_accuracy']:.3f}, was {known[suite]['name_accuracy']:.3f} ({reference})"
         for reference, known in references.items()
         if known and reference != "candidate"
         for suite, row in shares.items()
-        if suite in known and row["name_share"] < known[suite]["name_share"] - WORSE
+        if suite in known and row["name_accuracy"] < known[suite]["name_accuracy"] - WORSE
     ]

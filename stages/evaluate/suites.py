@@ -13,7 +13,8 @@ class Item:
 
     id: str
     text: str
-    tool: str
+    tool: str | None
+    """None where no tool fits."""
     arguments: dict[str, Any]
     carrier: str
 

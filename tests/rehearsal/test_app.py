@@ -126,7 +126,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
 def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path) -> None:
     key = stage.tuneline("keys", "add", "maria", "--modal").strip().splitlines()[-1]
     assert httpx.get(f"{deployed}/v1/models", timeout=120).status_code == 401
-    stage.tuneline("promote", "cloud", "--as", "router", "--modal")
+    stage.tuneline("promote", "cloud", "--as", "router", "--override", "nothing is demanded of micro", "--modal")
     seen: set[int] = set()
 
     def healthy() -> bool:
@@ -146,7 +146,7 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path)
 
     earlier = stage.volume("scores") / "router/2020-01-01.json"
     earlier.parent.mkdir(parents=True)
-    perfect = {row["suite"]: row | {"name_share": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
+    perfect = {row["suite"]: row | {"name_accuracy": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
     earlier.write_text(json.dumps({"suites": perfect}))
     told = stage.ask("trigger/tuneline/evaluate_promoted_cpu", post=True)
     assert told["status"] == 1, told
