@@ -117,6 +117,30 @@ def report(run: ExistingRun) -> None:
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
+    exact: Annotated[bool, typer.Option("--exact", help="Arguments must be right too.")] = False,
+    tools: Annotated[bool, typer.Option("--tools", help="Each tool of a suite is a task of its own.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold two models against each other on the items both answered."""
+    from stages.evaluate.compare import compare as held_against
+    from stages.evaluate.compare import page_file
+    from stages.report.comparison import write_comparison
+    from terminal import comparison_table
+
+    found = held_against(a, b, exact=exact, by_tool=tools)
+    page = write_comparison(found, to or page_file(found))
+    if as_json:
+        typer.echo(json.dumps(found.as_json() | {"page": str(page)}, ensure_ascii=False))
+        return
+    console.print(comparison_table(found))
+    console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+
+
+@app.command()
 def schema() -> None:
     """JSON Schema of a recipe, for editors."""
     from configs.recipe import Recipe
