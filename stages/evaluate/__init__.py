@@ -114,8 +114,9 @@ def _ask_targets(
     if not suites:
         return
     catalogue = load_tools(prepared)
-    if catalogue is None:
+    if catalogue is None and any(item.tool for items in suites.values() for item in items):
         raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+    tools = catalogue.openai() if catalogue else []
     total = len(files) * sum(len(items) for items in suites.values())
     done = sum(len(read_answers(_file(folder, suite, target))) for suite in suites for target in files)
 
@@ -127,7 +128,7 @@ def _ask_targets(
     for target, gguf in files.items():
         if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        ask_target(recipe, catalogue.openai(), target, gguf, suites, folder, answered)
+        ask_target(recipe, tools, target, gguf, suites, folder, answered)
 
 
 def ask_target(
@@ -161,7 +162,8 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
     texts, tools = classifier.training_pairs(prepared / "train.jsonl")
     if len(set(tools)) < 2 or not suites:
         return []
-    items = [item for found in suites.values() for item in found]
+    asked = {suite: [item for item in items if item.tool] for suite, items in suites.items()}
+    items = [item for found in asked.values() for item in found]
     predicted = {item.id: tool for item, tool in zip(items, classifier.predict(texts, tools, items), strict=True)}
     return [
         scorers.classifier_row(
@@ -170,7 +172,8 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
             [item.carrier for item in found],
             settings.confidence,
         )
-        for suite, found in suites.items()
+        for suite, found in asked.items()
+        if found
     ]
 
 

@@ -114,7 +114,7 @@ def _floor(suite: Suite, answers: Sequence[Answer], confidence: float, served: s
     line = f"{suite.name}: {served} is right in {share:.1%} of {n}; lower bound {bound:.1%}"
     if bound >= suite.floor:
         return Reason(True, f"{line} reaches the floor of {suite.floor:.1%}")
-    effect = statistics.design_effect(right, carriers)
+    effect = statistics.cautious_effect(right, carriers)
     needed = statistics.items_for_bound(suite.floor, share, confidence, effect)
     if needed is None:
         return Reason(False, f"{line} is below the floor of {suite.floor:.1%}")

@@ -26,6 +26,7 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
         **_share("name", names, answers, confidence),
         **_share("exact", exact, answers, confidence),
         "json_valid": _rounded(sum(a.json_valid for a in answers) / n if n else 0.0),
+        "faults": dict(Counter(a.fault.partition(":")[0] for a in answers if a.fault)),
         "errors": sum(a.error is not None for a in answers),
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,

@@ -7,13 +7,15 @@ What holds and where it ends is measured by `benchmarks/statistics.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, log2, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
 RESAMPLES = 2_000
+ENOUGH_FALLEN = 10
+"""Clusters with a wrong item, from which on they tell how much items fall together."""
 POWER = 0.8
 """How likely a difference that matters shall be found."""
 
@@ -30,7 +32,17 @@ def lower_bound(outcomes: Sequence[bool], clusters: Sequence[str], confidence: f
 
     For clusters: Korn and Graubard, Survey Methodology 24 (1998).
     """
-    return clopper_pearson(sum(outcomes), len(outcomes), confidence, design_effect(outcomes, clusters))
+    return clopper_pearson(sum(outcomes), len(outcomes), confidence, cautious_effect(outcomes, clusters))
+
+
+def cautious_effect(outcomes: Sequence[bool], clusters: Sequence[str]) -> float:
+    """The design effect for a bound that must not lie too high.
+
+    How much the items of a cluster fall together shows in those that fall: where hardly any do, a cluster is one item.
+    """
+    fallen = {cluster for cluster, right in zip(clusters, outcomes, strict=True) if not right}
+    effect = design_effect(outcomes, clusters)
+    return effect if len(fallen) >= ENOUGH_FALLEN else max(effect, len(outcomes) / max(1, len(set(clusters))))
 
 
 def wilson(successes: int, n: int, confidence: float, effect: float = 1.0) -> Interval:
@@ -162,6 +174,11 @@ def items_needed(difference: float, changed: float, confidence: float, effect: f
     changed = max(changed, difference)  # it cannot differ by more than what changes
     reach = _quantile((1 + confidence) / 2) * sqrt(changed) + _quantile(POWER) * sqrt(changed - difference**2)
     return ceil(effect * (reach / difference) ** 2)
+
+
+def clusters_needed(confidence: float) -> int:
+    """Clusters that must change sides, all the same way, before `sign_flips` can fall to 1 - confidence."""
+    return ceil(1 - log2(1 - confidence))
 
 
 def items_for_bound(floor: float, share: float, confidence: float, effect: float = 1.0) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,8 @@ class Verdict(BaseModel):
     p: float
     p_corrected: float
     more_needed: int = 0
-    """Items to add until a difference of `MATTERS` would be found four times in five; not 0 where there are too few."""
+    """Items to add, in new frames, that find a difference of `MATTERS`, or the larger one there seems to be, four times
+    in five; not 0 where there are too few."""
 
     @property
     def told(self) -> str:
@@ -104,10 +106,7 @@ def _verdict(
     a_low, a_high = statistics.interval(items.a, items.clusters, confidence)
     b_low, b_high = statistics.interval(items.b, items.clusters, confidence)
     found = corrected <= 1 - confidence
-    # Holm's strictest step: what is promised holds whatever the other tasks turn out to be.
-    strict = 1 - (1 - confidence) / tasks
-    changed = (pair.gained + pair.lost) / pair.n if pair.n else 0.0
-    missing = 0 if found else max(0, statistics.items_needed(MATTERS, changed, strict, pair.effect) - pair.n)
+    missing = 0 if found else _missing(pair, confidence, tasks)
     word: Word = ("better" if pair.difference > 0 else "worse") if found else "too few" if missing else "not shown"
     return Verdict(
         task=task,
@@ -129,6 +128,20 @@ def _verdict(
         p_corrected=corrected,
         more_needed=missing,
     )
+
+
+def _missing(pair: statistics.Pair, confidence: float, tasks: int) -> int:
+    """Items to add; 0 if a difference that matters would have been found with those there are."""
+    if not pair.n:
+        return statistics.items_needed(MATTERS, MATTERS, confidence)
+    # Holm's strictest step: what is promised holds whatever the other tasks turn out to be.
+    strict, changed = 1 - (1 - confidence) / tasks, (pair.gained + pair.lost) / pair.n
+    if statistics.items_needed(MATTERS, changed, strict, pair.effect) <= pair.n:
+        return 0
+    # What looks like a larger difference takes fewer items, but no difference is shown by a handful of frames.
+    needed = statistics.items_needed(max(MATTERS, abs(pair.difference)), changed, strict, pair.effect)
+    frames = ceil(pair.n / pair.clusters * statistics.clusters_needed(strict))
+    return max(1, max(needed, frames) - pair.n)
 
 
 def _share(outcomes: Sequence[bool]) -> float:

@@ -260,9 +260,12 @@ def _failures(run: Path, suites: Sequence[str], judged: str) -> list[Row]:
 def call_text(call: Row) -> str:
     """A call as a line of code."""
     if call["name"] is None:
-        return "no call"
+        return ", ".join(call["words"]) if "words" in call else "no call"
     arguments = call["arguments"]
-    inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) if isinstance(arguments, dict) else "no JSON object"
+    if isinstance(arguments, dict):
+        inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+    else:
+        inner = "no JSON object" if "raw" in call else "…"
     return f"{call['name']}({inner})"
 
 

@@ -60,6 +60,12 @@ def test_items_that_fall_together_say_less() -> None:
     assert drawn == pytest.approx(together, abs=0.02)
 
 
+def test_hardly_any_wrong_a_frame_proves_as_much_as_one_item() -> None:
+    assert lower_bound([True] * 500, frames(500, 5), 0.95) == pytest.approx(clopper_pearson(100, 100, 0.95))
+    scattered = [i % 23 != 0 for i in range(500)]  # enough wrong, in frames of their own
+    assert lower_bound(scattered, frames(500, 5), 0.95) == lower_bound(scattered, own(500), 0.95)
+
+
 def test_single_items_are_flipped_as_mcnemar_does() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
@@ -109,7 +115,7 @@ def test_four_verdicts_with_their_numbers() -> None:
         "up": pair(450, 480, 500),
         "down": pair(480, 450, 500),
         "same": pair(490, 489, 1000),
-        "few": pair(9, 10, 10),
+        "few": pair(10, 10, 10),
     }
     found = judge_tasks("a", "b", tasks, 0.95)
     assert {t.task: t.verdict for t in found.tasks} == {
@@ -127,6 +133,14 @@ def test_what_is_shown_alone_may_not_be_among_six() -> None:
     assert judge_tasks("a", "b", {"one": edge}, 0.95).tasks[0].verdict == "better"
     six = judge_tasks("a", "b", {"one": edge} | {f"same{i}": pair(290, 290, 300) for i in range(5)}, 0.95)
     assert six.tasks[0].verdict == "too few"
+
+
+def test_a_difference_that_seems_large_needs_few_items_but_not_few_frames() -> None:
+    seems = judge_tasks("a", "b", {"one": pair(10, 14, 20)}, 0.95).tasks[0]
+    assert seems.verdict == "too few" and 5 < seems.more_needed < 60
+    same = Paired([False] * 20, [True] * 20, frames(20, 4))
+    six = judge_tasks("a", "b", {str(i): same for i in range(6)}, 0.95).tasks[0]
+    assert (six.verdict, six.clusters, six.more_needed) == ("too few", 5, 12)  # eight frames of four
 
 
 def test_one_frame_that_changes_sides_is_one_change() -> None:
