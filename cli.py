@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +29,8 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(keys_app, name="keys")
 
 console, errors_console = Console(), Console(stderr=True)
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+"""How text of others is printed."""
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.", show_default=False)]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; the recipe's, if not given.")]
@@ -115,6 +117,30 @@ def report(run: ExistingRun) -> None:
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
+    exact: Annotated[bool, typer.Option("--exact", help="Arguments must be right too.")] = False,
+    tools: Annotated[bool, typer.Option("--tools", help="Each tool of a suite is a task of its own.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold two models against each other on the items both answered."""
+    from stages.evaluate.compare import compare as held_against
+    from stages.evaluate.compare import page_file
+    from stages.report.comparison import write_comparison
+    from terminal import comparison_table
+
+    found = held_against(a, b, exact=exact, by_tool=tools)
+    page = write_comparison(found, to or page_file(found))
+    if as_json:
+        typer.echo(json.dumps(found.as_json() | {"page": str(page)}, ensure_ascii=False))
+        return
+    console.print(comparison_table(found))
+    console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+
+
+@app.command()
 def schema() -> None:
     """JSON Schema of a recipe, for editors."""
     from configs.recipe import Recipe
@@ -188,18 +214,21 @@ def chat(
 
 @app.command()
 def promote(
-    run: ExistingRun, name: Annotated[str, typer.Option("--as", help="The name it serves.")], on_modal: OnModal = False
+    run: ExistingRun,
+    name: Annotated[str, typer.Option("--as", help="The name it serves.")],
+    override: Annotated[str, typer.Option(help="Why it may serve without the gate's pass; recorded.")] = "",
+    on_modal: OnModal = False,
 ) -> None:
-    """Let a run serve a name, from now on and until the next promotion."""
-    _policy(on_modal, "promote", run, name)
-    console.print(f"{name} is served by {run}; `tuneline rollback {name}` undoes it", highlight=False)
+    """Let a run that passed its gate serve a name; exit 3 if it did not pass."""
+    version = json.loads(_policy(on_modal, "promote", run, name, override, _user()))
+    console.print(f"{name} is served by {_promoted(version)}; `tuneline rollback {name}` undoes it", **PLAIN)
 
 
 @app.command()
 def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_modal: OnModal = False) -> None:
     """Serve what served a name before."""
-    version = json.loads(_policy(on_modal, "rollback", name))
-    console.print(f"{name} is served by {version['run']} again (version {version['number']})", highlight=False)
+    version = json.loads(_policy(on_modal, "rollback", name, _user()))
+    console.print(f"{name} is served again by {_promoted(version)}", **PLAIN)
 
 
 @keys_app.command("add")
@@ -295,6 +324,22 @@ def runs_cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
     console.print(f"{run}: {stop_holder(_existing(run))} is told to stop", highlight=False)
 
 
+def _promoted(version: dict[str, Any]) -> str:
+    """Which run, by whom, when and on what evidence."""
+    why = f", overridden: {version['override']}" if version["override"] else ""
+    what = f"{version['run']} (version {version['number']}, by {version['by']}, {version['at'][:19]}"
+    return f"{what}; gate: {version['gate']}{why})"
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
 def _policy(on_modal: bool, verb: str, *words: str) -> str:
     """A change of what is promoted or whose keys count, in the policy folder here or on Modal."""
     if on_modal:
@@ -382,11 +427,9 @@ def _report(folder: Path, *, quiet: bool) -> None:
 
 
 def _leave_by_gate(folder: Path) -> None:
-    from stages.errors import GateFailed
+    from stages.evaluate.gate import leave_unless_passed
 
-    gate = _manifest(folder, "evaluate").metrics["gate"]
-    if not gate["passed"]:
-        raise GateFailed("\n".join(gate["reasons"]))
+    leave_unless_passed(_manifest(folder, "evaluate"))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from endpoints.providers import Answer
     from stages.artifact import Artifact
+    from stages.evaluate.compare import Comparison
 
 PLAIN_EVERY_S = 5.0
 """In a log, at most one line of progress in so many seconds; validations and warnings always."""
@@ -163,6 +164,33 @@ def scoreboard(evaluated: dict[str, Any], converted: dict[str, Any]) -> Table:
         shown = _share(row["accuracy"], row["low"], row["high"])
         table.add_row(row["suite"], "TF-IDF + logistic regression", shown, "–", str(row["n"]), "–", style="dim")
     return table
+
+
+def comparison_table(found: "Comparison") -> Table:
+    """B against A, a line a task, with the difference drawn on a line around 0."""
+    tasks, percent = found.verdicts.tasks, f"{found.verdicts.confidence:.0%}"
+    reach = max((max(abs(task.low), abs(task.high)) for task in tasks), default=1.0) or 1.0
+    table = Table(title=f"B = {found.verdicts.b} against A = {found.verdicts.a}")
+    for column in ("task", "n", "A", "B", f"difference ({percent} interval)", f"±{100 * reach:.0f} points", "verdict"):
+        table.add_column(column, overflow="fold")
+    colours = {"better": "green", "worse": "red"}
+    for task in tasks:
+        difference = f"{100 * task.difference:+.1f} ({100 * task.low:+.1f} to {100 * task.high:+.1f})"
+        drawn = _drawn(task.low / reach, task.difference / reach, task.high / reach)
+        verdict = Text(task.told, style=colours.get(task.verdict, ""))
+        table.add_row(task.task, str(task.n), f"{task.a:.1%}", f"{task.b:.1%}", difference, drawn, verdict)
+    return table
+
+
+def _drawn(low: float, value: float, high: float) -> str:
+    """An interval between -1 and 1 in characters; `|` is 0."""
+    half = 10
+    at = [round(half * (1 + x)) for x in (low, value, high)]
+    cells = ["·"] * (2 * half + 1)
+    cells[at[0] : at[2] + 1] = ["─"] * (at[2] - at[0] + 1)
+    cells[half] = "|"
+    cells[at[1]] = "●"
+    return "".join(cells)
 
 
 def closing_panel(run: str) -> Panel:

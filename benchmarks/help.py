@@ -1,12 +1,13 @@
 """`tuneline --help` against a bare typer + rich command of as many verbs, in turn; wall seconds, medians."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RUNS = 9
@@ -39,8 +40,8 @@ def main() -> None:
                 if run:  # the first is a warm-up
                     seconds[name].append(took)
     for name, values in seconds.items():
-        print(f"{name:<20} median {statistics.median(values):.3f} s   {min(values):.3f}–{max(values):.3f}")
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+        print(f"{name:<20} median {np.median(values):.3f} s   {min(values):.3f}–{max(values):.3f}")
+    ratio = float(np.median([a / b for a, b in zip(*seconds.values(), strict=True)]))
     print(json.dumps({"benchmark": "help", "ratio": round(ratio, 3), "target": TARGET, "met": ratio <= TARGET}))
 
 

@@ -198,23 +198,87 @@ class Convert(Section):
     """A quantization that would choose 16 bit's next token less often than this is broken: the stage fails."""
 
 
+class Request(Section):
+    """Requests of a suite, and what answers them: a call, words, or no call if none of these is given."""
+
+    ask: str | tuple[str, ...]
+    """What is asked; several are as many items. `{name}` stands for a value of `each`."""
+    each: tuple[dict[str, str], ...] = ({},)
+    """Values; every one of `ask` is asked with every one of these."""
+    call: str | None = None
+    """The tool that must be called."""
+    arguments: dict[str, Any] | None = None
+    """Its arguments; not looked at if not given."""
+    says: tuple[str, ...] = ()
+    """Words the answer must have; case and punctuation do not count."""
+    never: tuple[str, ...] = ()
+    """Words it must not have."""
+    price: str | None = None
+    """The one price it must tell, as in `€2,500`."""
+    tools: bool = True
+    """Whether the catalogue is offered with it."""
+
+    @model_validator(mode="after")
+    def _call_or_words(self) -> Self:
+        if self.call and (self.says or self.never or self.price):
+            raise ValueError("call goes without says, never and price")
+        return self
+
+
 class Suite(Section):
-    """Requests with known answers."""
+    """Requests with known answers, made from a grammar, written out, or both."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    grammar: Path
-    rows: int = Field(gt=0)
+    grammar: Path | None = None
+    rows: int | None = Field(None, gt=0)
+    """How many to make from the grammar."""
+    items: tuple[Request, ...] = ()
+    """Requests written out."""
     floor: float | None = Field(None, ge=0, le=1)
-    """The tuned 16-bit model's lower bound must reach this."""
+    """The served model's share of right answers must reach this with its one-sided lower bound."""
     seed: int = 1
+    proves: bool = True
+    """false: shown, and left out of verdicts and gate; for items too few to prove anything."""
+
+    @model_validator(mode="after")
+    def _has_requests(self) -> Self:
+        if (self.grammar is None) != (self.rows is None):
+            raise ValueError("rows goes with grammar, and grammar needs it")
+        if not self.grammar and not self.items:
+            raise ValueError("give grammar and rows, or items")
+        return self
+
+
+class Gate(Section):
+    """What a run must show before it goes live, beside its suites' floors; null takes a demand out."""
+
+    no_task_worse: bool = True
+    """On no suite may the served model be worse than the base."""
+    composite: float | None = Field(90.0, ge=0, le=100)
+    """At least this: 100 × the unweighted mean of the suites' shares."""
+    whole_catalogue: bool = True
+    """Every tool of the catalogue must be asked for in some suite, and some requests must need none."""
+    validation_loss: float | None = Field(None, gt=0)
+    """Below this, in nats per learned token, as training measures it on validation rows; 0.4 is a usual target."""
+    perplexity: float | None = Field(None, gt=1)
+    """Below this, for prose: the served file's, over all tokens of the run's own rows, validation first, as convert
+    measures it; 3.5 is a usual target. It is not exp(validation_loss), which counts learned tokens alone."""
 
 
 class Evaluate(Section):
-    """What the models are asked, and which of them."""
+    """What the models are asked, and what they must show."""
 
     suites: tuple[Suite, ...] = ()
+    """Written out, or files that are: `configs/suites/pricing.yaml`."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of the two-sided intervals."""
+    """Of the two-sided intervals, of the one-sided bounds and of the tests."""
+    gate: Gate | None = None
+    """Demands beside the suites' floors; `gate: {}` makes the usual ones."""
+
+    @field_validator("suites", mode="before", json_schema_input_type=tuple[Suite | str, ...])
+    @classmethod
+    def _read_files(cls, suites: Any) -> Any:
+        return [_suite_file(Path(one)) if isinstance(one, str) else one for one in suites]
 
 
 class Serve(Section):
@@ -327,6 +391,17 @@ def load_recipe(path: Path) -> Recipe:
         if not find(file).exists() or (find(file).is_dir() and not key.endswith("].path")):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
     return recipe
+
+
+def _suite_file(path: Path) -> dict[str, Any]:
+    """A suite's file as settings; they stand in the run's recipe, so that the file may change later."""
+    try:
+        written = yaml.safe_load(find(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a suite: {error}") from None
+    if not isinstance(written, dict):
+        raise ValueError(f"{path}: a suite is a mapping of keys; this is {type(written).__name__}")
+    return {"name": path.stem} | written
 
 
 def find(path: Path) -> Path:

@@ -13,8 +13,8 @@ def _revoked(owner: str) -> str:
 
 
 VERBS: dict[str, Callable[..., str]] = {
-    "promote": lambda run, name: promote(run, name).model_dump_json(),
-    "rollback": lambda name: rollback(name).model_dump_json(),
+    "promote": lambda run, name, override, by: promote(run, name, override, by).model_dump_json(),
+    "rollback": lambda name, by: rollback(name, by).model_dump_json(),
     "keys add": add_key,
     "keys revoke": _revoked,
     "keys ls": lambda: json.dumps(owners()),

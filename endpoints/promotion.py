@@ -4,15 +4,16 @@
 the file tells the whole story. It is written whole and atomically: a reader sees the old record or the new one.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from configs.recipe import NAME, Recipe
 from stages import artifact, paths
-from stages.errors import BadRequest, NotFound
+from stages.errors import BadRequest, GateFailed, NotFound
 from stages.line import RECIPE
 
 
@@ -35,6 +36,14 @@ class Version(BaseModel):
     at: datetime
     restores: int | None = None
     """The version this rollback brought back."""
+    by: str = ""
+    """Who promoted it, or rolled back to it."""
+    gate: str = ""
+    """What the gate said of it: pass, fail or insufficient evidence."""
+    reasons: tuple[str, ...] = ()
+    """The gate's, each in a line."""
+    override: str | None = None
+    """Why it serves although the gate did not let it pass."""
 
     @property
     def place(self) -> int:
@@ -55,18 +64,21 @@ class Promoted(BaseModel):
         return self.versions[-1]
 
 
-def promote(run: str, name: str) -> Version:
-    """Let `run` serve `name` from now on.
+def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
+    """Let `run` serve `name` from now on; `override` is why, if the gate did not let it pass.
 
     Raises:
         NotFound: the run is not converted and evaluated. BadRequest: the name could lead elsewhere.
+        GateFailed: the gate did not let it pass, or nothing was demanded of it, and there is no `override`.
     """
     folder = paths.run_folder(run)
     if not artifact.finished(folder / "evaluate"):
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
     converted, judged = artifact.open_artifact(folder / "convert"), artifact.open_artifact(folder / "evaluate")
-    before = _versions(name)
+    before, gate = _versions(name), judged.metrics.get("gate", {})
+    if not override:
+        _refuse_unless_passed(run, name, gate)
     version = Version(
         number=len(before) + 1,
         run=run,
@@ -76,11 +88,26 @@ def promote(run: str, name: str) -> Version:
         convert=converted.manifest.fingerprint,
         evaluate=judged.manifest.fingerprint,
         at=datetime.now(UTC),
+        by=by,
+        gate=gate.get("outcome", "none"),
+        reasons=gate.get("reasons", ()),
+        override=override or None,
     )
     return _write(name, before, version)
 
 
-def rollback(name: str) -> Version:
+def _refuse_unless_passed(run: str, name: str, gate: Mapping[str, Any]) -> None:
+    if gate.get("passed") and gate["demands"]:
+        return
+    told = gate.get("unmet") or ["nothing was demanded of it: give a suite a floor, or the recipe an evaluate.gate"]
+    remedy = (
+        f'to let it serve all the same: `tuneline promote {run} --as {name} --override "REASON"`, which is recorded'
+    )
+    said = gate.get("outcome", "no gate") if told == gate.get("unmet") else "no demand"
+    raise GateFailed("\n".join([f"{run}: {said}:", *told, remedy]))
+
+
+def rollback(name: str, by: str = "") -> Version:
     """Serve what served before the current version.
 
     Raises:
@@ -91,7 +118,7 @@ def rollback(name: str) -> Version:
     earlier = [version for version in before if version.number < undone.place]
     if not earlier:
         raise NotFound(f"{name}: version {undone.place} ({undone.run}) is the first; there is nothing to go back to")
-    back = {"number": len(before) + 1, "at": datetime.now(UTC), "restores": earlier[-1].place}
+    back = {"number": len(before) + 1, "at": datetime.now(UTC), "restores": earlier[-1].place, "by": by}
     version = earlier[-1].model_copy(update=back)
     return _write(name, before, version)
 

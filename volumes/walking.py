@@ -12,6 +12,7 @@ import modal
 from configs.cloud import SECRETS, cloud
 from configs.recipe import Container, Recipe
 from stages import paths
+from stages.artifact import open_artifact
 from stages.errors import TunelineError
 from stages.line import ORDER, finished
 from stages.notify import notify
@@ -43,6 +44,8 @@ def walk(
                 outcome = _stage(stage, recipe, run, functions, began)
                 if outcome["state"] != "finished":
                     break
+            if outcome["state"] == "finished" and stages[-1] == "evaluate":
+                _heed_gate(run)
     except TunelineError as error:
         outcome = {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     if outcome["state"] == "unfinished":
@@ -87,6 +90,13 @@ def _stage(stage: str, recipe: Recipe, run: str, functions: Functions, began: fl
         left -= CALL_HOURS
         print(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint", flush=True)
     return _failed(f"{stage} is not finished after {asked.hours:g} h; raise compute.{stage}.hours; nothing is lost")
+
+
+def _heed_gate(run: str) -> None:
+    from stages.evaluate.gate import leave_unless_passed
+
+    with working(reads=("runs",), writes=()):
+        leave_unless_passed(open_artifact(paths.run_folder(run) / "evaluate"))
 
 
 def sized(function: "modal.Function[Any, Any, Any]", asked: Container, hours: float) -> "modal.Function[Any, Any, Any]":

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from configs.recipe import Evaluate, Recipe
 from stages import artifact
 from stages.artifact import SCRATCH, Artifact
 from stages.errors import BadRecipe
+from stages.evaluate import gate
 from stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
 from stages.evaluate.client import asker
 from stages.evaluate.suites import Item, make_items
+from stages.evaluate.verdicts import FILE as VERDICTS
 from stages.events import Events
 from stages.prepare import load_tools
-from stages.prepare.overlap import overlap, read_carriers
+from stages.prepare.overlap import overlap, read_carriers, seen
 
 MAX_TOKENS = 96
 """Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
@@ -26,7 +28,7 @@ Suites = dict[str, tuple[Item, ...]]
 
 
 def evaluate(recipe: Recipe, run: Path) -> Artifact:
-    """Answers in `evaluate/answers/SUITE/TARGET.jsonl`; scoreboard, tables and gate as metrics.
+    """Answers in `evaluate/answers/SUITE/TARGET.jsonl`, `evaluate/verdicts.json`; tables and gate as metrics.
 
     A gate that says no still finishes the artifact.
     """
@@ -42,15 +44,21 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
             for suite, items in suites.items()
             for target in files
         }
-        metrics = score(recipe.evaluate, answers)
-        seen = read_carriers(prepared.path)
-        return metrics | {
+        known = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
+        told, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, known))
+        artifact.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
+        carriers = read_carriers(prepared.path)
+        return tables(recipe.evaluate, answers) | {
+            "gate": told,
             "classifier": _classify(recipe.evaluate, prepared.path, suites),
-            "overlap": {name: overlap(seen, (item.carrier for item in items)) for name, items in suites.items()},
+            "overlap": {
+                name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": known[name]}
+                for name, items in suites.items()
+            },
         }
 
     needs = {"prepare": prepared, "convert": converted}
-    return artifact.make(run / "evaluate", stage_version=2, settings=settings, needs=needs, build=build)
+    return artifact.make(run / "evaluate", stage_version=3, settings=settings, needs=needs, build=build)
 
 
 def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
@@ -59,8 +67,13 @@ def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
     return {name: converted / (f"{name}-F16.gguf" if name == BASE else f"{name}.gguf") for name in names}
 
 
-def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]]) -> dict[str, Any]:
-    """All tables and the gate, from answers by (suite, target)."""
+def served(recipe: Recipe) -> str:
+    """The target that goes live; an adapter and a merged model are judged by the 16-bit file of the same weights."""
+    return f"tuned-{recipe.serve.type}" if recipe.serve.form == "gguf" else REFERENCE
+
+
+def tables(settings: Evaluate, answers: Mapping[tuple[str, str], Sequence[Answer]]) -> dict[str, Any]:
+    """All tables, from answers by (suite, target)."""
     from stages.evaluate import scorers
 
     board = [scorers.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
@@ -70,8 +83,28 @@ def score(settings: Evaluate, answers: dict[tuple[str, str], list[Answer]]) -> d
         "handlers": [row for (s, t), found in answers.items() for row in scorers.by_handler(s, t, found)],
         "confusions": [row for (s, t), found in answers.items() for row in scorers.confusions(s, t, found)],
         "loss_in_points": scorers.losses(board, REFERENCE),
-        "gate": scorers.gate(settings.suites, board, REFERENCE),
     }
+
+
+def _evidence(
+    recipe: Recipe,
+    run: Path,
+    prepared: Artifact,
+    converted: Artifact,
+    answers: Mapping[tuple[str, str], Sequence[Answer]],
+    seen: Mapping[str, int],
+) -> gate.Evidence:
+    catalogue = load_tools(prepared.path)
+    trained = artifact.open_artifact(run / "train").metrics if artifact.finished(run / "train") else {}
+    return gate.Evidence(
+        answers=answers,
+        served=served(recipe),
+        baseline=BASE,
+        seen=seen,
+        catalogue=catalogue.names if catalogue else (),
+        validation_loss=trained.get("validation_loss"),
+        perplexity=converted.metrics.get("fidelity", {}).get(served(recipe), {}).get("perplexity"),
+    )
 
 
 def _ask_targets(
@@ -81,8 +114,9 @@ def _ask_targets(
     if not suites:
         return
     catalogue = load_tools(prepared)
-    if catalogue is None:
+    if catalogue is None and any(item.tool for items in suites.values() for item in items):
         raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+    tools = catalogue.openai() if catalogue else []
     total = len(files) * sum(len(items) for items in suites.values())
     done = sum(len(read_answers(_file(folder, suite, target))) for suite in suites for target in files)
 
@@ -94,7 +128,7 @@ def _ask_targets(
     for target, gguf in files.items():
         if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        ask_target(recipe, catalogue.openai(), target, gguf, suites, folder, answered)
+        ask_target(recipe, tools, target, gguf, suites, folder, answered)
 
 
 def ask_target(
@@ -128,13 +162,18 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
     texts, tools = classifier.training_pairs(prepared / "train.jsonl")
     if len(set(tools)) < 2 or not suites:
         return []
-    items = [item for found in suites.values() for item in found]
+    asked = {suite: [item for item in items if item.tool] for suite, items in suites.items()}
+    items = [item for found in asked.values() for item in found]
     predicted = {item.id: tool for item, tool in zip(items, classifier.predict(texts, tools, items), strict=True)}
     return [
         scorers.classifier_row(
-            suite, sum(predicted[item.id] == item.tool for item in found), len(found), settings.confidence
+            suite,
+            [predicted[item.id] == item.tool for item in found],
+            [item.carrier for item in found],
+            settings.confidence,
         )
-        for suite, found in suites.items()
+        for suite, found in asked.items()
+        if found
     ]
 
 

@@ -17,17 +17,20 @@ UNREADABLE = 500
 @asynccontextmanager
 async def asker(
     base_url: str, model: str, system: str, tools: list[dict[str, Any]], max_tokens: int
-) -> AsyncIterator[Callable[[str], Awaitable[Reply]]]:
-    """Asks with the whole catalogue, at temperature 0; the prefix all prompts share stays in the server's cache."""
+) -> AsyncIterator[Callable[..., Awaitable[Reply]]]:
+    """Asks with the whole catalogue, or with `offered=False` without, at temperature 0.
+
+    The prefix all prompts share stays in the server's cache.
+    """
     head = [{"role": "system", "content": system}] if system else []
     sampling = {"temperature": 0, "max_tokens": max_tokens, "extra_body": {"cache_prompt": True}}
 
     async with provider(base_url).connect(model, retries=0) as chat:
 
-        async def ask(text: str) -> Reply:
-            started = time.monotonic()
+        async def ask(text: str, *, offered: bool = True) -> Reply:
+            started, shown = time.monotonic(), tools if offered and tools else None
             try:
-                answer = await chat.ask([*head, {"role": "user", "content": text}], tools, **sampling)
+                answer = await chat.ask([*head, {"role": "user", "content": text}], shown, **sampling)
             except StageFailed as error:
                 if getattr(error.__context__, "status_code", None) != UNREADABLE:
                     raise

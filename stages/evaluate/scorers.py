@@ -1,12 +1,11 @@
-"""From answers to verdicts: shares with intervals, tables, and the gate."""
+"""From answers to tables: shares with intervals, tool by tool, confusions."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from configs.recipe import Suite
-from stages.evaluate.ask import CONCURRENCY, Answer
-from stages.evaluate.statistics import cluster_bootstrap, wilson
+from stages.evaluate.ask import CONCURRENCY, Answer, wanted
+from stages.evaluate.statistics import interval
 
 ALLOWED_LOSS_POINTS = {"tuned-Q8_0": 1.0, "tuned-Q4_K_M": 5.0}
 """Percentage points of name accuracy a quantized model may lose against the 16-bit one."""
@@ -27,24 +26,26 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
         **_share("name", names, answers, confidence),
         **_share("exact", exact, answers, confidence),
         "json_valid": _rounded(sum(a.json_valid for a in answers) / n if n else 0.0),
+        "faults": dict(Counter(a.fault.partition(":")[0] for a in answers if a.fault)),
         "errors": sum(a.error is not None for a in answers),
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
     }
 
 
-def classifier_row(suite: str, right: int, n: int, confidence: float) -> Row:
+def classifier_row(suite: str, right: Sequence[bool], carriers: Sequence[str], confidence: float) -> Row:
     """The classifier's line, in the same terms."""
-    low, high = wilson(right, n, confidence)
-    return {"suite": suite, "n": n, "accuracy": _rounded(right / n), "low": _rounded(low), "high": _rounded(high)}
+    n, (low, high) = len(right), interval(right, carriers, confidence)
+    accuracy = sum(right) / n if n else 0.0
+    return {"suite": suite, "n": n, "accuracy": _rounded(accuracy), "low": _rounded(low), "high": _rounded(high)}
 
 
 def by_handler(suite: str, target: str, answers: Sequence[Answer]) -> list[Row]:
     """For each tool that was asked for: how often it was named, and with the right arguments."""
-    tools = sorted({answer.expected["name"] for answer in answers})
+    tools = sorted({wanted(answer) for answer in answers})
     rows = []
     for tool in tools:
-        asked = [answer for answer in answers if answer.expected["name"] == tool]
+        asked = [answer for answer in answers if wanted(answer) == tool]
         right, exact = sum(a.name_correct for a in asked), sum(a.exact for a in asked)
         rows.append({"suite": suite, "target": target, "tool": tool, "n": len(asked), "right": right, "exact": exact})
     return rows
@@ -52,7 +53,7 @@ def by_handler(suite: str, target: str, answers: Sequence[Answer]) -> list[Row]:
 
 def confusions(suite: str, target: str, answers: Sequence[Answer]) -> list[Row]:
     """What was named instead, most frequent first."""
-    wrong = Counter((answer.expected["name"], answer.got) for answer in answers if not answer.name_correct)
+    wrong = Counter((wanted(answer), answer.got) for answer in answers if not answer.name_correct)
     ranked = sorted(wrong.items(), key=lambda entry: (-entry[1], entry[0]))
     return [{"suite": suite, "target": target, "expected": e, "got": g, "count": count} for (e, g), count in ranked]
 
@@ -73,33 +74,13 @@ def losses(scoreboard: Sequence[Row], reference: str) -> list[Row]:
     ]
 
 
-def gate(suites: Sequence[Suite], scoreboard: Sequence[Row], reference: str) -> Row:
-    """Whether the lower bound of `reference` reaches the floor of every suite that has one, each reason in a line."""
-    rows: Mapping[str, Row] = {row["suite"]: row for row in scoreboard if row["target"] == reference}
-    passed, reasons = True, []
-    for suite in suites:
-        if suite.floor is None:
-            continue
-        row = rows[suite.name]
-        reached = row["name_low"] >= suite.floor
-        passed &= reached
-        reasons.append(
-            f"{suite.name}: {reference} names the right tool in {row['name_accuracy']:.1%} of {row['n']}; lower bound "
-            f"{row['name_low']:.1%} {'reaches' if reached else 'is below'} the floor of {suite.floor:.1%}"
-        )
-    return {"passed": passed, "reasons": reasons or ["no suite has a floor: nothing was demanded"]}
-
-
 def _share(name: str, outcomes: Sequence[bool], answers: Sequence[Answer], confidence: float) -> Row:
     n, right = len(outcomes), sum(outcomes)
-    low, high = wilson(right, n, confidence)
-    cluster_low, cluster_high = cluster_bootstrap(outcomes, [a.carrier for a in answers], confidence)
+    low, high = interval(outcomes, [a.carrier for a in answers], confidence)
     return {
         f"{name}_accuracy": _rounded(right / n if n else 0.0),
         f"{name}_low": _rounded(low),
         f"{name}_high": _rounded(high),
-        f"{name}_cluster_low": _rounded(cluster_low),
-        f"{name}_cluster_high": _rounded(cluster_high),
     }
 
 

@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
     found = _read(run)
-    page = _template().render(**_context(found))
+    page = template("page.html.jinja").render(**_context(found))
     artifact.write_atomic(run / FILE, page)
     return run / FILE
 
@@ -88,7 +88,8 @@ def _draft_settings(file: Path) -> Row:
     return settings
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page's template, with the filters its figures need."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -99,7 +100,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "size": size, "duration": duration, "words": words, "count": count}
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def _context(run: Run) -> Row:
@@ -122,10 +123,10 @@ def _context(run: Run) -> Row:
         "suites": [_suite(run, evaluated, suite, judged) for suite in suites],
         "targets": list(dict.fromkeys(row["target"] for row in board)),
         "judged": judged,
-        "axis": _safe(whisker_axis()),
+        "axis": safe(whisker_axis()),
         "failures": _failures(run.path, suites, judged),
         "files": _files(run, board, suites),
-        "files_chart": _safe(_files_chart(run, board, suites)),
+        "files_chart": safe(_files_chart(run, board, suites)),
         "times": _times(run),
         "versions": _versions(run),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
@@ -180,8 +181,8 @@ def _curves(run: Path) -> Row:
     loss, validation, rate = points("loss"), points("validation_loss"), points("learning_rate")
     both = [Series("training", "muted-line", loss), Series("validation", "tuned", validation, dots=True)]
     return {
-        "loss": _safe(lines([s for s in both if s.points], "Loss over steps")),
-        "rate": _safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps")) if rate else "",
+        "loss": safe(lines([s for s in both if s.points], "Loss over steps")),
+        "rate": safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps")) if rate else "",
         "last_loss": loss[-1] if loss else None,
         "last_validation": validation[-1] if validation else None,
     }
@@ -217,7 +218,7 @@ def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:
 def _drawn(
     label: str, n: int, value: float, low: float, high: float, css: str, floor: float | None = None
 ) -> tuple[str, str, str, int]:
-    return label, _safe(whisker(value, low, high, css, floor)), percent(value), n
+    return label, safe(whisker(value, low, high, css, floor)), percent(value), n
 
 
 def _css(target: str) -> str:
@@ -249,16 +250,22 @@ def _failures(run: Path, suites: Sequence[str], judged: str) -> list[Row]:
         {
             "prompt": answer["prompt"],
             "what": "arguments" if answer["name_correct"] else "tool",
-            "expected": _call(answer["expected"]),
-            "got": "; ".join(map(_call, answer["calls"])) or f"no call: {answer['error'] or answer['text']}"[:200],
+            "expected": call_text(answer["expected"]),
+            "got": "; ".join(map(call_text, answer["calls"])) or f"no call: {answer['error'] or answer['text']}"[:200],
         }
         for answer in wrong[:FAILURES_SHOWN]
     ]
 
 
-def _call(call: Row) -> str:
+def call_text(call: Row) -> str:
+    """A call as a line of code."""
+    if call["name"] is None:
+        return ", ".join(call["words"]) if "words" in call else "no call"
     arguments = call["arguments"]
-    inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) if isinstance(arguments, dict) else "no JSON object"
+    if isinstance(arguments, dict):
+        inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+    else:
+        inner = "no JSON object" if "raw" in call else "…"
     return f"{call['name']}({inner})"
 
 
@@ -363,7 +370,7 @@ def _plain(value: Any) -> str:
     )
 
 
-def _safe(svg: str) -> Any:
+def safe(svg: str) -> Any:
     """Our own drawing; every text in it was escaped where it was made."""
     from markupsafe import Markup
 

@@ -34,10 +34,12 @@ class Mark:
     high: float
 
 
-def whisker(value: float, low: float, high: float, css: str, floor_at: float | None = None) -> str:
-    """A dot and its interval on a line from 0 to 1; a floor, if there is one, as a tick."""
-    at = _scale(0, 1, 2, 98)
-    grid = "".join(_line(at(x), 0, at(x), 100, "grid") for x in (0, 0.25, 0.5, 0.75, 1))
+def whisker(
+    value: float, low: float, high: float, css: str, floor_at: float | None = None, span: tuple[float, float] = (0, 1)
+) -> str:
+    """A dot and its interval on a line from 0 to 1, or over `span`; a floor, if there is one, as a tick."""
+    at = _scale(*span, 2, 98)
+    grid = "".join(_line(at(x), 0, at(x), 100, "grid") for x in _quarters(span))
     floor_line = _line(at(floor_at), 8, at(floor_at), 92, "floor") if floor_at is not None else ""
     marks = _line(at(low), 50, at(high), 50, f"whisker {css}") + _circle(at(value), 50, css, 5)
     caps = "".join(_line(at(x), 32, at(x), 68, f"whisker {css}") for x in (low, high))
@@ -45,12 +47,17 @@ def whisker(value: float, low: float, high: float, css: str, floor_at: float | N
     return _svg(grid + floor_line + caps + marks, "row", text)
 
 
-def whisker_axis() -> str:
+def whisker_axis(span: tuple[float, float] = (0, 1)) -> str:
     """The scale under a column of whiskers."""
-    at = _scale(0, 1, 2, 98)
-    anchors = {0.0: "start", 1.0: "end"}
-    labels = "".join(_text(at(x), 70, f"{x:.0%}", anchors.get(x, "middle")) for x in (0.0, 0.25, 0.5, 0.75, 1.0))
-    return _svg(labels, "axis", "scale from 0 to 100 %")
+    at = _scale(*span, 2, 98)
+    anchors = {span[0]: "start", span[1]: "end"}
+    signed = "+" if span[0] < 0 else ""
+    labels = "".join(_text(at(x), 70, f"{x:{signed}.0%}", anchors.get(x, "middle")) for x in _quarters(span))
+    return _svg(labels, "axis", f"scale from {100 * span[0]:.0f} to {100 * span[1]:.0f} %")
+
+
+def _quarters(span: tuple[float, float]) -> list[float]:
+    return [span[0] + (span[1] - span[0]) * quarter / 4 for quarter in range(5)]
 
 
 def lines(series: Sequence[Series], title: str, y_text: Callable[[float], str] = lambda y: f"{y:g}") -> str:

@@ -63,7 +63,7 @@ def until(url: str, status: int, seconds: float = 60) -> None:
 
 def test_the_front_door(home: Path, policy: Path, url: str) -> None:
     key = keys.add_key("maria")
-    promote("whole", "router")
+    promote("whole", "router", "a test")
     tools = load_tools(home / "runs/whole/prepare").openai()  # type: ignore[union-attr]
     asked = [{"role": "user", "content": "send Maria a WhatsApp saying hi"}]
     client = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=20)  # a client waits through 503 while it boots
@@ -104,9 +104,9 @@ def test_a_promotion_changes_what_is_served_and_a_rollback_back(home: Path, poli
         shutil.copytree(home / "runs/whole", other)
         recipe = Recipe.model_validate_json((other / "recipe.json").read_text())
         assert recipe.serve.type == "Q4_K_M"
-    promote("whole", "router")
+    promote("whole", "router", "a test")
     until(url, 200)
-    promote("other", "router")
+    promote("other", "router", "a test")
     asked = {"model": "router", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     headers = {"Authorization": f"Bearer {key}"}
     for version in (2, 3):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from configs.recipe import ROOT, load_recipe
 from endpoints import keys, promotion
 from stages import artifact
 from stages.artifact import Artifact
-from stages.errors import BadRequest, NotFound
+from stages.errors import BadRequest, GateFailed, NotFound
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 
@@ -21,13 +22,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_run(home: Path, name: str, stages: tuple[str, ...] = ("convert", "evaluate")) -> None:
+PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["unseen: 99 %"], "unmet": []}
+FAILED = {"outcome": "fail", "passed": False, "demands": 1, "reasons": ["unseen: 3 %"], "unmet": ["unseen: 3 %"]}
+IDLE = {"outcome": "pass", "passed": True, "demands": 0, "reasons": ["nothing was demanded"], "unmet": []}
+
+
+def make_run(
+    home: Path, name: str, stages: tuple[str, ...] = ("convert", "evaluate"), gate: dict[str, Any] = PASSED
+) -> None:
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     (folder / "recipe.json").write_text(RECIPE.model_dump_json())
     needs: dict[str, Artifact] = {}
     for stage in stages:
-        artifact.make(folder / stage, stage_version=1, settings={"run": name}, needs=needs, build=lambda _: {})
+        artifact.make(
+            folder / stage, stage_version=1, settings={"run": name}, needs=needs, build=lambda _: {"gate": gate}
+        )
 
 
 def test_the_last_promotion_serves_and_a_rollback_goes_back_one_run(home: Path) -> None:
@@ -66,6 +76,34 @@ def test_only_what_was_evaluated_is_promoted(home: Path) -> None:
     assert not (home / "policy").exists()
     with pytest.raises(NotFound, match="promote RUN --as other"):
         promotion.promoted("other")
+
+
+@pytest.mark.parametrize(("gate", "told"), [(FAILED, "unseen: 3 %"), (IDLE, "nothing was demanded"), ({}, "demanded")])
+def test_without_a_pass_a_reason_is_demanded_and_kept(home: Path, gate: dict[str, Any], told: str) -> None:
+    make_run(home, "weak", gate=gate)
+    with pytest.raises(GateFailed, match=told) as refused:
+        promotion.promote("weak", "router")
+    assert refused.value.exit_code == 3 and "--override" in str(refused.value)
+    assert not (home / "policy").exists()
+    promotion.promote("weak", "router", "the old one is down", "maria")
+    kept = promotion.promoted("router").current
+    assert (kept.override, kept.by, kept.gate) == ("the old one is down", "maria", gate.get("outcome", "none"))
+    make_run(home, "good")
+    promotion.promote("good", "router", by="ketut")
+    back = promotion.rollback("router", by="wayan")
+    assert (back.run, back.by, back.override) == ("weak", "wayan", "the old one is down")
+    assert promotion.promoted("router").versions[1].reasons == ("unseen: 99 %",)
+
+
+def test_a_record_of_before_is_read(home: Path) -> None:
+    make_run(home, "a")
+    promotion.promote("a", "router")
+    file = home / "policy/models/router.json"
+    record = json.loads(file.read_text())
+    for new in ("by", "gate", "reasons", "override"):
+        del record["versions"][0][new]
+    file.write_text(json.dumps(record))
+    assert promotion.promoted("router").current.run == "a"
 
 
 def test_a_key_opens_until_it_is_revoked_and_is_kept_nowhere(home: Path) -> None:

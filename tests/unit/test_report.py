@@ -11,7 +11,7 @@ from configs.recipe import Evaluate, Suite
 from stages import artifact
 from stages.artifact import flatten
 from stages.errors import NotFound
-from stages.evaluate import score
+from stages.evaluate import gate, tables
 from stages.evaluate.ask import Reply, judge
 from stages.evaluate.suites import Item
 from stages.events import Events
@@ -61,7 +61,8 @@ def make_all(run: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
             found["unseen", target] = marked
-        return score(SETTINGS, found) | {
+        return tables(SETTINGS, found) | {
+            "gate": gate.judge(SETTINGS, gate.Evidence(found, "tuned-F16", "base"))[0],
             "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}],
             "overlap": {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}},
         }
@@ -99,7 +100,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     text = write_report(tmp_path / "demo").read_text()
     page = Page(text)
     assert "Right tool on unseen: 2.5\u202f% → 97.5\u202f% (n = 40)" in text
-    assert "The gate says no." in text and "below the floor of 90.0" in text
+    assert "The gate says no: insufficient evidence." in text and "below the floor of 90.0" in text
     assert "svg" in page.tags and "is not finished in this run" not in text
 
 
