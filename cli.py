@@ -46,6 +46,7 @@ def main() -> None:
     """Run the command; an error a user can act on is one message and its exit code."""
     from stages.errors import TunelineError
 
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read the metadata of every package here
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP, and that is to stay
             signal.signal(number, lambda caught, _: sys.exit(128 + caught))  # what runs is stopped and saved

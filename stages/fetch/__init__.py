@@ -148,7 +148,7 @@ def _remedy(where: str, pickle: str) -> str:
     told = f"base: {where}: weights are only there as a pickle ({pickle}), which can run any code when loaded;\n"
     if fnmatch(pickle, "*.pth"):
         return told + (
-            "a .pth is Meta's own format: take the same model from the hub (`tuneline models ls` has the ids), or turn\n"
+            "a .pth is Meta's own format: take the model from the hub (`tuneline models ls` has the ids), or turn\n"
             "it into safetensors with Transformers 4 (5 has no converter any more: convert_llama_weights_to_hf.py)\n"
             "and write `base: NEW_FOLDER`"
         )

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import Recipe
+from configs.recipe import Compute, Container, Recipe
 from stages import paths
 from stages.errors import BadRecipe, NotFound, StaleArtifact
+
+STAGES = tuple(name for name, field in Compute.model_fields.items() if field.annotation is Container)
+"""In their order: `compute` has an entry for each."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ def table(line: Sequence[Bound]) -> str:
 
 def states(recipe: Recipe, run: Path) -> dict[str, str]:
     """`finished`, `stale` or `to do` for each stage; imports nothing where there is nothing."""
-    from stages.line import ORDER, finished
+    there = {stage: (run / stage / "manifest.json").exists() for stage in STAGES} | {"fetch": paths.models().exists()}
+    found = dict.fromkeys(STAGES, "to do")
+    for stage in (stage for stage in STAGES if there[stage]):
+        from stages.line import finished
 
-    there = {stage: (run / stage / "manifest.json").exists() for stage in ORDER} | {"fetch": paths.models().exists()}
-    found = {}
-    for stage in ORDER:
         try:
-            found[stage] = "finished" if there[stage] and finished(stage, recipe, run) else "to do"
+            found[stage] = "finished" if finished(stage, recipe, run) else "to do"
         except StaleArtifact:
             found[stage] = "stale"
         except (BadRecipe, NotFound):
