@@ -24,8 +24,10 @@ app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
 )
 runs_app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
+models_app = typer.Typer(help="Bases: which there are, which fit, which are here.", no_args_is_help=True)
 keys_app = typer.Typer(help="Whose key opens the endpoint.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
+app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
 console, errors_console = Console(), Console(stderr=True)
@@ -38,6 +40,7 @@ Only = Annotated[bool, typer.Option("--only", help="Just this stage; those befor
 AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, progress on stderr.")]
 ExistingRun = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", show_default=False)]
 OnModal = Annotated[bool, typer.Option("--modal", help="There, not on this machine.")]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
 Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
 
 
@@ -45,6 +48,7 @@ def main() -> None:
     """Run the command; an error a user can act on is one message and its exit code."""
     from stages.errors import TunelineError
 
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read the metadata of every package here
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP, and that is to stay
             signal.signal(number, lambda caught, _: sys.exit(128 + caught))  # what runs is stopped and saved
@@ -138,6 +142,37 @@ def compare(
         return
     console.print(comparison_table(found))
     console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+
+
+@app.command()
+def plan(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE…", help="One, or several to compare.")],
+    run: RunName = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens served; the recipe's serve.context, if not given.")
+    ] = None,
+    streams: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 1,
+    api_usd: Annotated[float | None, typer.Option(help="What an API costs you a month, to compare.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a recipe will need, take and cost, before anything starts; exit 2 for what should not be started."""
+    from configs.recipe import load_recipe
+    from stages import paths
+    from stages.plan import plan_of, refuse
+
+    loaded = [load_recipe(file) for file in recipes]
+    folder = None if run is None else paths.run_folder(run)
+    plans = [plan_of(recipe, folder, context=context, streams=streams, api_usd=api_usd) for recipe in loaded]
+    if as_json:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps([asdict(each) for each in plans] if len(plans) > 1 else asdict(plans[0])))
+    else:
+        from tables import plan_text, side_by_side
+
+        typer.echo(plan_text(plans[0]) if len(plans) == 1 else side_by_side(plans))
+    for recipe, each in zip(loaded, plans, strict=True):
+        refuse(recipe, each)
 
 
 @app.command()
@@ -338,6 +373,103 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return "unknown"
+=======
+@models_app.command("ls")
+def models_ls(as_json: AsJson = False) -> None:
+    """The bases we know, and those that are here with size and last use."""
+    from configs.models import registry
+    from stages.fetch.here import bases_here
+    from tables import models_text
+
+    here = bases_here()
+    if as_json:
+        known = {key: model.model_dump() for key, model in registry().models.items()}
+        there = [{"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.used.isoformat()} for b in here]
+        typer.echo(json.dumps({"known": known, "here": there}))
+    else:
+        typer.echo(models_text(here))
+
+
+@models_app.command("show")
+def models_show(name: ModelName) -> None:
+    """Everything we know of a base: licence, sizes, memory to run and to train."""
+    from configs.models import known
+    from tables import model_text
+
+    typer.echo(model_text(known(name)))
+
+
+@models_app.command("fit")
+def models_fit(
+    gpu: Annotated[str | None, typer.Option(help="A kind and a count ('H100:2'), or a memory ('11GiB').")] = None,
+    here: Annotated[bool, typer.Option("--here", help="This machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which bases a GPU runs and trains, and in how many bits."""
+    from dataclasses import asdict
+
+    from stages.errors import BadRequest
+    from stages.plan.fit import fit, machine, this_machine
+    from tables import fit_text
+
+    if (gpu is None) != here:
+        raise BadRequest("give one of --gpu and --here")
+    where = this_machine() if gpu is None else machine(gpu)
+    found = fit(where)
+    typer.echo(json.dumps([asdict(each) for each in found]) if as_json else fit_text(where, found))
+
+
+@models_app.command("pick")
+def models_pick(
+    constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', …; all, if not given.")] = None,
+) -> None:
+    """Which base to take, by what you have or what matters to you."""
+    from stages.plan.fit import GUIDE, pick
+    from tables import guide_text
+
+    typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
+
+
+@models_app.command("verify")
+def models_verify(
+    name: Annotated[str | None, typer.Argument(help="A base; all that are here, if not given.")] = None,
+) -> None:
+    """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
+    from stages.errors import StageFailed
+    from stages.fetch.here import bases_here, faults, found_here
+
+    wrong = []
+    for base in bases_here() if name is None else found_here(name):
+        found = faults(base)
+        typer.echo(f"{base.slug}: {'whole' if not found else 'NOT whole'}")
+        wrong += found
+    if wrong:
+        raise StageFailed("\n".join(wrong))
+
+
+@models_app.command("remove")
+def models_remove(
+    name: ModelName,
+    force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
+) -> None:
+    """Delete a base that is here."""
+    from stages.fetch.here import found_here, remove
+
+    for base in found_here(name):
+        remove(base, force)
+        typer.echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine lacks, and the command that mends it; exit 1 if something is missing."""
+    from stages.doctor import examine
+    from tables import doctor_text
+
+    found = examine()
+    typer.echo(doctor_text(found))
+    raise typer.Exit(int(any(each.state == "missing" for each in found)))
+>>>>>>> 8e485ee09b0a0fec70f25718f0ac2d0df370768c
 
 
 def _policy(on_modal: bool, verb: str, *words: str) -> str:

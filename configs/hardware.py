@@ -1,33 +1,100 @@
-"""What a second of hardware costs, and what may be asked for: `hardware.yaml`, checked."""
+"""What hardware can do, what it costs, and what may be asked for: `hardware.yaml`, checked."""
 
+import os
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
+OVERRIDES = "TUNELINE_HARDWARE"
+"""Environment variable with a YAML file whose keys replace the shipped ones."""
+GIB = 1 << 30
+HOURS_A_MONTH = 730
+Range = tuple[float, float]
+"""Lowest and highest."""
 
 
-class Gpu(BaseModel):
-    """One kind of GPU."""
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    memory_gib: int
+class Gpu(_Fact):
+    """One kind of GPU for hire on Modal."""
+
     usd_per_second: float
     most: int
     """In one container."""
 
 
-class Hardware(BaseModel):
-    """Prices and limits of one provider."""
+class Chip(_Fact):
+    """What one kind of GPU can do, wherever it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    memory_gib: float
+    tflops: float
+    """Dense 16-bit matrices, 32-bit sums."""
+    gb_per_second: float
+    """From its own memory."""
+    consumer: bool = False
+    bf16: bool = True
+    """Whether it can train in bf16, which is what we train in."""
+
+
+class Speed(_Fact):
+    """What of a chip's speed training reaches, and what else takes time."""
+
+    lora: Range
+    qlora: Range
+    full: Range
+    experts: Range
+    gpus: Range
+    cpu_gflops_per_core: Range
+    load_gb_per_second: Range
+    wait_minutes: Range
+
+
+class Source(_Fact):
+    """Where a price was read, and when."""
+
+    as_of: date
+    source: str
+    verified: bool
+    """Whether on the provider's own page."""
+    note: str = ""
+
+
+class Elsewhere(Source):
+    """A provider that rents GPUs by the hour."""
+
+    usd_per_hour: dict[str, Range]
+    only: dict[str, int] = {}
+    """Kinds rented out only so many at a time."""
+
+
+class Flat(Source):
+    """An offer at a price a month."""
+
+    usd_per_month: float
+    hours: dict[str, Range] = {}
+    """Of a GPU in that price."""
+    cores: float = 0
+    memory_gib: float = 0
+
+
+class Api(Source):
+    """What others ask for tokens."""
+
+    usd_per_million: dict[str, Range]
+    """In and out."""
+
+
+class Hardware(_Fact):
+    """Chips everywhere; prices and limits of Modal, prices of others."""
 
     as_of: date
     provider: Literal["modal"]
@@ -35,6 +102,12 @@ class Hardware(BaseModel):
     usd_per_core_second: float = Field(gt=0)
     usd_per_gib_second: float = Field(gt=0)
     longest_call_hours: float = Field(gt=0)
+    chips: dict[str, Chip]
+    usable: float = Field(gt=0, le=1)
+    speed: Speed
+    elsewhere: dict[str, Elsewhere]
+    flat: dict[str, Flat]
+    api: Api
 
     def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float) -> float:
         """Of one container; `gpu` is a kind, or a kind and a count (`H100:2`).
@@ -61,8 +134,30 @@ class Hardware(BaseModel):
             raise BadRecipe(f"gpu: {gpu!r}: a container holds 1 to {self.gpus[kind].most} of {kind}")
         return kind, int(count or 1)
 
+    def usable_bytes(self, chip: str) -> float:
+        """Of one GPU."""
+        return self.chips[chip].memory_gib * GIB * self.usable
+
 
 @cache
 def hardware() -> Hardware:
-    """The table as shipped."""
-    return Hardware.model_validate(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    """The table as shipped, with the user's own prices over it.
+
+    Raises:
+        BadRecipe: the user's file is not there, or wrong.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is
+    table = yaml.load(FILE.read_text(encoding="utf-8"), loader)
+    own = os.environ.get(OVERRIDES)
+    if not own:
+        return Hardware.model_validate(table)
+    try:
+        return Hardware.model_validate(_over(table, yaml.safe_load(Path(own).read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
+        raise BadRecipe(f"{OVERRIDES}={own}: {error}") from None
+
+
+def _over(table: Any, own: Any) -> Any:
+    if not (isinstance(table, dict) and isinstance(own, dict)):
+        return own
+    return table | {key: _over(table.get(key), value) for key, value in own.items()}

@@ -47,7 +47,7 @@ GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
 class Section(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class Synthesis(Section):
@@ -343,7 +343,7 @@ class Recipe(Section):
     name: str = Field("", max_length=64)
     """Called after its file unless told otherwise; a run is called after its recipe."""
     base: str = "tiny"
-    """`tiny`, a hub id, or a local folder."""
+    """A name of models.yaml (`tiny`, `llama-3.1-8b-instruct`, …), a hub id, or a local folder."""
     revision: str | None = None
     """Commit of the hub's repository; required for a hub id."""
     data: Data
@@ -390,7 +390,18 @@ def load_recipe(path: Path) -> Recipe:
     for key, file in _files(recipe):
         if not find(file).exists() or (find(file).is_dir() and not key.endswith("].path")):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
-    return recipe
+    return _named(recipe)
+
+
+def _named(recipe: Recipe) -> Recipe:
+    """A name of models.yaml as the hub id and commit it stands for, so that nothing else has to know the table."""
+    from configs.models import UNVERIFIED, registry
+
+    if recipe.base == "tiny" or find(Path(recipe.base)).is_dir() or not (key := registry().find(recipe.base)):
+        return recipe
+    model = registry().models[key]
+    pinned = None if model.revision == UNVERIFIED else model.revision
+    return recipe.model_copy(update={"base": model.hub or key, "revision": recipe.revision or pinned})
 
 
 def _suite_file(path: Path) -> dict[str, Any]:

@@ -64,25 +64,15 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
     """What will run, where, how long at most, for how much at most.
 
     Raises:
-        BadRecipe: it could cost more than the recipe allows.
+        BadRecipe: it could cost more than the recipe allows, or the engine could not load what is trained.
     """
-    print(f"run {run}: {', '.join(stages)}\n")
-    print(f"  {'stage':<9} {'hardware':<34} {'hours':>6} {'tries':>5} {'USD at most':>11}")
-    total = 0.0
-    for stage in stages:
-        asked = getattr(recipe.compute, stage)
-        where = f"{asked.gpu or 'CPU'}, {asked.cores:g} cores, {asked.memory_gib:g} GiB"
-        print(f"  {stage:<9} {where:<34} {asked.hours:>6g} {asked.retries + 1:>5} {asked.usd_at_most:>11.2f}")
-        total += asked.usd_at_most
-    from configs.hardware import hardware
+    from stages.plan.line import bounds, refuse_too_dear, table
+    from stages.plan.serving import refuse_unservable
 
-    print(f"  {'together':<57} {total:>11.2f}")
-    print(f"  Stages that are finished cost nothing. Prices of {hardware().as_of}; a bound, not an estimate.\n")
-    most = recipe.compute.max_cost_usd
-    if most is not None and total > most:
-        raise BadRecipe(
-            f"compute.max_cost_usd: {most:g}: this could cost {total:.2f} USD; allow it, or lower hours or retries"
-        )
+    line = bounds(recipe, stages)
+    print(f"run {run}: {', '.join(stages)}\n\n{table(line)}\n")
+    refuse_too_dear(recipe, line)
+    refuse_unservable(recipe)
 
 
 def _uploaded(recipe: Recipe) -> Recipe:

@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from configs.models import registry, shape_of
 from configs.recipe import ROOT, Recipe, find
 from stages import artifact, paths
 from stages.artifact import Artifact
@@ -30,6 +31,8 @@ TAKEN = ("*.safetensors", "*.json", "*.jinja")
 LEFT = ("*/*", "consolidated*", "manifest.json", "draft.json")
 """Sub-folders (other formats of the same weights), Meta's own layout, and names an artifact uses itself."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+METAS = "consolidated*.pth"
+"""Weights as Meta's own download has them."""
 REMEMBERED_BYTES = 64 << 20
 """Hashes of local files this large are remembered by size and time of change: 8B take a minute to hash."""
 
@@ -90,9 +93,13 @@ def check(recipe: Recipe) -> Hub | Folder:
     folder = TINY if base == "tiny" else find(Path(base))
     is_hub_id = base != "tiny" and HUB_ID.fullmatch(base) is not None
     if is_hub_id and (revision is not None or not folder.is_dir()):
+        if reason := registry().why_not(base):
+            raise NotFound(f"base: {reason}")
         return Hub(base, pinned(base, revision, folder))
     if revision is not None:
         raise BadRecipe(f"revision: {revision!r}: goes with a hub id (owner/name), and base is {base!r}; leave it out")
+    if folder.is_file() and any(fnmatch(folder.name, kind) for kind in PICKLES):
+        raise BadRecipe(_remedy(str(folder), folder.name))
     if not folder.is_dir():
         raise NotFound(_no_such_base(base))
     refuse_unusable(folder)
@@ -117,24 +124,45 @@ def refuse_unusable(folder: Path) -> None:
 
 def refuse_missing(where: str, names: list[str]) -> None:
     """Raise BadRecipe unless the files a model consists of are among `names`."""
+    safe = any(fnmatch(name, "*.safetensors") for name in names)
+    if not safe and (metas := [name for name in names if fnmatch(name, METAS)]):
+        raise BadRecipe(_remedy(where, metas[0]))
     for needed in ("config.json", "tokenizer.json"):
         if needed not in names:
             raise BadRecipe(f"base: {where}: no {needed}; a base is a Hugging Face model folder with a fast tokenizer")
-    if any(fnmatch(name, "*.safetensors") for name in names):
+    if safe:
         return
     if pickles := [name for name in names if any(fnmatch(name, kind) for kind in PICKLES)]:
-        raise BadRecipe(
-            f"base: {where}: weights are only there as a pickle ({pickles[0]}), which can run any code when loaded;\n"
-            "use a revision that has *.safetensors (https://huggingface.co/spaces/safetensors/convert makes one)"
-        )
+        raise BadRecipe(_remedy(where, pickles[0]))
     raise BadRecipe(f"base: {where}: no weights (*.safetensors)")
+
+
+def base_config(recipe: Recipe) -> dict[str, Any] | None:
+    """The config.json of a base that is on this machine, or None; asks no network."""
+    source = check(recipe)
+    file = (source.path if isinstance(source, Folder) else paths.models() / source.slug) / "config.json"
+    return _json(file) if file.exists() else None
+
+
+def _remedy(where: str, pickle: str) -> str:
+    told = f"base: {where}: weights are only there as a pickle ({pickle}), which can run any code when loaded;\n"
+    if fnmatch(pickle, "*.pth"):
+        return told + (
+            "a .pth is Meta's own format: take the model from the hub (`tuneline models ls` has the ids), or turn\n"
+            "it into safetensors with Transformers 4 (5 has no converter any more: convert_llama_weights_to_hf.py)\n"
+            "and write `base: NEW_FOLDER`"
+        )
+    return told + "use a revision that has *.safetensors (https://huggingface.co/spaces/safetensors/convert makes one)"
 
 
 def _no_such_base(base: str) -> str:
     if base == "tiny":
         return f"base: 'tiny': {TINY} is missing; `git checkout -- data/tiny` brings it back"
-    hint = "did you mean 'tiny'?" if difflib.get_close_matches(base, ["tiny"]) else "see `base` in docs/recipes.md"
-    return f"base: {base!r}: neither 'tiny', nor a folder, nor a hub id (owner/name); {hint}"
+    if reason := registry().why_not(base):
+        return f"base: {reason}"
+    close = difflib.get_close_matches(base.lower(), registry().models, 1)
+    hint = f"did you mean {close[0]!r}?" if close else "`tuneline models ls` shows the names that are"
+    return f"base: {base!r}: neither a name of configs/models.yaml, nor a folder, nor a hub id (owner/name); {hint}"
 
 
 def _name(folder: Path) -> str:
@@ -204,7 +232,16 @@ def _download(files: HubFiles, folder: Path, events: Events) -> dict[str, Any]:
     download(files, folder, events)
     refuse_unusable(folder)
     shutil.rmtree(folder / WORKINGS, ignore_errors=True)
+    _compare(files.source.repo, folder, events)
     return _measured(folder)
+
+
+def _compare(repo: str, folder: Path, events: Events) -> None:
+    """Warns if the table says another size than the model's own config: its plans would be wrong."""
+    key, read = registry().find(repo), shape_of(_json(folder / "config.json"))
+    if key and read and read.text != (told := registry().shape(key).text):
+        text = f"{repo}: its config says {read.text:,} parameters, configs/models.yaml {told:,}; correct the table"
+        events.emit("warning", text=text)
 
 
 def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.models import FAMILIES
 from stages import artifact
 from stages.errors import BadRecipe, BadRequest, NotFound, StageFailed, TunelineError
 from stages.events import Events
 
-FAMILIES = ("llama", "llama4", "llama4_text", "mistral")
-"""`model_type` in config.json of the models Tuneline trains."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKEN_VARIABLE = "HF_TOKEN"

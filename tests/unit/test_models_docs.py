@@ -1,0 +1,147 @@
+"""The commands of docs/models.md and docs/costs.md run as they are written; so do verify, remove and doctor."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from configs.models import registry
+from configs.recipe import ROOT, Recipe
+from stages import paths
+from stages.doctor import _at_least, examine
+from stages.errors import BadRequest, NotFound, StageFailed
+from stages.fetch import fetch
+from stages.fetch.here import bases_here, faults, found_here, remove
+from stages.plan.fit import GUIDE, Fit, fit, machine, pick
+
+COMMANDS = [
+    command
+    for page in ("models", "costs")
+    for command in re.findall(r"^    tuneline (.*)$", (ROOT / f"docs/{page}.md").read_text(), re.M)
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RUNS", "MODELS", "POLICY", "CACHE"):
+        monkeypatch.setenv(f"TUNELINE_{name}", str(tmp_path / name.lower()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_pages_run(home: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, shlex.split(command))
+    allowed = (0, 1) if command == "doctor" else (0,)
+    assert done.exit_code in allowed and (done.output or "verify" in command), (done.output, done.exception)
+    if "--json" in command:
+        json.loads(done.output)
+
+
+def fetched(home: Path) -> None:
+    data = {"sources": [{"grammar": "data/requests/train.yaml", "rows": 1}]}
+    fetch(Recipe.model_validate({"name": "r", "data": data}), home / "runs" / "r")
+
+
+def test_what_is_here_is_told_verified_and_removed(home: Path) -> None:
+    assert bases_here() == []
+    fetched(home)
+    (base,) = bases_here()
+    assert base.known_as == "tiny" and base.bytes > 5e6 and base.runs == () and faults(base) == []
+    with pytest.raises(NotFound, match="llama-2-7b"):
+        found_here("llama-2-7b")
+    weights = base.path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "SHA-256 is another" in faults(base)[0]
+    done = CliRunner().invoke(app, ["models", "verify"])
+    assert "NOT whole" in done.output and isinstance(done.exception, StageFailed)
+    remove(found_here("tiny")[0], force=0)
+    assert bases_here() == []
+
+
+def test_a_half_download_is_no_model(home: Path) -> None:
+    fetched(home)
+    (bases_here()[0].path / "manifest.json").unlink()
+    assert bases_here() == []
+
+
+def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> None:
+    fetched(home)
+    made = json.loads((bases_here()[0].path / "manifest.json").read_text())
+    manifest = {"made_from": {"needs": {"fetch": made["fingerprint"]}}, "ended": made["ended"]}
+    (paths.runs() / "r/train").mkdir(parents=True)
+    (paths.runs() / "r/train/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadRequest, match="r was made from it"):
+        remove(bases_here()[0], force=0)
+    version = {"number": 1, "run": "r", "form": "gguf", "file": "f", "context": 1, "convert": "c", "evaluate": "e"}
+    (paths.policy() / "models").mkdir(parents=True)
+    record = {"name": "router", "versions": [version | {"at": made["ended"]}]}
+    (paths.policy() / "models/router.json").write_text(json.dumps(record))
+    with pytest.raises(BadRequest, match="router is served"):
+        remove(bases_here()[0], force=1)
+    remove(bases_here()[0], force=2)
+    assert bases_here() == []
+
+
+def fits(gpu: str) -> dict[str, Fit]:
+    return {found.model: found for found in fit(machine(gpu))}
+
+
+def test_fit_knows_gpus_and_amounts_of_memory() -> None:
+    small, large = fits("11GiB"), fits("h100:8")
+    assert small["llama-3.1-8b"].train == "4 bit" and small["llama-3.3-70b-instruct"].run is None
+    assert large["llama-3.3-70b-instruct"].train == "16 bit, FSDP2" and large["llama-4-scout"].run == "16 bit"
+    assert all(large[key].train is None for key in registry().models if not registry().trainable(key))
+    for wrong in ("FOO", "H100:0", "H100:x", "GiB"):
+        with pytest.raises(BadRequest, match="known are"):
+            machine(wrong)
+
+
+@pytest.mark.parametrize(("constraint", "gpu"), [("one consumer GPU", "RTX-4090"), ("one datacenter GPU", "H100")])
+def test_what_the_guide_advises_does_fit(constraint: str, gpu: str) -> None:
+    found = fits(gpu)
+    for model in pick(constraint)[1]:
+        assert found[model].train, model
+
+
+def test_the_guide_names_bases_that_are_and_recipes_that_are() -> None:
+    for models, advice in GUIDE.values():
+        assert set(models) <= set(registry().models)
+        for recipe in re.findall(r"Recipes?: ([a-z0-9, -]+)", advice):
+            assert all((ROOT / f"configs/recipes/{name}.yaml").exists() for name in recipe.split(", "))
+    with pytest.raises(BadRequest, match="known are one consumer GPU"):
+        pick("a boat")
+
+
+def nvidia_smi(folder: Path, text: str) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("told", "states"),
+    [
+        ("| Driver Version: 550.54.15    CUDA Version: 12.4 |", {"driver": "ok", "CUDA": "ok"}),
+        ("| Driver Version: 515.65.01    CUDA Version: 11.7 |", {"driver": "missing", "CUDA": "missing"}),
+        ("Failed to initialize NVML: Driver/library version mismatch", {"GPU": "missing"}),
+    ],
+)
+def test_doctor_judges_the_driver(
+    home: Path, monkeypatch: pytest.MonkeyPatch, told: str, states: dict[str, str]
+) -> None:
+    nvidia_smi(home, told)
+    monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
+    found = {finding.what: finding for finding in examine()}
+    assert {name: found[name].state for name in states} == states
+    assert all(finding.mend for finding in found.values() if finding.state != "ok")
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert _at_least("driver", (1000, 0), (525, 0), "x").state == "ok"

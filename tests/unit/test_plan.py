@@ -1,0 +1,231 @@
+"""The plan: published memory reproduced, placement, steps, prices of one source, what is refused before it costs."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.hardware import GIB, OVERRIDES, hardware
+from configs.models import registry
+from configs.recipe import ROOT, Recipe, load_recipe
+from stages.errors import BadRecipe
+from stages.plan import plan_of, refuse
+from stages.plan.line import bounds, table
+from stages.plan.memory import Parts, Work, peak
+from stages.plan.serving import SERVED_RANK, VLLM_RANKS, refuse_unservable, serving
+from stages.plan.training import combined, placed
+
+RECIPES = ROOT / "configs/recipes"
+SHAPES = registry().shapes
+TORCHTUNE = {"rank": 8, "rows": 2, "tokens": 2048, "unquantized_bytes": 2, "trained_bytes": 2, "optimizer_bytes": 4}
+"""recipes/configs/llama3_1/8B_qlora_single_device.yaml with the README's "batch size 2, packed to 2048, compile":
+adapters and AdamW in bf16, logits kept whole, activation checkpointing."""
+AXOLOTL = {"rank": 32, "tokens": 4096, "unquantized_bytes": 2, "trained_bytes": 2, "optimizer_bytes": 1}
+"""examples/llama-4/scout-qlora-single-h100-flex.yaml: one packed row, 4-bit Adam, offloaded checkpoints, cut
+cross-entropy, linearized experts of which each token runs through all, and the vision tower loaded."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "work", "published"),
+    [
+        # pytorch/torchtune, README.md, "Memory and training speed" (commit 0031bfb): GiB
+        ("llama-3-8b", TORCHTUNE | {"whole_logits": True}, 7.4 * GIB),
+        ("llama-3-8b", TORCHTUNE | {"whole_logits": True, "method": "lora"}, 16.2 * GIB),
+        (
+            "llama-3-70b",
+            TORCHTUNE | {"whole_logits": True, "method": "lora", "rank": 16, "gpus": 8, "sharded": True},
+            27.6 * GIB,
+        ),
+        # axolotl-ai-cloud/axolotl, examples/llama-4/README.md: "64.5GB VRAM for post-training with 4k context"
+        ("llama-4-scout", AXOLOTL | {"checkpointing": "offloaded", "all_experts": True, "with_other": True}, 64.5e9),
+    ],
+)
+def test_published_peaks_are_reproduced_within_15_percent(shape: str, work: dict[str, Any], published: float) -> None:
+    assert peak(SHAPES[shape], Work(**work)).allocated == pytest.approx(published, rel=0.15)
+
+
+def parts_of(work: Work) -> Parts:
+    return peak(SHAPES["llama-3-8b"], work)
+
+
+def test_memory_follows_what_is_trained_and_how() -> None:
+    one = parts_of(Work())
+    assert parts_of(Work(method="lora")).weights > 2 * one.weights > 0
+    assert parts_of(Work(rank=32)).adapter == pytest.approx(2 * one.adapter)
+    assert parts_of(Work(rows=4)).activations > 3 * one.activations
+    assert parts_of(Work(checkpointing="none")).activations > 5 * one.activations
+    assert parts_of(Work(gpus=4)).weights == one.weights > 1.4 * parts_of(Work(gpus=8, sharded=True)).weights
+    assert parts_of(Work(whole_logits=True, rows=8)).logits > 10 * one.logits
+    assert one.total == pytest.approx(one.allocated + one.overhead)
+
+
+def recipe(base: str = "llama-3.1-8b-instruct", **sections: Any) -> Recipe:
+    data = {"sources": [{"grammar": "data/requests/train.yaml", "rows": 30433}], "validation_share": 1e-9}
+    return Recipe.model_validate({"name": "r", "base": base, "data": data | sections.pop("data", {})} | sections)
+
+
+def test_one_gpu_then_ddp_where_it_fits_one_and_fsdp2_where_it_does_not() -> None:
+    small, large = recipe(), recipe(data={"max_tokens": 4096})
+    eight, seventy = SHAPES["llama-3-8b"], SHAPES["llama-3-70b"]
+    for count, shape, kind, sharded in ((1, eight, "L4", False), (4, eight, "L4", False), (4, seventy, "L40S", True)):
+        found = placed(large if shape is seventy else small, shape, kind, count)
+        assert found is not None and found[0].sharded is sharded and found[1].total < hardware().usable_bytes(kind)
+    assert placed(large, seventy, "RTX-4090", 1) is None and placed(small, eight, "T4", 1) is None  # no bf16 there
+
+
+def test_the_recipes_gpu_is_among_the_ways_and_every_way_fits() -> None:
+    plan = plan_of(load_recipe(RECIPES / "llama-3.3-70b.yaml"))
+    assert [(way.gpu, way.count) for way in plan.training.ways if way.asked] == [("H100", 2)]
+    for way in plan.training.ways:
+        assert way.memory.total <= hardware().usable_bytes(way.gpu)
+    assert [way.usd for way in plan.training.ways] == sorted(way.usd for way in plan.training.ways)
+
+
+def test_steps_and_epochs_say_each_other() -> None:
+    by_steps = plan_of(recipe(train={"max_steps": 15000}), Path("none")).training
+    assert by_steps.epochs == pytest.approx(15.8, abs=0.05)
+    by_epochs = plan_of(recipe(train={"epochs": 2}), Path("none")).training
+    assert by_epochs.steps == 2 * math.ceil(30433 / 32)
+
+
+def test_what_cannot_be_counted_is_unknown_and_what_was_measured_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    unknown = recipe(data={"sources": [{"path": str(tmp_path / "text")}]})
+    told = plan_of(unknown, tmp_path / "run").training
+    assert told.steps is None and told.tokens is None and told.ways[0].hours is None and not told.ways[0].costs
+    (tmp_path / "run/prepare").mkdir(parents=True)
+    metrics = {"rows_train": 3200, "tokens_mean": 500.0}
+    (tmp_path / "run/prepare/manifest.json").write_text(json.dumps({"metrics": metrics}))
+    from stages.plan.data import rows_of
+
+    assert rows_of(unknown, tmp_path / "run").train == 3200 and rows_of(unknown, tmp_path / "run").measured
+
+
+def test_rows_of_a_file_are_counted_from_its_beginning(tmp_path: Path) -> None:
+    from stages.plan.data import rows_of
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "x" * 96}) + "\n" for _ in range(500)))
+    rows = rows_of(recipe(data={"sources": [{"path": str(file), "weight": 2}], "validation_share": 0.1}), tmp_path)
+    assert rows.train == pytest.approx(900, rel=0.01)
+
+
+def test_ranges_that_know_nothing_of_each_other_widen_as_errors_do() -> None:
+    low, high = combined((1, 4), (1, 4))
+    assert low * high == pytest.approx(16) and 4 < high / low < 16
+    assert combined((2, 2), (3, 3)) == pytest.approx((6, 6))
+
+
+def test_all_prices_come_from_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+
+    def prices() -> tuple[float, float, str]:
+        hardware.cache_clear()
+        line = bounds(asked, ["train"])
+        way = next(way for way in plan_of(asked).training.ways if way.asked)
+        return line[0].usd_at_most, next(c.usd[1] for c in way.costs if c.provider == "modal"), table(line)
+
+    before = prices()
+    own = tmp_path / "own.yaml"
+    own.write_text("gpus: {H100: {usd_per_second: 0.01}}\nas_of: 2030-01-01\n")
+    monkeypatch.setenv(OVERRIDES, str(own))
+    after = prices()
+    own.write_text("gpus: [")
+    with pytest.raises(BadRecipe, match="own.yaml"):
+        prices()
+    monkeypatch.delenv(OVERRIDES)
+    hardware.cache_clear()
+    assert after[0] > 5 * before[0] and after[1] > 5 * before[1]
+    assert "2030-01-01" in after[2] and f"{after[0]:.2f}" in after[2]
+
+
+def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
+    refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 128}))
+    with pytest.raises(BadRecipe, match="rank 256.*at most 128"):
+        refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 256}))
+    refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}))
+    from endpoints.vllm_server import MAX_LORA_RANK
+
+    assert MAX_LORA_RANK == SERVED_RANK in VLLM_RANKS
+
+
+def test_publishing_targets_that_would_refuse_are_named() -> None:
+    assert "Fireworks takes 4–64" in plan_of(load_recipe(RECIPES / "llama-4-scout.yaml")).serving.refused[-1]
+    assert plan_of(load_recipe(RECIPES / "balanced.yaml")).serving.refused == ()
+
+
+def test_a_context_of_ten_million_tokens_is_answered_with_its_gigabytes() -> None:
+    scout = SHAPES["llama-4-scout"]
+    told = serving(load_recipe(RECIPES / "llama-4-scout.yaml"), scout, context=10_000_000)
+    assert told.kv_bytes == pytest.approx(48 * 2 * 8 * 128 * 2 * 10e6)  # 1,966 GB
+    assert told.kv_local_bytes < told.kv_bytes / 3.9 and told.hardware is None
+
+
+def test_an_api_bill_is_held_against_the_month() -> None:
+    eight, asked = SHAPES["llama-3-8b"], recipe(serve={"form": "merged"})
+    month = serving(asked, eight).usd_per_month
+    assert month and serving(asked, eight, api_usd=2 * month).break_even_share == pytest.approx(0.5)
+    more = serving(asked, eight, context=100_000, streams=64)
+    assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
+
+
+def test_above_max_cost_usd_nothing_starts() -> None:
+    dear = recipe(compute={"max_cost_usd": 10})
+    with pytest.raises(BadRecipe, match="max_cost_usd: 10: this could cost"):
+        refuse(dear, plan_of(dear, Path("none")))
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_recipe_we_ship_plans_and_its_hardware_holds_it(file: Path) -> None:
+    recipe = load_recipe(file)
+    plan = plan_of(recipe)
+    refuse(recipe, plan)
+    assert file.stem == "micro" or any(way.asked for way in plan.training.ways)
+    assert plan.training.steps and plan.serving.hardware
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "huggingface_hub", "modal", "numpy"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+sys.argv = ["tuneline", *sys.argv[1:]]
+import cli
+cli.main()
+"""
+
+
+def tuneline(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLOCKED, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_command_needs_configs_alone() -> None:
+    scout = str(RECIPES / "llama-4-scout.yaml")
+    told = tuneline("plan", scout)
+    assert told.returncode == 0, told.stderr
+    for word in ("109B", "15.6 epochs", "one GPU", "FSDP2", "Fireworks", "KV cache", "together", "paperspace"):
+        assert word in told.stdout
+    plan = json.loads(tuneline("plan", scout, "--json", "--context", "10000000").stdout)
+    assert plan["training"]["parameters_active"] == SHAPES["llama-4-scout"].active
+    assert sum(plan["training"]["ways"][0]["memory"].values()) > 60e9
+
+
+def test_several_recipes_are_told_side_by_side() -> None:
+    told = tuneline("plan", *(str(RECIPES / f"{name}.yaml") for name in ("cheap", "balanced", "production")))
+    assert told.returncode == 0, told.stderr
+    for word in ("cheap", "balanced", "production", "gguf", "adapter", "merged", "control", "gives up", "USD a month"):
+        assert word in told.stdout
+
+
+def test_a_recipe_that_should_not_start_is_planned_and_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text((RECIPES / "balanced.yaml").read_text().replace("rank: 64", "rank: 256"))
+    told = tuneline("plan", str(file))
+    assert told.returncode == 2 and "KV cache" in told.stdout and "rank 256" in told.stderr
