@@ -6,7 +6,7 @@ import sys
 from configs.recipe import ROOT
 
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
-TRAINER = {"stages.train.fit", "stages.train.callbacks"}
+TRAINER = {f"stages.train.{name}" for name in ("fit", "callbacks", "llama4", "sparse")}
 """What runs inside the trainer; only the train stage imports these, once it has started."""
 IMPORT = """
 import importlib, sys
