@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 
@@ -27,7 +28,9 @@ class SparseMoe(Llama4TextMoe):
         scores = scores_TE.gather(1, chosen_TK).flatten()[order]
         routed = hidden_TH.index_select(0, token_of) * scores[:, None]
         run = self._experts()
-        answers = [run[e](rows) for e, rows in enumerate(routed.split(counts)) if len(rows)]
+        # Several processes add up gradients: an expert nobody chose here must have one, too, of zeros.
+        all_experts = self.training and dist.is_initialized()
+        answers = [run[e](rows) for e, rows in enumerate(routed.split(counts)) if len(rows) or all_experts]
         out = self.shared_expert(hidden_TH)
         return out.index_add(0, token_of, torch.cat(answers).to(out.dtype)), logits_TE
 
@@ -51,7 +54,8 @@ def use_sparse_experts(model: nn.Module) -> int:
     """Make every mixture of experts in `model` sparse; how many there are."""
     layers = list(_mixtures(model))
     for layer in layers:
-        layer.__class__ = SparseMoe  # the same weights under another forward
+        if not isinstance(layer, SparseMoe):
+            layer.__class__ = SparseMoe  # the same weights under another forward
     return len(layers)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.recipe import Train
 from stages.errors import BadRecipe
 
 LAYERS = r"(?:language_model\.)?model\.layers\.\d+\."
@@ -43,24 +44,27 @@ class Targets:
     """How many weights each meaning stands for in this model."""
 
 
-def check(base: Path, targets: Sequence[str], saved: Sequence[str]) -> str:
+def check(base: Path, settings: Train) -> str:
     """The base's `model_type`, which has all that is asked for; read from its config.json, before torch is imported.
 
     Raises:
-        BadRecipe: an architecture that is not known, a target it lacks, or a tied embedding to be saved.
+        BadRecipe: an architecture that is not known, a target or method it lacks, or a tied embedding to be saved.
     """
     config = json.loads((base / "config.json").read_text())
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise BadRecipe(f"base: {base}: architecture {kind!r}; known are {', '.join(ARCHITECTURES)}")
-    if lacking := [target for target in targets if target not in ARCHITECTURES[kind]]:
-        has = ", ".join(ARCHITECTURES[kind])
-        raise BadRecipe(f"train.targets: {lacking[0]}: the base is a {kind}, which has {has}; take it out")
+    has = ARCHITECTURES[kind]
+    if settings.method == "full" and "experts" in has:
+        raise BadRecipe(f"train.method: full: is for small models, and the base is a {kind}; take lora or qlora")
+    if lacking := [target for target in settings.targets if target not in has and settings.method != "full"]:
+        raise BadRecipe(f"train.targets: {lacking[0]}: the base is a {kind}, which has {', '.join(has)}; take it out")
     text = config.get("text_config", config)
-    if saved and config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)):
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    if settings.modules_to_save and tied:
         raise BadRecipe(
-            f"train.modules_to_save: {', '.join(saved)}: input and output embeddings of this base are one matrix, "
-            "which cannot be merged exactly; take it out"
+            f"train.modules_to_save: {', '.join(settings.modules_to_save)}: input and output embeddings of this base "
+            "are one matrix, which cannot be merged exactly; take it out"
         )
     return kind
 

@@ -28,14 +28,14 @@ def test_llama_keeps_the_plain_names_that_other_programs_read() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_what_an_architecture_lacks_is_refused_with_what_it_has(tmp_path: Path, kind: str) -> None:
-    assert check(base(tmp_path, model_type=kind), ("attention", "mlp"), ()) == kind
+    assert check(base(tmp_path, model_type=kind), Train()) == kind
     with pytest.raises(BadRecipe, match=rf"train.targets: experts: the base is a {kind}, which has attention, mlp"):
-        check(base(tmp_path, model_type=kind), ("attention", "experts"), ())
+        check(base(tmp_path, model_type=kind), Train(targets=("attention", "experts")))
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="architecture 'gemma3'; known are llama, mistral"):
-        check(base(tmp_path, model_type="gemma3"), (), ())
+        check(base(tmp_path, model_type="gemma3"), Train())
 
 
 def test_a_vision_tower_is_never_adapted() -> None:
@@ -56,7 +56,12 @@ def test_tied_embeddings_are_not_saved_beside_an_adapter(tmp_path: Path, where: 
     tied = {"tie_word_embeddings": True}
     config = tied if where == "config" else {"text_config": tied}
     with pytest.raises(BadRecipe, match="train.modules_to_save: embeddings: .* one matrix"):
-        check(base(tmp_path, model_type="llama", **config), ("mlp",), ("embeddings",))
+        check(base(tmp_path, model_type="llama", **config), Train(modules_to_save=("embeddings",)))
+
+
+def test_full_is_not_for_llama_4(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="train.method: full: is for small models, and the base is a llama4"):
+        check(base(tmp_path, model_type="llama4"), Train(method="full"))
 
 
 @pytest.mark.parametrize(
