@@ -29,6 +29,7 @@ from stages.train import shard
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
 from stages.train.flops import flops_per_token
+from stages.train.launch import micro_rows
 from stages.train.load import load
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
@@ -86,6 +87,7 @@ def fit(
         best,
         Checkpoints(events),
         stop,
+        *([shard.Shares(events)] if is_sharded() else []),
     ):
         trainer.add_callback(callback)
     _train_in_fp32(model)
@@ -156,16 +158,17 @@ def _train_in_fp32(model: PeftModel) -> None:
 def _arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFTConfig:
     settings, on_gpu = recipe.train, torch.cuda.is_available()
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = recipe.compute.micro_batch_rows or (min(settings.batch_rows, 8) if on_gpu else settings.batch_rows)
-    accumulation = max(1, round(settings.batch_rows / (micro * world)))
+    micro = micro_rows(recipe, world, on_gpu=on_gpu)
     epoch_steps = math.ceil(rows / settings.batch_rows)
     sharding = shard.settings(model, checkpointing=on_gpu) if is_sharded() else {}
     return SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
-        max_steps=settings.max_steps or math.ceil(settings.epochs * epoch_steps),
+        gradient_accumulation_steps=settings.batch_rows // (micro * world),
+        # How many packed sequences there are, the trainer finds out.
+        max_steps=settings.max_steps or (-1 if settings.packing else math.ceil(settings.epochs * epoch_steps)),
+        num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if settings.final_learning_rate else settings.schedule,
         lr_scheduler_kwargs={"min_lr": settings.final_learning_rate} if settings.final_learning_rate else {},

@@ -16,13 +16,13 @@ from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import conversion_mapping
+from transformers import AutoConfig, AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
 from stages.convert.adapter import WEIGHTS
 from stages.convert.shards import shards
 from stages.errors import StageFailed
-from stages.train.sparse import SparseMoe
+from stages.train.sparse import SparseMoe, use_sparse_experts
 
 CLASS = "Llama4ForCausalLM"
 PREFIX = "language_model."
@@ -86,6 +86,19 @@ def stored_prefix(base: Path) -> str:
     """What stands before the language model's names in the checkpoint, and not in the loaded model."""
     with safe_open(shards(base)[0], "pt") as file:
         return PREFIX if any(name.startswith(PREFIX) for name in file.keys()) else ""  # noqa: SIM118
+
+
+def tuned_llama4(base: Path, adapter: Path, dtype: Any) -> PeftModel:
+    """Base and adapter, unmerged, as they were trained."""
+    with linearized(experts_of(base)):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+    use_sparse_experts(model)
+    return with_adapter(model, adapter, stored_prefix(base))
+
+
+def experts_of(base: Path) -> int:
+    """How many a layer has."""
+    return int(AutoConfig.from_pretrained(base).get_text_config().num_local_experts)
 
 
 def with_adapter(model: nn.Module, adapter: Path, prefix: str, *, trainable: bool = False) -> PeftModel:

@@ -1,13 +1,14 @@
 """The model to train: the base in the recipe's precision, and on it what is learned."""
 
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from configs.recipe import Train
 from stages.convert.merge import is_tied
@@ -16,6 +17,8 @@ from stages.events import Events
 from stages.train.count import count, refuse_unquantized
 from stages.train.targets import SAVED, check, resolve
 
+FLASH = "kernels-community/flash-attn2"
+"""Baked into the training image."""
 FIXED = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save")
 """What an adapter that is gone on from must have in common with the recipe."""
 
@@ -54,21 +57,32 @@ def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[Pre
     loading: Any = nullcontext()
     prefix, mixture = "", kind.startswith("llama4")
     if mixture:
-        from stages.train.llama4 import linearized, stored_prefix
+        from stages.train.llama4 import experts_of, linearized, stored_prefix
         from stages.train.sparse import use_sparse_experts
 
         prefix = stored_prefix(base)
         if settings.method == "qlora" or "experts" in settings.targets:
-            loading = linearized(AutoConfig.from_pretrained(base).get_text_config().num_local_experts)
+            loading = linearized(experts_of(base))
     with loading:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, quantization_config=quantization, local_files_only=True, use_safetensors=True
+            base,
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=_attention(settings, mixture=mixture),
+            local_files_only=True,
+            use_safetensors=True,
         )
     if mixture:
         use_sparse_experts(model)
     if quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     return model, prefix
+
+
+def _attention(settings: Train, *, mixture: bool) -> str | None:
+    """Packed rows need kernels that know where each ends; Llama 4's chunks are not computed right by this one."""
+    there = torch.cuda.is_available() and find_spec("kernels") is not None
+    return FLASH if settings.packing and there and not mixture else None
 
 
 def _adapted(

@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from bitsandbytes.nn import Linear4bit
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.errors import StageFailed
+from stages.events import Events
 
 
 def settings(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
@@ -27,6 +31,22 @@ def settings(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
     }
 
 
+class Shares(TrainerCallback):
+    """Once the model is sharded, tells which share of the 4-bit base each process holds."""
+
+    def __init__(self, events: Events) -> None:
+        self.events = events
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        here, whole = refuse_unsharded(given["model"])
+        shares: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, 100 * here / max(whole, 1))
+        told = ", ".join(f"{share:.1f} %" for share in shares)
+        self.events.emit("note", text=f"FSDP2: of the 4-bit base, {whole:,} bytes, each process holds {told}")
+
+
 def refuse_unsharded(model: torch.nn.Module) -> tuple[int, int]:
     """(bytes here, bytes in all) of the 4-bit base.
 
@@ -36,14 +56,10 @@ def refuse_unsharded(model: torch.nn.Module) -> tuple[int, int]:
     plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
     if plain:
         raise StageFailed(f"FSDP2: {len(plain)} parameters are not sharded, {plain[0]} first; this is a bug")
-    packed: list[Any] = [parameter for parameter in model.parameters() if _is_packed(parameter)]
+    packed: list[Any] = [module.weight for module in model.modules() if isinstance(module, Linear4bit)]
     if whole := [p.dtype for p in packed if not p.dtype.is_floating_point]:
         raise StageFailed(f"FSDP2: the 4-bit base is stored as {whole[0]}, which is not sharded; this is a bug")
     return _bytes(p.to_local() for p in packed), _bytes(packed)
-
-
-def _is_packed(parameter: Any) -> bool:
-    return isinstance(parameter, DTensor) and getattr(parameter.to_local(), "quant_state", None) is not None
 
 
 def _bytes(parameters: Iterable[torch.Tensor]) -> int:
@@ -59,7 +75,8 @@ def shard_on_cpu() -> None:
         plugin = more.get("fsdp_plugin")
         if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.FSDP
-            plugin.set_mixed_precision(self._mixed_precision)
+            if self._mixed_precision != "no":
+                plugin.set_mixed_precision(self._mixed_precision)
             self.fsdp_plugin = plugin
 
     AcceleratorState.__init__ = patched

@@ -23,10 +23,26 @@ class Trainer(SFTTrainer):
         self.batch_rows, self.make_optimizer, self.learned = batch_rows, make_optimizer, 0.0
         super().__init__(**more)
 
+    @property
+    def _train_batch_size(self) -> int:
+        """Of these settings; transformers would take what it was when a checkpoint was saved."""
+        return self.args.train_batch_size
+
+    @_train_batch_size.setter
+    def _train_batch_size(self, rows: int) -> None: ...
+
     def get_batch_samples(self, *words: Any, **more: Any) -> Any:
         samples, learned = super().get_batch_samples(*words, **more)
         self.learned += float(learned or 0)
         return samples, learned
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Of a sharded model the trainer would save shards under the names of whole tensors."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        else:
+            assert output_dir
+            save_adapter(cast(PeftModel, self.model), Path(output_dir))
 
     def create_optimizer(self, *words: Any, **more: Any) -> Any:
         if self.optimizer is None and self.make_optimizer:

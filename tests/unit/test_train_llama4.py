@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 
 from stages.convert.adapter import Adapter
 from stages.convert.merge import merge
+from stages.convert.reference import tuned_model
 from stages.convert.shards import part, stored
 from stages.errors import StageFailed
 from stages.train.count import count, refuse_unquantized
@@ -145,9 +146,9 @@ def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix
     untouched = load(base, linear=False).eval()(input_ids=llama4.tokens()).logits
     assert (answers - expected).abs().max() < 5e-6
     assert (answers - untouched).abs().max() > 1e-2
-    assert (
-        with_adapter(load(base), tmp_path / "adapter", prefix).eval()(input_ids=llama4.tokens()).logits == expected
-    ).all()
+    # As verification opens it, from the checkpoint with its own names.
+    unmerged = tuned_model(sees, tmp_path / "adapter")
+    assert (unmerged(input_ids=llama4.tokens()).logits - expected).abs().max() < 1e-6
 
 
 def test_the_fold_is_one_rounding_of_base_and_pefts_delta(base: Path, tmp_path: Path) -> None:
