@@ -373,7 +373,8 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return "unknown"
-=======
+
+
 @models_app.command("ls")
 def models_ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
@@ -469,7 +470,6 @@ def doctor() -> None:
     found = examine()
     typer.echo(doctor_text(found))
     raise typer.Exit(int(any(each.state == "missing" for each in found)))
->>>>>>> 8e485ee09b0a0fec70f25718f0ac2d0df370768c
 
 
 def _policy(on_modal: bool, verb: str, *words: str) -> str:

@@ -62,6 +62,8 @@ class Progress:
                 self._say(event, "stopping; what was done is being saved")
             case "warning":
                 self._say(event, f"warning: {event['text']}")
+            case "note":
+                self._say(event, event["text"])
             case "progress":
                 self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
             case "metrics":

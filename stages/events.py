@@ -6,7 +6,7 @@ Every event has `time` (ISO, UTC), `stage` and `kind`, and fields of its kind:
     progress         `done` of `total` in `unit`, `text`
     metrics          `step` and numbers (loss, learning_rate, gradient_norm, tokens_per_second, …)
     checkpoint       `step`, `path`
-    warning          `text`
+    warning, note    `text`; a warning is an alert to whoever follows, a note is said once
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 FILE = "events.jsonl"
-Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "warning"]
+Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "warning", "note"]
 
 
 class Events:
@@ -52,6 +52,12 @@ class Events:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
+
+
+class Silent(Events):
+    """Takes events and writes none: of several processes that do the same, one tells."""
+
+    def emit(self, kind: Kind, **fields: Any) -> None: ...
 
 
 def read_events(run: Path) -> Iterator[dict[str, Any]]:

@@ -150,7 +150,7 @@ def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow, s
             stderr=subprocess.STDOUT,
             env=_environment(stage, recipe),
             pass_fds=[outcome.fileno()],
-            preexec_fn=_bound_to(os.getpid()),
+            preexec_fn=bound_to(os.getpid()),
         )
         try:
             _follow(child, follower, follow, seconds)
@@ -204,7 +204,7 @@ def _environment(stage: str, recipe: "Recipe") -> dict[str, str]:
     return os.environ | ours
 
 
-def _bound_to(parent: int) -> Callable[[], None]:
+def bound_to(parent: int) -> Callable[[], None]:
     """What a child calls first: it dies with its parent, and a Ctrl-C in the terminal is its parent's to handle."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here: between fork and exec as little as possible is done
 

@@ -1,7 +1,8 @@
 """A LoRA adapter, and what it makes of rows of its base: exactly what PEFT's `merge_and_unload` makes of them.
 
 W + (alpha / rank) B A, the sum in fp32, rounded once to W's type; rank and alpha may differ by module, and rsLoRA
-divides by the root of the rank. DoRA scales each row to its learned length; what modules_to_save names is replaced.
+divides by the root of the rank. DoRA scales each row to its learned length; what modules_to_save names is replaced;
+what was learned for one expert of Llama 4 goes into its place in the fused tensor (`experts.py`).
 Whatever else an adapter may be is refused by name.
 """
 
@@ -14,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.convert.experts import Delta, Fused, fused_name
 from stages.convert.shards import DTYPES, Stored, part, stored
 from stages.errors import BadRecipe, StageFailed
 
@@ -27,7 +29,15 @@ _SAVED = re.compile(r"base_model\.model\.(.+?)(?:\.modules_to_save)?\.(weight|bi
 MERGED = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save"),
     # These say which modules are adapted, how they were trained, or where a library looks: no weight depends on them.
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "task_type"),
+    *(
+        "target_modules",
+        "target_parameters",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "lora_dropout",
+        "task_type",
+    ),
     *("peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "runtime_config"),
     *("megatron_core", "qalora_group_size", "eva_config", "peft_type", "bias", "init_lora_weights"),
 }
@@ -59,12 +69,12 @@ class Adapter:
         self.folder = folder
         self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         self._refuse_what_is_not_understood()
-        self._parts = self._read()
+        self._parts, self._fused = _folded(self._read())
 
     @property
     def names(self) -> frozenset[str]:
         """Weights of the base that it changes."""
-        return frozenset(self._parts)
+        return frozenset(self._parts) | frozenset(self._fused)
 
     def refuse_another_base(self, base: Iterable[Stored], *, tied: bool) -> None:
         """Raise StageFailed unless all it changes is there in the same shape."""
@@ -73,8 +83,9 @@ class Adapter:
             raise StageFailed(
                 f"{self.folder}: it adapts {missing[0]}, which the base does not have; was it trained on another base?"
             )
-        for name, parts in self._parts.items():
-            tensor, shape = there[name], _shape(parts)
+        for name in sorted(self.names):
+            tensor = there[name]
+            shape = self._shape(name, tensor)
             if tensor.dtype not in DTYPES:
                 raise StageFailed(
                     f"{tensor.file}: {name}: {tensor.dtype}: only {', '.join(DTYPES)} weights can be merged into"
@@ -94,6 +105,8 @@ class Adapter:
         """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type."""
         import torch
 
+        if name in self._fused:
+            return self._fused[name].merged(weight, first, last, _float)
         parts = self._parts[name]
         if parts.instead:
             return part(parts.instead, first, last).to(weight.dtype)
@@ -104,6 +117,11 @@ class Adapter:
         length = torch.linalg.norm(weight + delta, dim=1)
         factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
         return (factor * (weight + delta)).to(weight.dtype)
+
+    def _shape(self, name: str, tensor: Stored) -> tuple[int, ...]:
+        if name in self._fused:
+            return self._fused[name].misfit(tensor.shape) or tensor.shape
+        return _shape(self._parts[name])
 
     def _read(self) -> dict[str, _Parts]:
         found: dict[str, dict[str, Any]] = {}
@@ -148,6 +166,19 @@ class Adapter:
             if (key in ONLY and value not in (None, *ONLY[key])) or (key not in MERGED and value):
                 only = f"; only {', '.join(map(repr, ONLY[key]))}" if key in ONLY else ""
                 raise BadRecipe(f"{self.folder / CONFIG}: {key}: {value!r} cannot be merged exactly{only}")
+
+
+def _folded(parts: dict[str, _Parts]) -> tuple[dict[str, _Parts], dict[str, Fused]]:
+    """Those of the base's own names, and those of single experts by the fused tensor they lie in."""
+    plain: dict[str, _Parts] = {}
+    fused: dict[str, Fused] = {}
+    for name, found in parts.items():
+        place = fused_name(name)
+        if place is None or found.magnitude or not (found.a and found.b):
+            plain[name] = found
+        else:
+            fused.setdefault(place[0], Fused(place[0])).deltas[place[1:]] = Delta(found.a, found.b, found.scale)
+    return plain, fused
 
 
 def _shape(parts: _Parts) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """The model as it was trained, base and adapter unmerged, in transformers: what the files are held against."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,14 @@ def tuned_model(base: Path, adapter: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype: Any = torch.float32 if _parameters(base) < SMALL_PARAMETERS else "auto"
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
-    tuned: Any = PeftModel.from_pretrained(model, str(adapter))
+    tuned: Any
+    if json.loads((base / "config.json").read_text())["model_type"].startswith("llama4"):
+        from stages.train.llama4 import tuned_llama4
+
+        tuned = tuned_llama4(base, adapter, dtype)
+    else:
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+        tuned = PeftModel.from_pretrained(model, str(adapter))
     return tuned.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

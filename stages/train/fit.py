@@ -5,88 +5,121 @@ import math
 import os
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PrinterCallback
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback
 from transformers.trainer_utils import set_seed
 from trl import SFTConfig
 
 from configs.recipe import Recipe, Train
 from stages import artifact
-from stages.errors import StageFailed
+from stages.convert.adapter import WEIGHTS
+from stages.errors import BadRecipe, StageFailed
 from stages.events import Events
 from stages.prepare import load_tools, read_prepared
 from stages.prepare.render import Renderer
+from stages.train import shard
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
-from stages.train.loss import IGNORED, LearnedTokens
-
-TARGETS = {
-    "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
-    "mlp": ["gate_proj", "up_proj", "down_proj"],
-}
-"""Module names of each meaning in Llama's and Mistral's code."""
+from stages.train.flops import flops_per_token
+from stages.train.launch import micro_rows
+from stages.train.load import load
+from stages.train.loss import IGNORED
+from stages.train.trainer import Trainer, from_first, is_first, save_adapter
+from stages.train.watch import Alerts, Best, Divergence, lowest, validations
 
 CHECKPOINTS_KEPT = 2
 LAST_STEPS = 10
+PADDED_ROWS = 8
+"""So many rows are padded together to see whether what is learned stays learned."""
 
 
-def fit(recipe: Recipe, base: Path, prepared: Path, folder: Path, events: Events) -> dict[str, float]:
+def fit(
+    recipe: Recipe, base: Path, prepared: Path, folder: Path, events: Events, start: Path | None = None
+) -> dict[str, float]:
     """Train to the end, from the newest whole checkpoint if there is one; the adapter lies in `folder/adapter`.
 
-    Returns train_loss (of the last steps) and validation_loss, both in nats per learned token,
-    perplexity, steps, epochs, and how many parameters there are and are trained.
+    `start` is an adapter to go on from. Returns train_loss (of the last steps) and validation_loss, both in nats per
+    learned token, perplexity, the step they belong to, steps, epochs, and how many parameters there are, and are
+    trained.
 
     Raises:
-        StageFailed: stopped by SIGTERM, after a checkpoint.
+        BadRecipe: what is asked for, this base cannot do. StageFailed: stopped by SIGTERM, after a checkpoint; or
+        diverged, the last good checkpoint kept.
     """
     torch.set_num_threads(recipe.compute.threads or len(os.sched_getaffinity(0)))
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # A debugging aid that took 29 % of a step on the CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     set_seed(recipe.train.seed)
+    settings = recipe.train
     renderer = Renderer(base, load_tools(prepared))
     rows = {name: _dataset(renderer, prepared / f"{name}.jsonl") for name in ("train", "validation")}
-    model = _adapted(recipe, base)
+    model = load(settings, base, start, events, sharded=is_sharded())
     scratch = folder / artifact.SCRATCH
-    stop = StopOnSignal()
-    trainer = LearnedTokens(
+    stop, divergence = StopOnSignal(), Divergence()
+    trainer = Trainer(
+        batch_rows=settings.batch_rows,
+        make_optimizer=partial(_lora_plus, settings=settings) if settings.lora_plus > 1 else None,
         model=model,
-        args=_arguments(recipe, scratch / "checkpoints", len(rows["train"])),
+        args=_arguments(recipe, scratch / "checkpoints", len(rows["train"]), model),
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         processing_class=renderer.tokenizer,
-        callbacks=[Report(events), Checkpoints(events), stop],
     )
+    refuse_hiding_padding(trainer.data_collator, rows["train"], renderer.tokenizer)
     trainer.remove_callback(PrinterCallback)
+    flops = flops_per_token(model, model.config, [len(ids) for ids in rows["train"]["input_ids"]])
+    best = Best(settings, scratch / "best", partial(_save, trainer, recipe), events)
+    for callback in (
+        Report(events, flops, lambda: trainer.learned),
+        divergence,
+        Alerts(recipe.watch, events),
+        best,
+        Checkpoints(events),
+        stop,
+        *([shard.Shares(events)] if is_sharded() else []),
+    ):
+        trainer.add_callback(callback)
     _train_in_fp32(model)
-    if recipe.train.lora_plus > 1:
-        trainer.optimizer = _lora_plus(model, recipe.train)
     trained, total = model.get_nb_trainable_parameters()
-    checkpoint = newest_whole(scratch / "checkpoints", events)
+    checkpoint = from_first(lambda: newest_whole(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
+    if divergence.why:
+        raise StageFailed(_advice(divergence.why, step, scratch / "checkpoints", settings))
     if stop.stopped and step < trainer.state.max_steps:
         raise StageFailed(f"stopped by SIGTERM at step {step}, after a checkpoint; the same command goes on from there")
-    validation_loss = trainer.evaluate()["eval_loss"]
-    _save(model, recipe, folder)
+    kept, validation_loss = step, trainer.evaluate()["eval_loss"]
+    result = scratch / "adapter"
+    if settings.keep == "best":
+        kept, validation_loss = lowest(validations(trainer.state))
+        result = scratch / "best" / f"step-{kept}"
+    else:
+        _save(trainer, recipe, result)
+    if is_first():
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an attempt that ended before its manifest
+        result.replace(folder / "adapter")
     return {
         "train_loss": statistics.mean(_losses(trainer)[-LAST_STEPS:]),
         "validation_loss": validation_loss,
         "perplexity": math.exp(validation_loss),
         "steps": step,
+        "kept_step": kept,
         "epochs": round(trainer.state.epoch or 0, 3),
         "parameters_trained": trained,
         "parameters_total": total,
     }
 
 
-def _losses(trainer: LearnedTokens) -> list[float]:
+def _losses(trainer: Trainer) -> list[float]:
     """Of every step, those before a resume too; the trainer's own mean forgets them."""
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
@@ -97,36 +130,7 @@ def _dataset(renderer: Renderer, file: Path) -> Dataset:
     return Dataset.from_dict({"input_ids": [r.ids for r in rendered], "labels": labels})
 
 
-def _adapted(recipe: Recipe, base: Path) -> PeftModel:
-    settings = recipe.train
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # bf16 is slow on CPUs without AMX
-    quantization = None
-    if settings.method == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_quant_storage=dtype if torch.cuda.is_available() else torch.uint8,
-        )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, quantization_config=quantization, local_files_only=True, use_safetensors=True
-    )
-    if quantization:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=[name for target in settings.targets for name in TARGETS[target]],
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(model, lora)
-    assert isinstance(adapted, PeftModel)
-    return adapted
-
-
-def _lora_plus(model: PeftModel, settings: Train) -> torch.optim.Optimizer:
+def _lora_plus(model: PeftModel, *, settings: Train) -> torch.optim.Optimizer:
     """The optimizer the trainer would make, with a higher learning rate for the adapter's B."""
     kind: Any = torch.optim.AdamW
     if torch.cuda.is_available():
@@ -149,20 +153,23 @@ def _train_in_fp32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def _arguments(recipe: Recipe, output: Path, rows: int) -> SFTConfig:
+def _arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFTConfig:
     settings, on_gpu = recipe.train, torch.cuda.is_available()
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = recipe.compute.micro_batch_rows or (min(settings.batch_rows, 8) if on_gpu else settings.batch_rows)
-    accumulation = max(1, round(settings.batch_rows / (micro * world)))
+    micro = micro_rows(recipe, world, on_gpu=on_gpu)
     epoch_steps = math.ceil(rows / settings.batch_rows)
+    sharding = shard.settings(model, checkpointing=on_gpu) if is_sharded() else {}
     return SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
-        max_steps=settings.max_steps or math.ceil(settings.epochs * epoch_steps),
+        gradient_accumulation_steps=settings.batch_rows // (micro * world),
+        # How many packed sequences there are, the trainer finds out.
+        max_steps=settings.max_steps or (-1 if settings.packing else math.ceil(settings.epochs * epoch_steps)),
+        num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type="cosine_with_min_lr" if settings.final_learning_rate else settings.schedule,
+        lr_scheduler_kwargs={"min_lr": settings.final_learning_rate} if settings.final_learning_rate else {},
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
@@ -170,8 +177,11 @@ def _arguments(recipe: Recipe, output: Path, rows: int) -> SFTConfig:
         bf16=on_gpu,
         tf32=on_gpu or None,
         use_cpu=not on_gpu,
-        max_length=None,  # `prepare` has left out what is too long; nothing is cut here
-        activation_checkpointing=on_gpu,
+        # `prepare` has left out what is too long; nothing is cut here.
+        max_length=recipe.data.max_tokens if settings.packing else None,
+        packing=settings.packing,
+        eval_packing=False,
+        activation_checkpointing=on_gpu and not sharding,
         train_sampling_strategy="group_by_length",
         dataloader_num_workers=0,
         save_steps=settings.save_steps,
@@ -179,24 +189,70 @@ def _arguments(recipe: Recipe, output: Path, rows: int) -> SFTConfig:
         eval_strategy="steps",
         eval_steps=settings.evaluate_steps,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would show a mean in the place of a loss that is no number
         report_to=[],
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
+        **sharding,
     )
 
 
-def _save(model: PeftModel, recipe: Recipe, folder: Path) -> None:
-    temporary = folder / artifact.SCRATCH / "adapter"
-    # A path of this machine has no place in a published adapter.
+def _save(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
+    """The adapter as it is published: whole, named after the base's own weights, no path of this machine in it."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     for config in model.peft_config.values():
         config.base_model_name_or_path = recipe.base
         config.revision = recipe.revision
-    model.save_pretrained(str(temporary), save_embedding_layers=False)  # else PEFT asks the hub
+    temporary = folder.with_name(f".{folder.name}")
+    if is_first():
+        shutil.rmtree(temporary, ignore_errors=True)
+    save_adapter(model, temporary)
+    if not is_first():
+        return
+    if prefix := getattr(model, "stored_prefix", ""):
+        named = {n.replace("base_model.model.", f"base_model.model.{prefix}", 1): w for n, w in _weights(temporary)}
+        save_file(named, temporary / WEIGHTS, {"format": "pt"})
     config_file = temporary / "adapter_config.json"
     config = json.loads(config_file.read_text())
-    ordered = {key: sorted(value) if key == "target_modules" else value for key, value in config.items()}
+    listed = ("target_modules", "modules_to_save")
+    ordered = {
+        key: sorted(value) if key in listed and isinstance(value, list) else value for key, value in config.items()
+    }
     config_file.write_text(json.dumps(ordered, indent=1, sort_keys=True))  # PEFT writes a set, in any order
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's is an empty form; the model card comes from evaluate
-    shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an attempt that ended before its manifest
-    temporary.replace(folder / "adapter")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def _weights(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    return list(load_file(folder / WEIGHTS).items())
+
+
+def _advice(why: str, step: int, checkpoints: Path, settings: Train) -> str:
+    kept = sorted((int(c.name.split("-")[1]) for c in checkpoints.glob("checkpoint-*")), reverse=True)
+    last = f"checkpoint-{kept[0]} in {checkpoints} is the last good one" if kept else "there is no checkpoint before it"
+    return (
+        f"diverged at step {step}: {why}; {last}. The same command would go on from there and diverge again: lower "
+        f"train.learning_rate (now {settings.learning_rate:g}; try {settings.learning_rate / 4:g}), raise "
+        f"train.warmup_steps (now {settings.warmup_steps}) or lower train.max_gradient_norm "
+        f"(now {settings.max_gradient_norm:g}), and use a new run (--run NEW)"
+    )
+
+
+def refuse_hiding_padding(collator: Any, rows: Dataset, tokenizer: Any) -> None:
+    """Raise BadRecipe if padding makes the loss pass over a token that is learned, as where it is the end of turn."""
+    some = [rows[i] for i in range(min(PADDED_ROWS, len(rows)))]
+    wanted = sum(label != IGNORED for row in some for label in row["labels"][1:])
+    found = int((collator(some)["labels"][:, 1:] != IGNORED).sum())
+    if found < wanted:
+        raise BadRecipe(
+            f"base: its tokenizer pads with {tokenizer.pad_token!r}, and ends a turn with {tokenizer.eos_token!r}: of "
+            f"{wanted} learned tokens padding hides {wanted - found}, so that the model would never learn to stop; "
+            "give the tokenizer a pad token of its own"
+        )
+
+
+def is_sharded() -> bool:
+    """Whether this process holds a shard of the model: FSDP2 was asked for by the launcher."""
+    return os.environ.get("TUNELINE_STRATEGY") == "fsdp2"

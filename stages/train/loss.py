@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from trl import SFTTrainer
 
@@ -19,25 +20,27 @@ class LearnedTokens(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        if self.aux_loss_enabled:  # a router's loss, which is TRL's to add
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         columns = (labels != IGNORED).any(0).nonzero()[:, 0]
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=columns,
-        )
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**given | {"use_cache": False, "logits_to_keep": columns})
         wanted = labels[:, columns].flatten()
-        summed = F.cross_entropy(outputs.logits.float().flatten(0, 1), wanted, ignore_index=IGNORED, reduction="sum")
+        logits = outputs.logits.float().flatten(0, 1)
+        summed = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
         count = (wanted != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = summed / count
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the count is of all processes, and DDP takes the mean
-        self._count(inputs["attention_mask"])
+        self._count(inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _count(self, attention_mask: Any) -> None:
+    def _count(self, inputs: Any) -> None:
+        """Tokens read, as TRL counts them: without padding, or all of a row that is packed."""
         training = self.model is not None and self.model.training
         if training:
-            self._total_train_tokens += self.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+            mask = inputs.get("attention_mask")
+            here = torch.tensor(inputs["position_ids"].numel()) if mask is None else mask.sum()
+            self._total_train_tokens += self.accelerator.gather_for_metrics(here).sum().item()
         self._metrics["train" if training else "eval"]["num_tokens"] = [self._total_train_tokens]

@@ -1,0 +1,239 @@
+"""Training in one process, or in several by torchrun: a model each (DDP), or a shard each (FSDP2)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from configs.recipe import Recipe
+from stages import artifact, errors
+from stages.convert.shards import shards
+from stages.errors import BadRecipe, StageFailed, TunelineError
+from stages.events import Events, Silent
+from stages.line import bound_to
+
+STRATEGY = "TUNELINE_STRATEGY"
+"""The environment variable that tells a worker how they share."""
+BYTES_A_PARAMETER = {"qlora": 0.55, "lora": 2.0, "full": 16.0}
+"""NF4 with its doubly quantized scales; bf16; fp32 with gradient and two moments."""
+ROOM = 0.7
+"""Of a GPU's memory the model may take so much; the rest is for activations and the adapter."""
+GPU_ROWS = 8
+"""Rows at a time on one GPU, unless the recipe says otherwise."""
+HALVINGS = 3
+LAST_LINES = 12
+
+
+def launch(recipe: Recipe, base: Path, prepared: Path, folder: Path, run: Path, start: Path | None) -> dict[str, float]:
+    """`fit`, in as many processes as the recipe says or there are GPUs; what it returns.
+
+    Out of memory, it goes on from the last checkpoint with half the rows at a time and twice the accumulation, at most
+    three times: the same rows make a step, and the loss goes on.
+
+    Raises:
+        StageFailed: a process ended without a result, or memory never sufficed. Whatever one of them raised.
+    """
+    import torch
+
+    processes = recipe.compute.processes or max(1, torch.cuda.device_count())
+    events, on_gpu = Events(run, "train"), torch.cuda.is_available()
+    for attempt in range(HALVINGS + 1):
+        try:
+            return _once(recipe, base, prepared, folder, run, start, processes)
+        except OutOfMemory as error:
+            told, rows = str(error), micro_rows(recipe, processes, on_gpu=on_gpu)
+        if rows == 1 or attempt == HALVINGS:
+            raise StageFailed(
+                f"train: out of memory with {rows} rows at a time: {told}. The model alone was estimated at "
+                f"{_model_bytes(recipe, base) / 1e9:.1f} GB; take a GPU with more memory, more of them with "
+                "compute.strategy fsdp2, method qlora, or a lower data.max_tokens"
+            )
+        fewer = _divisor(recipe.train.batch_rows // processes, rows // 2)
+        events.emit("warning", text=f"out of memory with {rows} rows at a time; goes on with {fewer}: {told}")
+        recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"micro_batch_rows": fewer})})
+    raise AssertionError("unreachable")
+
+
+class OutOfMemory(Exception):
+    """A device, or this machine, had no memory left; says what was measured."""
+
+
+def micro_rows(recipe: Recipe, processes: int, *, on_gpu: bool) -> int:
+    """How many rows one process computes at a time: of the recipe, else what usually fits, always a divisor.
+
+    Raises:
+        BadRecipe: the rows of a step cannot be shared out evenly.
+    """
+    rows, wanted = recipe.train.batch_rows, recipe.compute.micro_batch_rows
+    if rows % processes:
+        raise BadRecipe(f"train.batch_rows: {rows} cannot be shared by {processes} processes; take a multiple")
+    if wanted and rows // processes % wanted:
+        raise BadRecipe(
+            f"compute.micro_batch_rows: {wanted} does not divide the {rows // processes} rows of a step and process"
+        )
+    return wanted or _divisor(rows // processes, GPU_ROWS if on_gpu else rows)
+
+
+def _divisor(number: int, most: int) -> int:
+    return next(rows for rows in range(min(most, number), 0, -1) if number % rows == 0)
+
+
+def _once(
+    recipe: Recipe, base: Path, prepared: Path, folder: Path, run: Path, start: Path | None, processes: int
+) -> dict[str, float]:
+    events = Events(run, "train")
+    if processes == 1:
+        from stages.train.fit import fit
+
+        try:
+            return fit(recipe, base, prepared, folder, events, start)
+        except Exception as error:
+            if (measured := _out_of_memory(error)) is None:
+                raise
+        _free()  # only here the failed attempt's model is no longer held by its traceback
+        raise OutOfMemory(measured)
+    strategy, why = chosen(recipe, base, _memory())
+    events.emit("note", text=f"{processes} processes, {strategy}: {why}")
+    scratch = folder / artifact.SCRATCH
+    scratch.mkdir(exist_ok=True)
+    job, outcome = scratch / "job.json", scratch / "outcome.json"
+    outcome.unlink(missing_ok=True)
+    paths = {"base": base, "prepared": prepared, "folder": folder, "run": run, "start": start}
+    told = {name: str(path) if path else None for name, path in paths.items()}
+    artifact.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
+    _torchrun(job, processes, strategy)
+    if not outcome.exists():
+        raise StageFailed(
+            f"train: the {processes} processes ended without a result; run the same command again: "
+            f"it goes on from the last checkpoint. {run / 'logs' / 'train.log'} says how they ended"
+        )
+    result = json.loads(outcome.read_text())
+    if result.get("kind") == OutOfMemory.__name__:
+        raise OutOfMemory(result["message"])
+    if "kind" in result:
+        kind: type[TunelineError] = getattr(errors, result["kind"])
+        raise kind(result["message"])
+    metrics: dict[str, float] = result["metrics"]
+    return metrics
+
+
+def chosen(recipe: Recipe, base: Path, memory: int | None) -> tuple[str, str]:
+    """(strategy, why) for GPUs of so many bytes each; None is a CPU."""
+    if recipe.compute.strategy != "auto":
+        return recipe.compute.strategy, "as compute.strategy says"
+    if memory is None:
+        return "ddp", "on CPUs, unless compute.strategy says otherwise"
+    needed = _model_bytes(recipe, base)
+    fits = needed < ROOM * memory
+    words = f"{needed / 1e9:.1f} GB of model, {memory / 1e9:.0f} GB a GPU"
+    return ("ddp", f"{words}: each holds it whole") if fits else ("fsdp2", f"{words}: each holds a shard")
+
+
+def _model_bytes(recipe: Recipe, base: Path) -> float:
+    """A first estimate, from the 16-bit files' size."""
+    return sum(shard.stat().st_size for shard in shards(base)) / 2 * BYTES_A_PARAMETER[recipe.train.method]
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """What was measured if that is what went wrong; torch has a class for it on GPUs, and on CPUs only words."""
+    import torch
+
+    from stages.train.watch import peak_memory_gb
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{peak_memory_gb():.1f} GB in use at most"
+    return "no memory left on this machine" if "can't allocate memory" in str(error) else None
+
+
+def _free() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _memory() -> int | None:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _torchrun(job: Path, processes: int, strategy: str) -> None:
+    """Start the workers and wait; a SIGTERM goes to each of them, so that they save a checkpoint together."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "stages.train.launch", str(job)]
+    pids = job.parent / "pids"
+    pids.mkdir(exist_ok=True)
+    for old in pids.iterdir():
+        old.unlink()
+
+    def forward(*_: Any) -> None:
+        for file in pids.iterdir():
+            os.kill(int(file.name), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    environment = os.environ | {STRATEGY: strategy, "PYTHONPATH": str(Path(__file__).parents[2])}
+    try:
+        subprocess.run(command, env=environment, check=False, preexec_fn=bound_to(os.getpid()))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _worker(job: Path) -> int:
+    """One of the processes; the first that has something to tell writes it down."""
+    bound_to(os.getppid())()  # dies with torchrun, which may be killed
+    (job.parent / "pids" / str(os.getpid())).touch()
+    told = json.loads(job.read_text())
+    path = {name: Path(told[name]) if told[name] else None for name in ("base", "prepared", "folder", "run", "start")}
+    recipe, outcome = Recipe.model_validate_json(told["recipe"]), Path(told["outcome"])
+    first = os.environ["RANK"] == "0"
+    base, prepared, folder, run = path["base"], path["prepared"], path["folder"], path["run"]
+    assert base and prepared and folder and run
+    try:
+        import torch
+
+        from stages.train.fit import fit
+        from stages.train.shard import shard_on_cpu
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        elif os.environ[STRATEGY] == "fsdp2":
+            shard_on_cpu()
+        events = Events(run, "train") if first else Silent(run, "train")
+        metrics = fit(recipe, base, prepared, folder, events, path["start"])
+        if first:
+            artifact.write_atomic(outcome, json.dumps({"metrics": metrics}))
+    except TunelineError as error:
+        _tell(outcome, type(error).__name__, str(error))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        if measured := _out_of_memory(error):
+            _tell(outcome, OutOfMemory.__name__, measured)
+            return 1
+        last = "\n".join(traceback.format_exc().splitlines()[-LAST_LINES:])
+        _tell(outcome, "StageFailed", f"train: process {os.environ['RANK']} failed:\n{last}")
+        return 1
+    finally:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+def _tell(outcome: Path, kind: str, message: str) -> None:
+    if not outcome.exists():
+        artifact.write_atomic(outcome, json.dumps({"kind": kind, "message": message}))
+
+
+if __name__ == "__main__":
+    sys.exit(_worker(Path(sys.argv[1])))

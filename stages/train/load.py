@@ -1,0 +1,142 @@
+"""The model to train: the base in the recipe's precision, and on it what is learned."""
+
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from configs.recipe import Train
+from stages.convert.merge import is_tied
+from stages.errors import BadRecipe
+from stages.events import Events
+from stages.train.count import count, refuse_unquantized
+from stages.train.targets import SAVED, check, resolve
+
+FLASH = "kernels-community/flash-attn2"
+"""Baked into the training image."""
+FIXED = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save")
+"""What an adapter that is gone on from must have in common with the recipe."""
+
+
+def load(settings: Train, base: Path, start: Path | None, events: Events, *, sharded: bool) -> PeftModel:
+    """The adapted model, what was found and counted told as events; `start` is an adapter to go on from.
+
+    Raises:
+        BadRecipe: the base lacks a target, or `start` has other settings. StageFailed: it is not in 4 bit as it should.
+    """
+    kind = check(base, settings)
+    model, prefix = _base(settings, base, kind, sharded=sharded)
+    adapted = _adapted(settings, model, base, kind, start, prefix, events)
+    if settings.method == "qlora":
+        refuse_unquantized(adapted)
+    adapted.stored_prefix = prefix  # type: ignore[assignment]  # what the adapter's names begin with when it is saved
+    events.emit("note", text=f"parameters: {count(adapted)}")
+    return adapted
+
+
+def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[PreTrainedModel, str]:
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu else torch.float32  # bf16 is slow on CPUs without AMX
+    if settings.method == "full":
+        dtype = torch.float32  # steps of a small learning rate vanish in bf16
+    quantization = None
+    if settings.method == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            # FSDP2 shards floats only: packed into bytes, the base would lie on every GPU whole.
+            bnb_4bit_quant_storage=torch.bfloat16 if on_gpu or sharded else torch.uint8,
+        )
+    loading: Any = nullcontext()
+    prefix, mixture = "", kind.startswith("llama4")
+    if mixture:
+        from stages.train.llama4 import experts_of, linearized, stored_prefix
+        from stages.train.sparse import use_sparse_experts
+
+        prefix = stored_prefix(base)
+        if settings.method == "qlora" or "experts" in settings.targets:
+            loading = linearized(experts_of(base))
+    with loading:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=_attention(settings, mixture=mixture),
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    if mixture:
+        use_sparse_experts(model)
+    if quantization:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
+    return model, prefix
+
+
+def _attention(settings: Train, *, mixture: bool) -> str | None:
+    """Packed rows need kernels that know where each ends; Llama 4's chunks are not computed right by this one."""
+    there = torch.cuda.is_available() and find_spec("kernels") is not None
+    return FLASH if settings.packing and there and not mixture else None
+
+
+def _adapted(
+    settings: Train, model: PreTrainedModel, base: Path, kind: str, start: Path | None, prefix: str, events: Events
+) -> PeftModel:
+    if settings.method == "full":
+        modules: Any = DUMMY_TARGET_MODULES
+        parameters, saved = None, _leaves(model, tied=is_tied(base), events=events)
+    else:
+        found = resolve(kind, settings.targets, dict(model.named_modules()), dict(model.named_parameters()))
+        told = ", ".join(f"{name} {number}" for name, number in found.found.items())
+        events.emit("note", text=f"adapters in a {kind}: {told}")
+        modules, parameters = found.modules, found.parameters
+        saved = [SAVED[name] for name in settings.modules_to_save]
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=modules,
+        target_parameters=parameters,
+        modules_to_save=saved or None,
+        task_type="CAUSAL_LM",
+    )
+    if start is None:
+        adapted = get_peft_model(model, lora)
+        assert isinstance(adapted, PeftModel)
+        return adapted
+    from stages.train.llama4 import with_adapter
+
+    _refuse_another(lora, start, settings)
+    return with_adapter(model, start, prefix, trainable=True)
+
+
+def _leaves(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:
+    """Last names of all modules that have weights of their own; a tied embedding cannot be replaced exactly."""
+    names = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters(recurse=False))
+    }
+    if tied:
+        names -= set(SAVED.values())
+        events.emit("note", text="method full: input and output embeddings are one matrix here, which stays as it is")
+    return sorted(names)
+
+
+def _refuse_another(ours: LoraConfig, start: Path, settings: Train) -> None:
+    theirs = LoraConfig.from_pretrained(str(start))
+    for key in FIXED:
+        mine, other = (_comparable(getattr(config, key)) for config in (ours, theirs))
+        if mine != other:
+            raise BadRecipe(
+                f"train.init_from: {settings.init_from}: its adapter has {key} {other!r}, this recipe {mine!r}; "
+                "make them equal, or leave init_from out"
+            )
+
+
+def _comparable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list | tuple | set) else value

@@ -1,0 +1,216 @@
+"""Training itself, on the tiny base and short chats: each method, what it goes on from, and what it survives."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
+
+from stages.convert.merge import merge
+from stages.errors import BadRecipe, StageFailed
+from stages.fetch import fetch
+from stages.train import trainer as training
+from tests.unit import small
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNELINE_MODELS", str(folder / "models"))
+        fetch(small.recipe(folder), folder / "prepared")
+        small.prepared(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base's tokenizer with a random model whose output embedding is its own."""
+    folder = tmp_path_factory.mktemp("untied")
+    for file in small.BASE.iterdir():
+        if file.name.startswith("tokenizer") or file.suffix in (".jinja", ".json"):
+            shutil.copyfile(file, folder / file.name)
+    torch.manual_seed(0)
+    config = LlamaConfig.from_pretrained(small.BASE)
+    config.tie_word_embeddings, config.num_hidden_layers, config.hidden_size = False, 1, 64
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.intermediate_size = 2, 2, 32, 96
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def merged(base: Path, adapter: Path, out: Path) -> dict[str, torch.Tensor]:
+    merge(base, adapter, out, lambda done, total: None)
+    return load_file(out / "model.safetensors")
+
+
+def by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    whole: Any = PeftModel.from_pretrained(model, str(adapter))
+    state: dict[str, torch.Tensor] = whole.merge_and_unload().state_dict()
+    return state
+
+
+def test_qlora_says_what_it_adapts_and_counts_and_how_fast_it_is(here: Path) -> None:
+    small.train(here, "plain", small.recipe(here))
+    told = [event["text"] for event in small.events(here, "plain", "note")]
+    assert told[0] == "adapters in a llama: attention 16, mlp 12"
+    assert told[1].startswith("parameters: 2,359,296 quantized, ")
+    steps = [event for event in small.events(here, "plain", "metrics") if "loss" in event]
+    assert len(steps) == 6
+    assert all(0 < e["learned_tokens_per_second"] < e["tokens_per_second"] and e["teraflops"] > 0 for e in steps)
+    assert small.losses(here, "plain")[-1] < small.losses(here, "plain")[0]
+
+
+def test_full_trains_every_weight_and_merges_exactly(here: Path, untied: Path, tmp_path: Path) -> None:
+    metrics = small.train(here, "full", small.recipe(here, method="full"), base=untied)
+    assert small.losses(here, "full")[-1] < small.losses(here, "full")[0]
+    adapter, before = here / "full/train/adapter", load_file(untied / "model.safetensors")
+    tuned, expected = merged(untied, adapter, tmp_path), by_peft(untied, adapter)
+    assert metrics["parameters_trained"] == sum(weight.numel() for weight in before.values())
+    assert tuned.keys() == before.keys()
+    for name, weight in tuned.items():
+        assert torch.equal(weight, expected[name]), name
+        assert not torch.equal(weight, before[name]), f"{name} was not trained"
+
+
+def test_full_on_a_tied_base_leaves_the_embedding_and_says_so(here: Path) -> None:
+    small.train(here, "tied", small.recipe(here, method="full", max_steps=1))
+    assert any("one matrix" in event["text"] for event in small.events(here, "tied", "note"))
+    weights = load_file(here / "tied/train/adapter/adapter_model.safetensors")
+    assert not any("embed_tokens" in name or "lm_head" in name for name in weights)
+
+
+def test_embeddings_and_head_are_trained_whole_and_merge_exactly(here: Path, untied: Path, tmp_path: Path) -> None:
+    wanted = small.recipe(here, method="lora", modules_to_save=["embeddings", "head"])
+    small.train(here, "saved", wanted, base=untied)
+    adapter, before = here / "saved/train/adapter", load_file(untied / "model.safetensors")
+    tuned, expected = merged(untied, adapter, tmp_path), by_peft(untied, adapter)
+    for name, weight in tuned.items():
+        assert torch.equal(weight, expected[name]), name
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"):
+        assert not torch.equal(tuned[name], before[name]), f"{name} was not trained"
+
+
+def test_it_goes_on_from_another_runs_adapter(here: Path) -> None:
+    small.train(here, "earlier", small.recipe(here))
+    start = here / "earlier/train/adapter"
+    small.train(here, "later", small.recipe(here, init_from="earlier", warmup_steps=5), start=start)
+    fresh, gone_on = small.losses(here, "earlier"), small.losses(here, "later")
+    assert gone_on[0] < fresh[0] - 0.5
+    with pytest.raises(BadRecipe, match="init_from: earlier: its adapter has r 4, this recipe 2"):
+        small.train(here, "other", small.recipe(here, init_from="earlier", rank=2), start=start)
+
+
+def test_the_best_weights_are_the_result_and_patience_stops(here: Path) -> None:
+    # So fast that validation soon gets worse, but not five times worse.
+    wanted = {"learning_rate": 0.02, "max_steps": 40, "evaluate_steps": 1, "save_steps": 20}
+    metrics = small.train(here, "best", small.recipe(here, keep="best", patience=2, schedule="constant", **wanted))
+    validated = {
+        e["step"]: e["validation_loss"] for e in small.events(here, "best", "metrics") if "validation_loss" in e
+    }
+    assert metrics["steps"] < 40
+    assert metrics["validation_loss"] == min(validated.values()) < validated[metrics["steps"]]
+    assert metrics["kept_step"] == min(validated, key=lambda step: validated[step])
+    again = small.train(
+        here,
+        "check",
+        small.recipe(here, init_from="best", max_steps=1, learning_rate=1e-12),
+        start=here / "best/train/adapter",
+    )
+    assert again["validation_loss"] == pytest.approx(metrics["validation_loss"], abs=1e-4)
+
+
+def test_divergence_keeps_the_last_good_checkpoint_and_advises(here: Path) -> None:
+    with pytest.raises(StageFailed, match=r"diverged at step \d+: .*is the last good one.*learning_rate \(now 1e\+06"):
+        small.train(
+            here, "diverged", small.recipe(here, learning_rate=1e6, max_steps=60, warmup_steps=40, save_steps=1)
+        )
+    checkpoints = here / "diverged/train/scratch/checkpoints"
+    for folder in checkpoints.glob("checkpoint-*"):
+        weights = load_file(folder / "adapter_model.safetensors").values()
+        assert all(weight.isfinite().all() for weight in weights)
+    assert not (here / "diverged/train/adapter").exists()
+
+
+def test_out_of_memory_halves_the_rows_and_the_same_rows_make_a_step(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = training.Trainer.training_step
+
+    def with_little_memory(self: Any, model: Any, inputs: Any, *more: Any) -> Any:
+        if self.state.global_step >= 3 and len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return step(self, model, inputs, *more)
+
+    small.train(here, "enough", small.recipe(here))
+    monkeypatch.setattr(training.Trainer, "training_step", with_little_memory)
+    small.train(here, "little", small.recipe(here))
+    told = [event["text"] for event in small.events(here, "little", "warning")]
+    assert [text.split(":")[0] for text in told] == [
+        "out of memory with 8 rows at a time; goes on with 4",
+        "out of memory with 4 rows at a time; goes on with 2",
+    ]
+    # Steps 1 to 3; then from the checkpoint of step 2 on, twice.
+    assert len(small.losses(here, "little")) == 3 + 1 + 4
+    assert small.losses(here, "little")[-4:] == pytest.approx(small.losses(here, "enough")[-4:], abs=2e-4)
+
+
+def test_memory_that_never_suffices_stops_with_the_estimate(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(training.Trainer, "training_step", without_memory)
+    with pytest.raises(StageFailed, match=r"out of memory with 1 rows at a time.*estimated at 0.0 GB"):
+        small.train(here, "none", small.recipe(here))
+    assert len(small.events(here, "none", "warning")) == 3
+
+
+def test_packing_learns_the_same_tokens(here: Path) -> None:
+    plain = small.train(here, "unpacked", small.recipe(here, max_steps=1, batch_rows=64, learning_rate=1e-9))
+    packed = small.train(
+        here, "packed", small.recipe(here, max_steps=1, batch_rows=64, learning_rate=1e-9, packing=True)
+    )
+    assert packed["train_loss"] == pytest.approx(plain["train_loss"], abs=2e-4)
+
+
+def test_a_watched_bound_alerts_and_training_goes_on(here: Path) -> None:
+    metrics = small.train(here, "watched", small.recipe(here, watch={"gradient_norm": 1e-6}, max_steps=2))
+    assert metrics["steps"] == 2
+    assert ["watch.gradient_norm" in event["text"] for event in small.events(here, "watched", "warning")] == [True]
+
+
+def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as Ours
+
+    from stages.train.fit import refuse_hiding_padding
+
+    tokenizer = AutoTokenizer.from_pretrained(small.BASE)
+    end = tokenizer.eos_token_id
+    rows = Dataset.from_list(
+        [{"input_ids": [5, 6, 7, end], "labels": [-100, 6, 7, end]}, {"input_ids": [5, end], "labels": [-100, end]}]
+    )
+    tokenizer.pad_token = tokenizer.eos_token
+    refuse_hiding_padding(Ours(pad_token_id=end), rows, tokenizer)
+
+    hiding = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    with pytest.raises(BadRecipe, match=r"pads with '<\|eot_id\|>'.* of 4 learned tokens padding hides"):
+        refuse_hiding_padding(lambda some: hiding([{"input_ids": row["input_ids"]} for row in some]), rows, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("compute", "says"),
+    [
+        ({"micro_batch_rows": 3}, "micro_batch_rows: 3 does not divide the 8 rows"),
+        ({"processes": 3}, "8 cannot be shared by 3"),
+    ],
+)
+def test_rows_of_a_step_are_shared_out_evenly_or_refused(here: Path, compute: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadRecipe, match=says):
+        small.train(here, f"uneven-{json.dumps(compute)}", small.recipe(here, compute=compute))

@@ -1,0 +1,88 @@
+"""Two processes on this machine's CPU: the losses of one, each with its share of the 4-bit base."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.recipe import ROOT
+from stages.fetch import fetch
+from stages.train.launch import chosen
+from tests.unit import small
+
+TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNELINE_MODELS", str(folder / "models"))
+        fetch(small.recipe(folder), folder / "prepared")
+        small.prepared(folder)
+    small.train(folder, "one", small.recipe(folder))
+    return folder
+
+
+def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(here: Path) -> None:
+    metrics = small.train(here, "sharded", small.recipe(here, compute=TWO))
+    assert small.losses(here, "sharded") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+    assert len(small.losses(here, "sharded")) == 6
+    (told,) = [
+        e["text"] for e in small.events(here, "sharded", "note") if "FSDP2" in e["text"] and "4-bit" in e["text"]
+    ]
+    shares = [float(share) for share in re.findall(r"([\d.]+) %", told)]
+    assert len(shares) == 2 and max(shares) <= 55
+    one, two = (load_file(here / run / "train/adapter/adapter_model.safetensors") for run in ("one", "sharded"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        assert two[name].shape == weight.shape
+        assert torch.allclose(two[name], weight, atol=2e-3), name
+    assert metrics["steps"] == 6
+
+
+def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
+    wanted = small.recipe(here, compute=TWO, save_steps=1)
+    command = "import sys; from tests.unit import small; from configs.recipe import Recipe; from pathlib import Path\n"
+    command += "small.train(Path(sys.argv[1]), 'stopped', Recipe.model_validate_json(sys.argv[2]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", command, str(here), wanted.model_dump_json()],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoints, deadline = here / "stopped/train/scratch/checkpoints", time.monotonic() + 600
+    while not list(checkpoints.glob("*/whole.json")) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    told = child.communicate()[1]
+    assert "stopped by SIGTERM at step" in told
+    done = len(small.losses(here, "stopped"))
+    assert 1 <= done < 6
+    small.train(here, "stopped", wanted)
+    assert len(small.losses(here, "stopped")) == 6
+    assert small.losses(here, "stopped") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+
+
+def test_ddp_in_two_processes_has_the_losses_of_one(here: Path) -> None:
+    small.train(here, "copied", small.recipe(here, compute=TWO | {"strategy": "ddp"}))
+    assert small.losses(here, "copied") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+
+
+def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    with (base / "model.safetensors").open("wb") as file:
+        file.truncate(140 * 10**9)  # a sparse file of 70 B parameters' size
+    assert chosen(small.recipe(here), base, 80 * 1024**3)[0] == "ddp"
+    assert chosen(small.recipe(here), base, 48 * 1024**3)[0] == "fsdp2"
+    strategy, why = chosen(small.recipe(here, method="lora"), base, 80 * 1024**3)
+    assert (strategy, why) == ("fsdp2", "140.0 GB of model, 86 GB a GPU: each holds a shard")

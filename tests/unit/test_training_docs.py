@@ -1,0 +1,29 @@
+"""docs/training.md names keys, values and commands that there are."""
+
+import re
+
+import yaml
+
+from configs.recipe import ROOT, Compute, Train, Watch
+from stages.line import ORDER
+
+PAGE = (ROOT / "docs/training.md").read_text()
+
+
+def test_every_key_is_a_recipes() -> None:
+    table = PAGE.split("| key of `train` | |")[1].split("\n\n")[0]
+    rows = [re.findall(r"`(\w+)[`:]", line.split("|")[1]) for line in table.splitlines()[2:]]
+    assert len(rows) > 7 and all(rows)
+    assert {key for row in rows for key in row} <= set(Train.model_fields)
+
+
+def test_the_examples_are_recipes() -> None:
+    watch, compute = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
+    assert Watch.model_validate(watch["watch"]).memory_gb == 75
+    assert Compute.model_validate(compute["compute"]).processes == 2
+
+
+def test_the_commands_are_there() -> None:
+    ((verb, recipe),) = re.findall(r"^    tuneline (\w+) (\S+)$", PAGE, re.M)
+    assert verb in ORDER and (ROOT / recipe).exists()
+    assert all((ROOT / script).exists() for script in re.findall(r"`python (\S+)`", PAGE))
