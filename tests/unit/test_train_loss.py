@@ -26,7 +26,7 @@ def trainer(kind: type[SFTTrainer], folder: Path, accumulation: int) -> SFTTrain
             max_steps=3,
             per_device_train_batch_size=4 // accumulation,
             gradient_accumulation_steps=accumulation,
-            learning_rate=1e-3,
+            learning_rate=1e-4,
             max_length=None,
             use_cpu=True,
             logging_steps=1,
@@ -46,4 +46,4 @@ def test_steps_are_those_of_trl(tmp_path: Path, accumulation: int) -> None:
         made.train()
         logged = [entry for entry in made.state.log_history if "loss" in entry]
         found.append([[entry[name] for name in ("loss", "grad_norm", "num_tokens")] for entry in logged])
-    assert len(found[0]) == 3 and found[0] == [pytest.approx(row, rel=2e-3) for row in found[1]]
+    assert len(found[0]) == 3 and found[0] == [pytest.approx(row, rel=5e-3) for row in found[1]]
