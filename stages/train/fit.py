@@ -30,7 +30,7 @@ from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
 from stages.train.flops import flops_per_token
 from stages.train.launch import micro_rows
-from stages.train.load import load
+from stages.train.load import fill, load
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
 
@@ -91,6 +91,8 @@ def fit(
     ):
         trainer.add_callback(callback)
     _train_in_fp32(model)
+    if start:
+        fill(model, start, str(model.stored_prefix))  # only here: TRL has rounded what was there before to bf16
     trained, total = model.get_nb_trainable_parameters()
     checkpoint = from_first(lambda: newest_whole(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
