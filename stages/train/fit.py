@@ -105,10 +105,11 @@ def fit(
     result = scratch / "adapter"
     if settings.keep == "best":
         kept, validation_loss = lowest(validations(trainer.state))
-        result = scratch / "best" / f"step-{kept}"
     else:
         _save(trainer, recipe, result)
     if is_first():
+        if settings.keep == "best":  # copied: a call that is killed behind this must find it again
+            shutil.copytree(scratch / "best" / f"step-{kept}", result, dirs_exist_ok=True)
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an attempt that ended before its manifest
         result.replace(folder / "adapter")
     return {
