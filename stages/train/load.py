@@ -91,6 +91,7 @@ def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[Pre
         )
     if mixture:
         use_sparse_experts(model)
+        model.base_model_prefix = "model"  # what it is called here; TRL looks for the layers under this name
     if quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     return model, prefix

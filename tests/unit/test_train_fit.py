@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, 
 
 from configs.recipe import ROOT
 from stages.convert.merge import merge
+from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed
 from stages.fetch import fetch
 from stages.train import trainer as training
-from tests.unit import small
+from tests.unit import llama4, small
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,23 @@ def test_qlora_says_what_it_adapts_and_counts_and_how_fast_it_is(here: Path) -> 
     assert len(steps) == 6
     assert all(0 < e["learned_tokens_per_second"] < e["tokens_per_second"] and e["teraflops"] > 0 for e in steps)
     assert small.losses(here, "plain")[-1] < small.losses(here, "plain")[0]
+
+
+def test_llama_4_is_trained_whole_in_4_bit_and_merged_into_its_checkpoint(here: Path, tmp_path: Path) -> None:
+    base = llama4.save_with_tokenizer(tmp_path / "base", small.BASE)
+    targets = ["attention", "mlp", "router", "experts"]
+    small.train(here, "llama4", small.recipe(here, targets=targets, learning_rate=1e-2), base=base)
+    told = [event["text"] for event in small.events(here, "llama4", "note")]
+    assert told[0] == "adapters in a llama4_text: attention 8, mlp 6, router 2, experts 24"
+    assert small.losses(here, "llama4")[-1] < small.losses(here, "llama4")[0]
+    adapter, before = here / "llama4/train/adapter", load_file(base / "model.safetensors")
+    whole = merged(base, adapter, tmp_path / "merged")
+    changed = {name for name, weight in whole.items() if not torch.equal(weight, before[name])}
+    assert {name.split(".")[-1] for name in changed if ".experts." in name} == {"gate_up_proj", "down_proj"}
+    assert any("router" in name for name in changed)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    tokens = llama4.tokens()
+    assert (plain(input_ids=tokens).logits - tuned_model(base, adapter)(input_ids=tokens).logits).abs().max() < 1e-4
 
 
 def test_full_trains_every_weight_and_merges_exactly(here: Path, untied: Path, tmp_path: Path) -> None:
