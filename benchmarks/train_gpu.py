@@ -181,6 +181,8 @@ def adapted(shape: str, method: str, *, ours: bool) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16 if on_gpu else torch.float32, attn_implementation=kind
         )
+    if mixture:
+        model.base_model_prefix = "model"  # TRL looks for the layers there; as it is, it cannot train a Llama 4
     if mixture and ours:
         make_sparse(model, linear=method == "qlora")
     if method == "qlora":

@@ -59,7 +59,8 @@ class Report(TrainerCallback):
         }
         if self._peak:
             fields["model_flops_utilization"] = round(speed * self.flops_per_token / (self._peak * world()), 4)
-            fields["memory_gb"] = round(peak_memory_gb(), 2)
+        if memory := peak_memory_gb():
+            fields["memory_gb"] = round(memory, 2)
         self._tokens, self._learned, self._at = tokens, learned, now
         return fields
 

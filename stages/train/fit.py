@@ -30,7 +30,7 @@ from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
 from stages.train.flops import flops_per_token
 from stages.train.launch import micro_rows
-from stages.train.load import load
+from stages.train.load import fill, load
 from stages.train.loss import IGNORED
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
@@ -89,6 +89,8 @@ def fit(
     ):
         trainer.add_callback(callback)
     _train_in_fp32(model)
+    if start:
+        fill(model, start, str(model.stored_prefix))  # only here: TRL has rounded what was there before to bf16
     trained, total = model.get_nb_trainable_parameters()
     checkpoint = from_first(lambda: newest_whole(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -101,10 +103,11 @@ def fit(
     result = scratch / "adapter"
     if settings.keep == "best":
         kept, validation_loss = lowest(validations(trainer.state))
-        result = scratch / "best" / f"step-{kept}"
     else:
         _save(trainer, recipe, result)
     if is_first():
+        if settings.keep == "best":  # copied: a call that is killed behind this must find it again
+            shutil.copytree(scratch / "best" / f"step-{kept}", result, dirs_exist_ok=True)
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an attempt that ended before its manifest
         result.replace(folder / "adapter")
     return {

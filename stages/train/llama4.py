@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 import transformers.models.llama4.modeling_llama4 as modeling
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from stages.convert.adapter import WEIGHTS
 from stages.convert.shards import shards
-from stages.errors import StageFailed
+from stages.train.load import fill
 from stages.train.sparse import SparseMoe, use_sparse_experts
 
 CLASS = "Llama4ForCausalLM"
@@ -93,29 +91,12 @@ def tuned_llama4(base: Path, adapter: Path, dtype: Any) -> PeftModel:
     with linearized(experts_of(base)):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
     use_sparse_experts(model)
-    return with_adapter(model, adapter, stored_prefix(base))
+    adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
+    assert isinstance(adapted, PeftModel)
+    fill(adapted, adapter, stored_prefix(base))
+    return adapted
 
 
 def experts_of(base: Path) -> int:
     """How many a layer has."""
     return int(AutoConfig.from_pretrained(base).get_text_config().num_local_experts)
-
-
-def with_adapter(model: nn.Module, adapter: Path, prefix: str, *, trainable: bool = False) -> PeftModel:
-    """`model` with an adapter whose names have the checkpoint's `prefix`.
-
-    Raises:
-        StageFailed: it has weights that this model has no place for, or lacks some.
-    """
-    config = PeftConfig.from_pretrained(str(adapter))
-    config.inference_mode = not trainable
-    adapted = get_peft_model(model, config)
-    before, after = f"base_model.model.{prefix}", "base_model.model."
-    weights = {after + name.removeprefix(before): w for name, w in load_file(adapter / WEIGHTS).items()}
-    found: Any = set_peft_model_state_dict(adapted, weights)
-    lacking = [name for name in found.missing_keys if "lora_" in name]
-    if found.unexpected_keys or lacking:
-        odd = (list(found.unexpected_keys) + lacking)[0]
-        raise StageFailed(f"{adapter / WEIGHTS}: does not fit the base: {odd}; was it trained on another base?")
-    assert isinstance(adapted, PeftModel)
-    return adapted

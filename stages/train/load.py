@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from configs.recipe import Train
+from stages.convert.adapter import WEIGHTS
 from stages.convert.merge import is_tied
-from stages.errors import BadRecipe
+from stages.errors import BadRecipe, StageFailed
 from stages.events import Events
 from stages.train.count import count, refuse_unquantized
 from stages.train.targets import SAVED, check, resolve
@@ -24,19 +26,34 @@ FIXED = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_s
 
 
 def load(settings: Train, base: Path, start: Path | None, events: Events, *, sharded: bool) -> PeftModel:
-    """The adapted model, what was found and counted told as events; `start` is an adapter to go on from.
+    """The adapted model, what was found and counted told as events; `start` is what `fill` will be given.
 
     Raises:
         BadRecipe: the base lacks a target, or `start` has other settings. StageFailed: it is not in 4 bit as it should.
     """
     kind = check(base, settings)
     model, prefix = _base(settings, base, kind, sharded=sharded)
-    adapted = _adapted(settings, model, base, kind, start, prefix, events)
+    adapted = _adapted(settings, model, base, kind, start, events)
     if settings.method == "qlora":
         refuse_unquantized(adapted)
     adapted.stored_prefix = prefix  # type: ignore[assignment]  # what the adapter's names begin with when it is saved
     events.emit("note", text=f"parameters: {count(adapted)}")
     return adapted
+
+
+def fill(model: PeftModel, adapter: Path, prefix: str) -> None:
+    """Give `model` the weights of an adapter whose names have the checkpoint's `prefix`.
+
+    Raises:
+        StageFailed: it has weights that this model has no place for, or lacks some.
+    """
+    before, after = f"base_model.model.{prefix}", "base_model.model."
+    weights = {after + name.removeprefix(before): w for name, w in load_file(adapter / WEIGHTS).items()}
+    found: Any = set_peft_model_state_dict(model, weights)
+    lacking = [name for name in found.missing_keys if "lora_" in name]
+    if found.unexpected_keys or lacking:
+        odd = (list(found.unexpected_keys) + lacking)[0]
+        raise StageFailed(f"{adapter / WEIGHTS}: does not fit the base: {odd}; was it trained on another base?")
 
 
 def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[PreTrainedModel, str]:
@@ -74,6 +91,7 @@ def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[Pre
         )
     if mixture:
         use_sparse_experts(model)
+        model.base_model_prefix = "model"  # what it is called here; TRL looks for the layers under this name
     if quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     return model, prefix
@@ -86,7 +104,7 @@ def _attention(settings: Train, *, mixture: bool) -> str | None:
 
 
 def _adapted(
-    settings: Train, model: PreTrainedModel, base: Path, kind: str, start: Path | None, prefix: str, events: Events
+    settings: Train, model: PreTrainedModel, base: Path, kind: str, start: Path | None, events: Events
 ) -> PeftModel:
     if settings.method == "full":
         modules: Any = DUMMY_TARGET_MODULES
@@ -106,14 +124,11 @@ def _adapted(
         modules_to_save=saved or None,
         task_type="CAUSAL_LM",
     )
-    if start is None:
-        adapted = get_peft_model(model, lora)
-        assert isinstance(adapted, PeftModel)
-        return adapted
-    from stages.train.llama4 import with_adapter
-
-    _refuse_another(lora, start, settings)
-    return with_adapter(model, start, prefix, trainable=True)
+    if start:
+        _refuse_another(lora, start, settings)
+    adapted = get_peft_model(model, lora)
+    assert isinstance(adapted, PeftModel)
+    return adapted
 
 
 def _leaves(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from bitsandbytes.nn import Linear4bit
 from torch.distributed.tensor import DTensor
@@ -74,7 +74,7 @@ def shard_on_cpu() -> None:
         initialize(self, *words, **more)
         plugin = more.get("fsdp_plugin")
         if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.FSDP
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             if self._mixed_precision != "no":
                 plugin.set_mixed_precision(self._mixed_precision)
             self.fsdp_plugin = plugin

@@ -15,7 +15,7 @@ from stages.events import Events
 
 WINDOW = 100
 """Steps over which a median or a mean is taken."""
-FEWEST = 20
+FEWEST = 10
 """Before so many steps there is no median to speak of."""
 LOSS_FACTOR, NORM_FACTOR = 5.0, 100.0
 """Times its median at which a loss, or a gradient norm, means that the training has diverged."""

@@ -35,6 +35,20 @@ def save(folder: Path, dtype: str = "float32", **other: Any) -> Path:
     return folder
 
 
+def save_with_tokenizer(folder: Path, tokenizer: Path) -> Path:
+    """Its words those of another base."""
+    import json
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in tokenizer.iterdir():
+        if file.name.startswith(("tokenizer", "generation")) or file.suffix == ".jinja":
+            shutil.copyfile(file, folder / file.name)
+    words = json.loads((tokenizer / "config.json").read_text())
+    ids = {key: words[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    return save(folder, **ids, max_position_embeddings=1024)
+
+
 def tokens() -> Any:
     import torch
 

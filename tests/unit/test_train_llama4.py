@@ -18,7 +18,7 @@ from stages.convert.reference import tuned_model
 from stages.convert.shards import part, stored
 from stages.errors import StageFailed
 from stages.train.count import count, refuse_unquantized
-from stages.train.llama4 import PREFIX, linearized, stored_prefix, with_adapter
+from stages.train.llama4 import PREFIX, linearized, stored_prefix, tuned_llama4
 from stages.train.sparse import use_sparse_experts
 from stages.train.targets import resolve
 from tests.unit import llama4
@@ -69,6 +69,19 @@ def test_sparse_experts_give_the_stock_forwards_loss_and_gradients(top_k: int) -
     assert mine == pytest.approx(loss, abs=1e-6)
     assert any("experts.gate_up_proj" in name for name in found) and any("router" in name for name in found)
     assert difference(found, expected) < 2e-7 * max(1.0, max(g.abs().max().item() for g in expected.values()) * 10)
+
+
+def test_among_several_processes_an_expert_nobody_chose_has_a_gradient_of_zeros(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(load(base, four_bit=True), ("experts",)).train()
+    monkeypatch.setattr("stages.train.sparse.dist.is_initialized", lambda: True)
+    one = llama4.tokens()[:1, :2]
+    model(input_ids=one, labels=one).loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in found.values())
+    idle = [name for name, gradient in found.items() if "lora_B" in name and not gradient.any()]
+    assert 0 < len(idle) < len(found) / 2
 
 
 def test_linearized_experts_are_the_fused_ones_and_their_gradients_too(base: Path) -> None:
@@ -126,7 +139,7 @@ def trained(model: Any) -> Any:
 def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix: str) -> None:
     model = trained(adapted(load(base, four_bit=True)))
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    reloaded = with_adapter(load(base), tmp_path / "adapter", "").eval()
+    reloaded = tuned_llama4(base, tmp_path / "adapter", torch.float32).eval()
     expected = reloaded(input_ids=llama4.tokens()).logits
 
     sees = tmp_path / "base"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from configs.recipe import ROOT
 from stages.fetch import fetch
 from stages.train.launch import chosen
-from tests.unit import small
+from tests.unit import llama4, small
 
 TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
 
@@ -75,6 +76,16 @@ def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path
 def test_ddp_in_two_processes_has_the_losses_of_one(here: Path) -> None:
     small.train(here, "copied", small.recipe(here, compute=TWO | {"strategy": "ddp"}))
     assert small.losses(here, "copied") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+
+
+def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None:
+    base = llama4.save_with_tokenizer(here / "llama4", small.BASE)
+    wanted: dict[str, Any] = {"targets": ["attention", "experts"], "max_steps": 3}
+    small.train(here, "alone", small.recipe(here, **wanted), base=base)
+    small.train(here, "together", small.recipe(here, compute=TWO, **wanted), base=base)
+    assert small.losses(here, "together") == pytest.approx(small.losses(here, "alone"), abs=2e-3)
+    one, two = (load_file(here / run / "train/adapter/adapter_model.safetensors") for run in ("alone", "together"))
+    assert {name: weight.shape for name, weight in two.items()} == {name: weight.shape for name, weight in one.items()}
 
 
 def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path, tmp_path: Path) -> None:
