@@ -528,8 +528,10 @@ def _checked(recipe_file: Path) -> "Recipe":
     """The recipe, its files and its base looked at before anything is written."""
     from configs.recipe import load_recipe
     from stages.fetch import check_base
+    from stages.plan.serving import refuse_unservable
 
     recipe = load_recipe(recipe_file)
+    refuse_unservable(recipe)
     check_base(recipe)
     return recipe
 

@@ -262,6 +262,9 @@ class Suite(Section):
     """Requests written out."""
     floor: float | None = Field(None, ge=0, le=1)
     """The served model's share of right answers must reach this with its one-sided lower bound."""
+    independent: Literal["frames", "items"] = "frames"
+    """What the floor's bound counts as one draw. frames: it holds for ways of asking that nobody has written here, so
+    requests of one frame are worth less. items: it holds for requests of this suite's own kind."""
     seed: int = 1
     proves: bool = True
     """false: shown, and left out of verdicts and gate; for items too few to prove anything."""

@@ -109,12 +109,13 @@ def _of_suite(suite: Suite, settings: Evaluate, evidence: Evidence) -> list[Reas
 
 def _floor(suite: Suite, answers: Sequence[Answer], confidence: float, served: str) -> Reason:
     assert suite.floor is not None
-    right, carriers, n = [a.name_correct for a in answers], [a.carrier for a in answers], len(answers)
-    share, bound = sum(right) / n, statistics.lower_bound(right, carriers, confidence)
-    line = f"{suite.name}: {served} is right in {share:.1%} of {n}; lower bound {bound:.1%}"
+    right, n = [a.name_correct for a in answers], len(answers)
+    draws = [a.carrier for a in answers] if suite.independent == "frames" else [str(i) for i in range(n)]
+    share, bound = sum(right) / n, statistics.lower_bound(right, draws, confidence)
+    line = f"{suite.name}: {served} is right in {share:.1%} of {n}; lower bound {bound:.1%}, over {suite.independent},"
     if bound >= suite.floor:
         return Reason(True, f"{line} reaches the floor of {suite.floor:.1%}")
-    effect = statistics.cautious_effect(right, carriers)
+    effect = statistics.cautious_effect(right, draws)
     needed = statistics.items_for_bound(suite.floor, share, confidence, effect)
     if needed is None:
         return Reason(False, f"{line} is below the floor of {suite.floor:.1%}")

@@ -185,6 +185,7 @@ def _arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFT
         packing=settings.packing,
         eval_packing=False,
         activation_checkpointing=on_gpu and not sharding,
+        router_aux_loss_coef=0.0,  # transformers makes none for Llama 4, the one mixture that is trained here
         train_sampling_strategy="group_by_length",
         dataloader_num_workers=0,
         save_steps=settings.save_steps,

@@ -20,8 +20,6 @@ class LearnedTokens(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self.aux_loss_enabled:  # a router's loss, which is TRL's to add
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         columns = (labels != IGNORED).any(0).nonzero()[:, 0]
         given = {name: value for name, value in inputs.items() if name != "labels"}

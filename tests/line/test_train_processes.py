@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from configs.recipe import ROOT
 from stages.fetch import fetch
 from stages.train.launch import chosen
-from tests.unit import llama4, small
+from tests.line import small
+from tests.unit import llama4
 
 TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
 
@@ -51,7 +52,7 @@ def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(her
 
 def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
     wanted = small.recipe(here, compute=TWO, save_steps=1)
-    command = "import sys; from tests.unit import small; from configs.recipe import Recipe; from pathlib import Path\n"
+    command = "import sys; from tests.line import small; from configs.recipe import Recipe; from pathlib import Path\n"
     command += "small.train(Path(sys.argv[1]), 'stopped', Recipe.model_validate_json(sys.argv[2]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(

@@ -17,7 +17,8 @@ from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed
 from stages.fetch import fetch
 from stages.train import trainer as training
-from tests.unit import llama4, small
+from tests.line import small
+from tests.unit import llama4
 
 
 @pytest.fixture(scope="module")
