@@ -23,6 +23,10 @@ CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
 """A call ends at 24 h (modal.com/docs/guide/timeouts): before that a stage checkpoints and the line calls it again."""
 
 
+WORK = {"progress", "metrics", "checkpoint"}
+"""Events that tell of something done; a stage that only starts must not be started for ever."""
+
+
 class Outcome(TypedDict):
     """How a stage's call ended."""
 
@@ -58,16 +62,22 @@ def _commit(name: str) -> None:
 def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
     """Run one stage of a run in this container, for `hours` at most."""
     began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
+    told: set[str] = set()
     try:
-        _work(stage, Recipe.model_validate_json(recipe_json), run, seconds)
+        _work(stage, Recipe.model_validate_json(recipe_json), run, seconds, told)
     except TunelineError as error:
         if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
-            return {"state": "unfinished", "kind": "", "message": str(error)}
+            if told & WORK:
+                return {"state": "unfinished", "kind": "", "message": str(error)}
+            error = StageFailed(
+                f"{stage} did nothing in a call of {seconds / 3600:.3g} h but start; another would do no more: raise "
+                f"compute.{stage}.hours, or compute.{stage}.cores"
+            )
         return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     return {"state": "finished", "kind": "", "message": ""}
 
 
-def _work(stage: str, recipe: Recipe, run: str, seconds: float) -> None:
+def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) -> None:
     from rich.console import Console
 
     from terminal import Progress
@@ -84,6 +94,7 @@ def _work(stage: str, recipe: Recipe, run: str, seconds: float) -> None:
         def follow(event: dict[str, Any]) -> None:
             progress.event(event)
             track(event)
+            told.add(event["kind"])
             if event["kind"] == "checkpoint":
                 _commit("runs")
 

@@ -320,7 +320,6 @@ def test_a_split_rule_without_a_name_is_refused(tmp_path: Path) -> None:
         {"init_lora_weights": "pissa"},
         {"fan_in_fan_out": True},
         {"lora_bias": True},
-        {"target_parameters": ["experts.down_proj"]},
         {"a_setting_of_tomorrow": 1},
     ],
     ids=lambda setting: next(iter(setting)),

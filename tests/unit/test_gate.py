@@ -79,6 +79,9 @@ def test_items_of_one_frame_are_not_as_many_items() -> None:
     told = gate.judge(Evaluate(suites=(suite,)), gate.Evidence(found, "tuned", "base"))[0]
     assert told["outcome"] == "insufficient evidence"  # 91.7 % of 600 would reach 89.6 %, of twelve frames 66 %
     assert "lower bound 6" in told["unmet"][0]
+    as_items = suite.model_copy(update={"independent": "items", "floor": 0.89})
+    told = gate.judge(Evaluate(suites=(as_items,)), gate.Evidence(found, "tuned", "base"))[0]
+    assert told["outcome"] == "pass" and "lower bound 89.6%, over items" in told["reasons"][0]
 
 
 def test_worse_than_the_baseline_on_a_task_fails_and_too_few_items_is_no_proof() -> None:
