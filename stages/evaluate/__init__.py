@@ -18,6 +18,7 @@ from stages.evaluate.known import Known, of_run
 from stages.evaluate.suites import Item, make_items
 from stages.evaluate.verdicts import FILE as VERDICTS
 from stages.events import Events
+from stages.fetch import open_base
 from stages.prepare import load_tools
 from stages.prepare.overlap import overlap, read_carriers, seen
 
@@ -41,6 +42,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         _refuse(recipe, known, files, suites)
         _ask_targets(recipe, known, files, suites, folder, events)
         ask_elsewhere(recipe, known, suites, folder, events)
+        perplexity = _perplexity(recipe, prepared.path, files, folder, events)
         answers = {
             (suite, target): answers_of(folder, suite, target, items)
             for suite, items in suites.items()
@@ -53,6 +55,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         return tables(recipe.evaluate, answers) | {
             "gate": told,
             "classifier": _classify(recipe.evaluate, prepared.path, suites),
+            "perplexity": perplexity,
             "preselector": _preselected(recipe.evaluate, known, suites),
             "overlap": {
                 name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": stand[name]}
@@ -150,6 +153,30 @@ def _ask_targets(
         if all(len(read_answers(answers_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
         ask_target(recipe, known, target, gguf, suites, folder, answered)
+
+
+def _perplexity(
+    recipe: Recipe, prepared: Path, files: Mapping[str, Path], folder: Path, events: Events
+) -> list[dict[str, Any]]:
+    """Of base and tuned on validation rows, rendered with the base's own tokenizer and template."""
+    if not recipe.evaluate.perplexity_rows:
+        return []
+    from stages.evaluate import perplexity
+    from stages.prepare import read_prepared
+    from stages.prepare.render import Renderer
+
+    rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
+    rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
+    total, done = len(files) * len(rows), 0
+
+    def measured(target: str, _: int) -> None:
+        nonlocal done
+        done += 1
+        events.progress(done, total, "rows", f"perplexity of {target}")
+
+    threads = recipe.compute.threads or len(os.sched_getaffinity(0))
+    losses = perplexity.measure(files, rendered, folder, recipe.data.max_tokens, threads, measured)
+    return perplexity.table(losses, recipe.evaluate.confidence)
 
 
 def ask_target(

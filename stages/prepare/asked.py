@@ -7,11 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from configs.recipe import ROOT, Source, find
 from stages.errors import BadRecipe
-from stages.prepare.grammar import Grammar, Request, expand, load_grammar
+from stages.prepare.grammar import Grammar, Request, expand, load_grammar, read_yaml
 
 FILLER = ROOT / "data/synthesis/ask/en.yaml"
 """Whose sentences fill a long text unless told otherwise."""
@@ -72,8 +70,5 @@ def _grammar(file: Path) -> Grammar:
 
 
 def _written(grammar: Path) -> dict[str, Any]:
-    file = find(grammar)
-    raw: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if "inherit" in raw:
-        raw = yaml.safe_load((file.parent / raw["inherit"]).read_text(encoding="utf-8")) | raw
-    return raw
+    raw = read_yaml(find(grammar))
+    return read_yaml(find(grammar).parent / raw["inherit"]) | raw if "inherit" in raw else raw
