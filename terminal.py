@@ -153,14 +153,14 @@ def scoreboard(evaluated: dict[str, Any], converted: dict[str, Any]) -> Table:
         "suite", "model", f"right tool ({percent} interval)", "and exact arguments", "n", "size", title="Scoreboard"
     )
     for row in evaluated["scoreboard"]:
-        file = converted["files"]["base-F16" if row["target"] == "base" else row["target"]]
+        file = converted["files"].get("base-F16" if row["target"] == "base" else row["target"])
         table.add_row(
             row["suite"],
             row["target"],
             _share(row["name_accuracy"], row["name_low"], row["name_high"]),
             _share(row["exact_accuracy"], row["exact_low"], row["exact_high"]),
             str(row["n"]),
-            f"{file['bytes'] / 1e6:.1f} MB",
+            f"{file['bytes'] / 1e6:.1f} MB" if file else "elsewhere",
         )
     for row in evaluated["classifier"]:
         shown = _share(row["accuracy"], row["low"], row["high"])

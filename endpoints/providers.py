@@ -65,6 +65,7 @@ PROVIDERS = {
         Provider("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
         Provider("together", "https://api.together.xyz/v1", "TOGETHER_API_KEY"),
         Provider("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
+        Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
         Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
     )
 }

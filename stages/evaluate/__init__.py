@@ -13,14 +13,14 @@ from stages.errors import BadRecipe
 from stages.evaluate import gate
 from stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
 from stages.evaluate.client import asker
+from stages.evaluate.elsewhere import ask_elsewhere
+from stages.evaluate.known import Known, of_run
 from stages.evaluate.suites import Item, make_items
 from stages.evaluate.verdicts import FILE as VERDICTS
 from stages.events import Events
+from stages.fetch import open_base
 from stages.prepare import load_tools
 from stages.prepare.overlap import overlap, read_carriers, seen
-
-MAX_TOKENS = 96
-"""Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
 
 BASE, REFERENCE = "base", "tuned-F16"
 
@@ -33,32 +33,48 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
     A gate that says no still finishes the artifact.
     """
     prepared, converted = artifact.open_artifact(run / "prepare"), artifact.open_artifact(run / "convert")
-    settings = recipe.section("evaluate") | {"max_tokens": MAX_TOKENS, "context": recipe.serve.context}
+    settings = _settings(recipe) | {"context": recipe.serve.context}
 
     def build(folder: Path) -> dict[str, Any]:
-        suites = {suite.name: make_items(suite) for suite in recipe.evaluate.suites}
-        files = targets(recipe, converted.path)
-        _ask_targets(recipe, prepared.path, files, suites, folder, Events(run, "evaluate"))
+        known, events = of_run(recipe, run), Events(run, "evaluate")
+        suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
+        files, elsewhere = targets(recipe, converted.path), [target.name for target in recipe.evaluate.targets]
+        _refuse(recipe, known, files, suites)
+        _ask_targets(recipe, known, files, suites, folder, events)
+        ask_elsewhere(recipe, known, suites, folder, events)
+        perplexity = _perplexity(recipe, prepared.path, files, folder, events)
         answers = {
             (suite, target): answers_of(folder, suite, target, items)
             for suite, items in suites.items()
-            for target in files
+            for target in (*files, *elsewhere)
         }
-        known = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
-        told, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, known))
+        stand = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
+        told, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, stand))
         artifact.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
         carriers = read_carriers(prepared.path)
         return tables(recipe.evaluate, answers) | {
             "gate": told,
             "classifier": _classify(recipe.evaluate, prepared.path, suites),
+            "perplexity": perplexity,
+            "preselector": _preselected(recipe.evaluate, known, suites),
             "overlap": {
-                name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": known[name]}
+                name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": stand[name]}
                 for name, items in suites.items()
             },
         }
 
     needs = {"prepare": prepared, "convert": converted}
-    return artifact.make(run / "evaluate", stage_version=3, settings=settings, needs=needs, build=build)
+    return artifact.make(run / "evaluate", stage_version=4, settings=settings, needs=needs, build=build)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What the result hangs on: not what a model elsewhere costs, nor which key pays for it."""
+    section = recipe.section("evaluate")
+    asked = [
+        {key: value for key, value in target.items() if not key.startswith(("usd", "budget", "key"))}
+        for target in section["evaluate"]["targets"]
+    ]
+    return {"evaluate": section["evaluate"] | {"targets": asked}}
 
 
 def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
@@ -80,8 +96,10 @@ def tables(settings: Evaluate, answers: Mapping[tuple[str, str], Sequence[Answer
     return {
         "confidence": settings.confidence,
         "scoreboard": board,
-        "handlers": [row for (s, t), found in answers.items() for row in scorers.by_handler(s, t, found)],
-        "confusions": [row for (s, t), found in answers.items() for row in scorers.confusions(s, t, found)],
+        **{
+            name: [row for (s, t), found in answers.items() for row in table(s, t, found, settings.confidence)]
+            for name, table in scorers.TABLES.items()
+        },
         "loss_in_points": scorers.losses(board, REFERENCE),
     }
 
@@ -107,18 +125,24 @@ def _evidence(
     )
 
 
+def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Suites) -> None:
+    """Raise BadRecipe for what cannot be asked, before anything is."""
+    if known.catalogue is None and any(item.tool or item.calls for items in suites.values() for item in items):
+        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+    if taken := [target.name for target in recipe.evaluate.targets if target.name in files]:
+        raise BadRecipe(f"evaluate.targets: name: {taken[0]!r}: a file of this run is called so; take another")
+    if any(item.style for items in suites.values() for item in items):
+        _ = known.styles
+
+
 def _ask_targets(
-    recipe: Recipe, prepared: Path, files: dict[str, Path], suites: Suites, folder: Path, events: Events
+    recipe: Recipe, known: Known, files: dict[str, Path], suites: Suites, folder: Path, events: Events
 ) -> None:
     """Starts the engine for each target that has questions open, and asks them."""
     if not suites:
         return
-    catalogue = load_tools(prepared)
-    if catalogue is None and any(item.tool for items in suites.values() for item in items):
-        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
-    tools = catalogue.openai() if catalogue else []
     total = len(files) * sum(len(items) for items in suites.values())
-    done = sum(len(read_answers(_file(folder, suite, target))) for suite in suites for target in files)
+    done = sum(len(read_answers(answers_file(folder, suite, target))) for suite in suites for target in files)
 
     def answered() -> None:
         nonlocal done
@@ -126,14 +150,38 @@ def _ask_targets(
         events.progress(done, total, "answers", target)
 
     for target, gguf in files.items():
-        if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
+        if all(len(read_answers(answers_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        ask_target(recipe, tools, target, gguf, suites, folder, answered)
+        ask_target(recipe, known, target, gguf, suites, folder, answered)
+
+
+def _perplexity(
+    recipe: Recipe, prepared: Path, files: Mapping[str, Path], folder: Path, events: Events
+) -> list[dict[str, Any]]:
+    """Of base and tuned on validation rows, rendered with the base's own tokenizer and template."""
+    if not recipe.evaluate.perplexity_rows:
+        return []
+    from stages.evaluate import perplexity
+    from stages.prepare import read_prepared
+    from stages.prepare.render import Renderer
+
+    rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
+    rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
+    total, done = len(files) * len(rows), 0
+
+    def measured(target: str, _: int) -> None:
+        nonlocal done
+        done += 1
+        events.progress(done, total, "rows", f"perplexity of {target}")
+
+    threads = recipe.compute.threads or len(os.sched_getaffinity(0))
+    losses = perplexity.measure(files, rendered, folder, recipe.data.max_tokens, threads, measured)
+    return perplexity.table(losses, recipe.evaluate.confidence)
 
 
 def ask_target(
     recipe: Recipe,
-    tools: list[dict[str, Any]],
+    known: Known,
     target: str,
     gguf: Path,
     suites: Suites,
@@ -144,9 +192,9 @@ def ask_target(
     from endpoints.llama_server import serving
 
     async def ask_suites(base_url: str) -> None:
-        async with asker(base_url, target, recipe.data.system, tools, MAX_TOKENS) as ask:
+        async with asker(base_url, target, recipe.data.system, known.catalogue) as ask:
             for suite, items in suites.items():
-                await ask_all(items, ask, _file(folder, suite, target), answered)
+                await ask_all(items, ask, answers_file(folder, suite, target), answered, known)
 
     log = folder / SCRATCH / f"{target}.log"
     log.parent.mkdir(exist_ok=True)
@@ -177,11 +225,24 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
     ]
 
 
+def _preselected(settings: Evaluate, known: Known, suites: Suites) -> list[dict[str, Any]]:
+    """How often the right tools are among the `k` the preselector shows, where a suite lets it choose."""
+    from stages.evaluate import scorers
+
+    chosen = [suite for suite in settings.suites if suite.offered]
+    return [
+        row
+        for suite in chosen
+        for row in scorers.recall(suite.name, suites[suite.name], known.preselector.ranked, settings.confidence)
+    ]
+
+
 def answers_of(folder: Path, suite: str, target: str, items: Sequence[Item]) -> list[Answer]:
     """In the order of the items: answers come as the engine finishes them, and tables must not depend on that."""
-    by_id = {answer.id: answer for answer in read_answers(_file(folder, suite, target))}
+    by_id = {answer.id: answer for answer in read_answers(answers_file(folder, suite, target))}
     return [by_id[item.id] for item in items]
 
 
-def _file(folder: Path, suite: str, target: str) -> Path:
+def answers_file(folder: Path, suite: str, target: str) -> Path:
+    """Where the answers of a target to a suite are kept."""
     return folder / "answers" / suite / f"{target}.jsonl"

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.marks import fault_of
+from configs.catalogue import wire_name
+from stages.evaluate.arguments import same_calls
+from stages.evaluate.checks import fault
+from stages.evaluate.known import Known
 from stages.evaluate.suites import Item
 
 CONCURRENCY = 4
@@ -17,6 +21,12 @@ NO_TOOL = "no tool"
 
 IN_WORDS = "in words"
 """What a request wants that is answered by facts or a price."""
+
+PARALLEL = "parallel calls"
+"""What a request wants that takes several calls at once."""
+
+NOTHING_KNOWN = Known()
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,10 @@ class Reply:
     latency_s: float = 0.0
     error: str | None = None
     """Why the server could not make an answer of what the model wrote."""
+    prompt_tokens: int = 0
+    cut: bool = False
+    """Whether it ended because it was long enough."""
+    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,14 @@ class Answer:
     error: str | None = None
     fault: str | None = None
     """What is wrong with an answer in words."""
+    prompt_tokens: int = 0
+    cost_usd: float = 0.0
+    language: str | None = None
+    """The one asked in, where a suite has several."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Where in a conversation or a long text it stands."""
+    measures: dict[str, Any] = field(default_factory=dict)
+    """What is measured beside right and wrong."""
 
     @property
     def got(self) -> str:
@@ -61,22 +83,21 @@ class Answer:
 
 
 def wanted(answer: Answer) -> str:
-    """The tool that was asked for, `IN_WORDS`, or `NO_TOOL`."""
+    """The tool that was asked for, `PARALLEL`, `IN_WORDS`, or `NO_TOOL`."""
     return str(answer.expected["name"] or answer.expected.get("kind", NO_TOOL))
 
 
-def judge(item: Item, reply: Reply) -> Answer:
-    """The answer with its marks: exactly one call to the right tool, then also equal arguments.
+def judge(item: Item, reply: Reply, known: Known = NOTHING_KNOWN) -> Answer:
+    """The answer with its marks: exactly the calls wanted, by name, then also with equal arguments.
 
     Where words are wanted: no call, and the right words. Where no tool fits: no call, and words of its own.
     """
-    calls, fault = reply.calls, None
-    if item.tool is None:
-        fault = "a call" if calls else fault_of(item.text, reply.text, item.says, item.never, item.price)
-        name_correct = reply.error is None and fault is None
+    calls, wanted_calls, wrong = reply.calls, _wanted_calls(item), None
+    if wanted_calls:
+        name_correct = Counter(call["name"] for call in calls) == Counter(call["name"] for call in wanted_calls)
     else:
-        name_correct = len(calls) == 1 and calls[0]["name"] == item.tool
-    no_arguments = item.tool is None or item.arguments is None
+        wrong = "a call" if calls else fault(item, reply, known)
+        name_correct = reply.error is None and wrong is None
     return Answer(
         id=item.id,
         prompt=item.text,
@@ -85,53 +106,118 @@ def judge(item: Item, reply: Reply) -> Answer:
         calls=calls,
         text=reply.text,
         name_correct=name_correct,
-        exact=name_correct and (no_arguments or calls[0]["arguments"] == item.arguments),
+        exact=name_correct and same_calls(wanted_calls, calls, known.schemas),
         json_valid=bool(calls) and all(isinstance(call["arguments"], dict) for call in calls),
         tokens=reply.tokens,
         latency_s=round(reply.latency_s, 4),
         error=reply.error,
-        fault=fault,
+        fault=wrong,
+        prompt_tokens=reply.prompt_tokens,
+        cost_usd=reply.cost_usd,
+        language=item.language,
+        about=_about(item),
+        measures=_measures(item, reply, known),
     )
+
+
+def _wanted_calls(item: Item) -> list[dict[str, Any]]:
+    return [{"name": item.tool, "arguments": item.arguments}] if item.tool else list(item.calls)
 
 
 def _expected(item: Item) -> dict[str, Any]:
     expected = {"name": item.tool, "arguments": item.arguments}
+    if item.calls:
+        return expected | {"kind": PARALLEL, "calls": list(item.calls), "words": [_told(call) for call in item.calls]}
     if not item.in_words:
         return expected
     told = [*item.says, *(f"not {word}" for word in item.never), *([item.price] if item.price else [])]
+    told += [f"in {item.language}"] if item.in_language else []
+    told += [f"in the style {item.style}"] if item.style else []
+    expected |= {"reference": item.reference} if item.reference else {}
     return expected | {"kind": IN_WORDS, "words": told}
+
+
+def _told(call: dict[str, Any]) -> str:
+    return f"{call['name']}({', '.join(f'{k}={v!r}' for k, v in (call['arguments'] or {}).items())})"
+
+
+def _about(item: Item) -> dict[str, Any]:
+    return item.about | ({"turn": item.turn, "talk": item.talk} if item.turn else {})
+
+
+def _measures(item: Item, reply: Reply, known: Known) -> dict[str, Any]:
+    if not item.style or not reply.text.strip():
+        return {}
+    told = known.styles
+    return {"style": item.style, "told": told.told(reply.text), "distance": told.distance(reply.text, item.style)}
 
 
 async def ask_all(
     items: Sequence[Item],
-    ask: Callable[..., Awaitable[Reply]],
+    ask: Callable[[Item, list[Message]], Awaitable[Reply]],
     file: Path,
     answered: Callable[[], None] = lambda: None,
+    known: Known = NOTHING_KNOWN,
+    at_a_time: int = CONCURRENCY,
 ) -> None:
-    """Every item that has no answer in `file` yet gets one, `ask(text)`; `answered` is called after each.
+    """Every item that has no answer in `file` yet gets one, `ask(item, what was said before)`; then `answered`.
 
-    The first item is asked alone: when it is answered, the prefix all prompts share lies in the server's cache.
+    The first item is asked alone: when it is answered, the prefix all prompts share lies in the server's cache. The
+    turns of a conversation are asked one after the other, each after the model's own answers.
     """
-    done = {answer.id for answer in read_answers(file)}
-    missing = [item for item in items if item.id not in done]
+    done = {answer.id: answer for answer in read_answers(file)}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as answers:
 
-        async def one(item: Item) -> None:
-            answer = judge(item, await (ask(item.text) if item.offered else ask(item.text, offered=False)))
+        async def one(item: Item, before: list[Message]) -> Answer:
+            answer = judge(item, await ask(item, before), known)
             answers.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
             answers.flush()
             answered()
+            return answer
 
-        for item in missing[:1]:
-            await one(item)
+        async def talk(turns: Sequence[Item]) -> None:
+            before: list[Message] = []
+            for item in turns:
+                answer = done.get(item.id) or await one(item, before)
+                before = before + said(item, answer)
+
+        missing = [turns for turns in _talks(items) if turns[-1].id not in done]
+        for turns in missing[:1]:
+            await talk(turns)
         queue = iter(missing[1:])
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(CONCURRENCY):
-                    group.create_task(_work(queue, one))
+                for _ in range(at_a_time):
+                    group.create_task(_work(queue, talk))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None  # the rest failed for the same reason
+
+
+def _talks(items: Sequence[Item]) -> list[list[Item]]:
+    """The items by conversation; most have one turn."""
+    talks: list[list[Item]] = []
+    for item in items:
+        if item.turn == 0:
+            talks.append([])
+        talks[-1].append(item)
+    return talks
+
+
+def request(item: Item) -> Message:
+    """What the user says."""
+    return {"role": "user", "content": f"{item.context}\n\n{item.text}" if item.context else item.text}
+
+
+def said(item: Item, answer: Answer) -> list[Message]:
+    """One turn as the next one's past; a call is told to have been done."""
+    if not answer.calls:
+        return [request(item), {"role": "assistant", "content": answer.text or "…"}]
+    calls = [
+        {"function": {"name": wire_name(call["name"]), "arguments": call["arguments"] or {}}} for call in answer.calls
+    ]
+    results = [{"role": "tool", "content": '{"status": "ok"}'} for _ in calls]
+    return [request(item), {"role": "assistant", "content": answer.text, "tool_calls": calls}, *results]
 
 
 def read_answers(file: Path) -> list[Answer]:
@@ -142,9 +228,9 @@ def read_answers(file: Path) -> list[Answer]:
     return list({answer.id: answer for answer in answers}.values())
 
 
-async def _work(queue: Iterable[Item], one: Callable[[Item], Awaitable[None]]) -> None:
-    for item in queue:  # the iterator is shared: each worker takes the next one
-        await one(item)
+async def _work(queue: Iterable[Sequence[Item]], talk: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+    for turns in queue:  # the iterator is shared: each worker takes the next one
+        await talk(turns)
 
 
 def _whole_lines(file: Path) -> str:

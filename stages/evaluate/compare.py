@@ -116,8 +116,8 @@ def _paired(a: list[Answer], b: list[Answer]) -> Iterator[tuple[Answer, Answer]]
             yield answer, other
 
 
-def _asked(answer: Answer) -> tuple[str, str]:
-    return answer.prompt, json.dumps(answer.expected, sort_keys=True)
+def _asked(answer: Answer) -> tuple[str, str, str]:
+    return answer.prompt, json.dumps(answer.expected, sort_keys=True), json.dumps(answer.about, sort_keys=True)
 
 
 def _outcomes(pairs: Pairs, exact: bool) -> Paired:

@@ -104,7 +104,7 @@ def _of_suite(suite: Suite, settings: Evaluate, evidence: Evidence) -> list[Reas
     answers = evidence.answers[suite.name, evidence.served]
     found = [_floor(suite, answers, settings.confidence, evidence.served)] if suite.floor is not None else []
     found += [_seen(suite.name, evidence.seen.get(suite.name, 0), len(answers))]
-    return [*found, *_never_right(suite.name, answers)]
+    return found if suite.only_compared else [*found, *_never_right(suite.name, answers)]
 
 
 def _floor(suite: Suite, answers: Sequence[Answer], confidence: float, served: str) -> Reason:
@@ -150,8 +150,8 @@ def _of_gate(gate: Gate, suites: Sequence[Suite], verdicts: Verdicts, evidence: 
     )
     if not suites:
         found.append(Reason(None, "no suite that can prove anything was asked"))
-    elif gate.composite is not None:
-        found.append(_composite(gate.composite, suites, evidence))
+    elif gate.composite is not None and (counted := [suite for suite in suites if not suite.only_compared]):
+        found.append(_composite(gate.composite, counted, evidence))
     if gate.whole_catalogue and evidence.catalogue:
         found.append(_all_asked(suites, evidence))
     found.append(_at_most("validation loss, nats per learned token", evidence.validation_loss, gate.validation_loss))

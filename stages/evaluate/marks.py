@@ -28,15 +28,19 @@ def answers(prompt: str, text: str) -> bool:
 
 
 def fault_of(prompt: str, text: str, says: Sequence[str], never: Sequence[str], price: str | None) -> str | None:
-    """What is wrong with an answer in words; None if nothing is."""
+    """What is wrong with an answer in words; None if nothing is. `says` may have alternatives: `Paris|Parigi`."""
     said = f" {' '.join(words(text))} "
     if not answers(prompt, text):
         return MISSING if price else "no answer"
-    if missing := [fact for fact in says if f" {' '.join(words(fact))} " not in said]:
+    if missing := [fact for fact in says if not any(_stands(one, said) for one in fact.split("|"))]:
         return f"not named: {', '.join(missing)}"
-    if named := [fact for fact in never if f" {' '.join(words(fact))} " in said]:
+    if named := [fact for fact in never if _stands(fact, said)]:
         return f"named: {', '.join(named)}"
     return price_fault(prompt, text, price) if price else None
+
+
+def _stands(fact: str, said: str) -> bool:
+    return f" {' '.join(words(fact))} " in said
 
 
 def price_fault(prompt: str, text: str, price: str) -> str | None:

@@ -14,11 +14,11 @@ from endpoints.promotion import Promoted, all_promoted
 from stages import artifact, paths
 from stages.errors import StageFailed, TunelineError
 from stages.evaluate import answers_of, ask_target
+from stages.evaluate.known import of_run
 from stages.evaluate.scorers import scoreboard_row
 from stages.evaluate.suites import make_items
 from stages.line import RECIPE
 from stages.notify import notify
-from stages.prepare import load_tools
 
 WORSE = 0.02
 """A share that fell by more than this is told; under it lies what engines and sampling do by themselves."""
@@ -72,12 +72,12 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
 
 
 def _ask(recipe: Recipe, run: Path, gguf: Path) -> dict[str, Any]:
-    catalogue = load_tools(run / "prepare")
-    suites = {suite.name: make_items(suite) for suite in recipe.evaluate.suites}
-    if catalogue is None or not suites:
+    known = of_run(recipe, run)
+    suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
+    if not suites:
         raise StageFailed(f"{run.name}: its recipe has no suites to ask")
     with tempfile.TemporaryDirectory() as scratch:
-        ask_target(recipe, catalogue.openai(), gguf.stem, gguf, suites, Path(scratch))
+        ask_target(recipe, known, gguf.stem, gguf, suites, Path(scratch))
         answers = {suite: answers_of(Path(scratch), suite, gguf.stem, items) for suite, items in suites.items()}
     rows = [scoreboard_row(suite, gguf.stem, found, recipe.evaluate.confidence) for suite, found in answers.items()]
     return {row["suite"]: row for row in rows}

@@ -28,11 +28,12 @@ class Bound:
 
 
 def bounds(recipe: Recipe, stages: Sequence[str], states: dict[str, str] | None = None) -> list[Bound]:
-    """What each stage may cost: price × hours × (1 + retries), prices from hardware.yaml."""
+    """What each stage may cost: price × hours × (1 + retries), prices from hardware.yaml; and what evaluation buys."""
     found = []
     for stage in stages:
         asked, state = getattr(recipe.compute, stage), (states or {}).get(stage, "to do")
-        usd = 0.0 if state == "finished" else asked.usd_at_most
+        bought = sum(target.budget_usd for target in recipe.evaluate.targets) if stage == "evaluate" else 0.0
+        usd = 0.0 if state == "finished" else asked.usd_at_most + bought
         found.append(Bound(stage, asked.gpu, asked.cores, asked.memory_gib, asked.hours, asked.retries + 1, usd, state))
     return found
 

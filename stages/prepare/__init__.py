@@ -1,7 +1,6 @@
 """Prepare: from sources to training and validation rows, with nothing silently wrong."""
 
 import json
-import random
 import statistics
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Recipe, Source, find
+from configs.recipe import Data, Recipe, find
 from stages import artifact
 from stages.artifact import SCRATCH, Artifact
 from stages.errors import BadData
 from stages.events import Events
 from stages.fetch import open_base
 from stages.prepare.examine import Entry, Examination
-from stages.prepare.grammar import Request, expand
 from stages.prepare.overlap import write_carriers
 from stages.prepare.problems import Findings
 from stages.prepare.render import Renderer
@@ -63,15 +61,6 @@ def read_prepared(file: Path) -> list[Row]:
     """The rows of `train.jsonl` or `validation.jsonl`."""
     with file.open(encoding="utf-8") as lines:
         return [Row.model_validate_json(line) for line in lines]
-
-
-def suite_requests(grammar: Path, rows: int, seed: int) -> list[Request]:
-    """`rows` different requests of a grammar, its handlers in turn.
-
-    Raises:
-        BadRecipe: the grammar cannot make so many.
-    """
-    return list(expand(Source(grammar=grammar, rows=rows), random.Random(seed)))
 
 
 def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:

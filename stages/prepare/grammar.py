@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from configs.catalogue import Catalogue, Tool, load_catalogue
+from configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
 from configs.recipe import Source, find
 from stages.errors import BadData, BadRecipe
 
@@ -165,9 +165,9 @@ def load_grammar(path: Path) -> Grammar:
     Raises:
         BadData: a pattern that does not parse, or a slot or value nobody defines.
     """
-    raw = yaml.safe_load(path.read_text())
+    raw = read_yaml(path)
     if "inherit" in raw:
-        raw = yaml.safe_load((path.parent / raw["inherit"]).read_text()) | raw
+        raw = read_yaml(path.parent / raw["inherit"]) | raw
     values = {name: parse(text, path) for name, text in raw["values"].items()}
     if "catalogue" in raw:
         catalogue = load_catalogue(path.parent / raw["catalogue"])
@@ -193,6 +193,12 @@ def load_grammar(path: Path) -> Grammar:
         raise BadData(f"{path}: fillers: {wrong[0]!r} is no word to YAML; put it in quotes")
     language = raw.get("language", "en")
     return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise, language)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A grammar's file as it is written."""
+    read: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+    return read
 
 
 def tool_handlers(

@@ -12,7 +12,7 @@ import pytest
 from configs.catalogue import Catalogue, load_catalogue
 from configs.recipe import ROOT, Data, Source, Synthesis
 from stages.errors import BadRecipe
-from stages.prepare import suite_requests
+from stages.prepare.asked import suite_requests
 from stages.prepare.checks import Toolbox, mend_calls, turns_in_order
 from stages.prepare.hired import audit
 from stages.prepare.rows import Row

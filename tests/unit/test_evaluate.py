@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import pytest
 
+from configs.catalogue import Catalogue, Tool
 from configs.recipe import Evaluate, Suite
 from endpoints.providers import Answer as ProviderAnswer
 from endpoints.tool_calls import ToolCall
@@ -18,6 +19,7 @@ from stages.evaluate.classifier import predict, training_pairs
 from stages.evaluate.suites import Item, make_items
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
+TOOLS = Catalogue(tools={"email.send": Tool(description="Send.", parameters={"type": "object", "properties": {}})})
 ITEM = Item("unseen-0000", "mail Ana", "email.send", {"to": "Ana"}, "mail _")
 
 
@@ -65,8 +67,8 @@ def test_judging(calls: list[dict[str, Any]], name: bool, exact: bool, valid: bo
 def test_a_killed_evaluation_asks_again_only_what_has_no_whole_answer(tmp_path: Path) -> None:
     items, file, asked = many(20), tmp_path / "answers" / "base.jsonl", list[str]()
 
-    async def dies_after_nine(text: str) -> Reply:
-        asked.append(text)
+    async def dies_after_nine(item: Item, before: Any) -> Reply:
+        asked.append(item.text)
         if len(asked) > 9:
             raise StageFailed("killed")
         return Reply([call()])
@@ -78,8 +80,8 @@ def test_a_killed_evaluation_asks_again_only_what_has_no_whole_answer(tmp_path: 
         cut.write('{"id": "unseen-0019", "pro')
     asked.clear()
 
-    async def lives(text: str) -> Reply:
-        asked.append(text)
+    async def lives(item: Item, before: Any) -> Reply:
+        asked.append(item.text)
         return Reply([call()])
 
     asyncio.run(ask_all(items, lives, file))
@@ -91,7 +93,7 @@ def test_a_killed_evaluation_asks_again_only_what_has_no_whole_answer(tmp_path: 
 def test_no_more_than_four_questions_at_a_time_and_the_first_alone(tmp_path: Path) -> None:
     running, seen = 0, list[int]()
 
-    async def ask(text: str) -> Reply:
+    async def ask(item: Item, before: Any) -> Reply:
         nonlocal running
         running += 1
         seen.append(running)
@@ -175,15 +177,15 @@ def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
     monkeypatch.setattr(client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
 
     async def ask() -> Reply:
-        async with client.asker("http://x/v1", "base", "Be brief.", [{"type": "function"}], 96) as ask_one:
-            return await ask_one("mail Ana")
+        async with client.asker("http://x/v1", "base", "Be brief.", TOOLS) as ask_one:
+            return await ask_one(ITEM, [])
 
     return asyncio.run(ask())
 
 
 def test_asks_as_it_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = FakeChat(ProviderAnswer("", (ToolCall("email.send", {"to": "Ana"}),), (), "tool_calls", 9, 7, 0.1))
-    assert reply_of(chat, monkeypatch) == Reply([call()], "", 7, 0.1)
+    assert reply_of(chat, monkeypatch) == Reply([call()], "", 7, 0.1, prompt_tokens=9)
     messages, tools, sampling = chat.asked
     assert messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "mail Ana"}]
     assert tools and sampling["temperature"] == 0 and sampling["max_tokens"] == 96

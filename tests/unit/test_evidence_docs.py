@@ -57,6 +57,6 @@ def test_the_commands_run_in_their_order(demo: Path) -> None:
 def test_the_recipe_is_a_recipe() -> None:
     (written,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     evaluate = Evaluate.model_validate(yaml.safe_load(written)["evaluate"])
-    assert [suite.name for suite in evaluate.suites] == ["handler_routing", "unseen", "house"]
+    assert [suite.name for suite in evaluate.suites] == ["handler_routing", "unseen", "house", "forgetting"]
     assert len(make_items(evaluate.suites[2])) == 1 + 2 + 1 + 4
     assert evaluate.gate and evaluate.gate.no_task_worse and evaluate.gate.composite == 90

@@ -10,7 +10,7 @@ import pytest
 from configs.catalogue import Catalogue, load_catalogue
 from configs.recipe import ROOT, Source
 from stages.errors import BadData, BadRecipe
-from stages.prepare import suite_requests
+from stages.prepare.asked import suite_requests
 from stages.prepare.grammar import expand
 from stages.prepare.overlap import overlap
 from stages.prepare.render import Renderer

@@ -3,18 +3,33 @@
 import asyncio
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from configs.catalogue import load_catalogue
+from configs.catalogue import Catalogue, Tool, load_catalogue
 from configs.recipe import ROOT, Suite, load_recipe
+from endpoints.preselect import Preselector
 from stages.errors import BadRecipe
-from stages.evaluate.ask import IN_WORDS, NO_TOOL, Reply, ask_all, judge, read_answers, wanted
+from stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
+from stages.evaluate.client import Prompts
+from stages.evaluate.known import Known
 from stages.evaluate.marks import INVENTED, MISSING, amounts, fault_of, price_fault
 from stages.evaluate.scorers import scoreboard_row
 from stages.evaluate.suites import Item, make_items
 
+CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
+
+
+class Chosen(Known):
+    """A run with three styles, and a preselector that has read no training rows."""
+
+    passages = [("epico", ""), ("piano", ""), ("straniato", "")]
+    preselector = Preselector(CATALOGUE)
+
+
+KNOWN = Chosen(CATALOGUE, context=2300)
 SHIPPED = sorted((ROOT / "configs/suites").glob("*.yaml"))
 MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 
@@ -32,7 +47,7 @@ def load(tmp_path: Path, name: str) -> Suite:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
 def test_every_suite_we_ship_makes_items_with_names_of_their_own(tmp_path: Path, file: Path) -> None:
     suite = load(tmp_path, file.stem)
-    items = make_items(suite)
+    items = make_items(suite, KNOWN)
     assert suite.name == file.stem and len({item.id for item in items}) == len(items)
     assert not any("{" in item.text for item in items)
 
@@ -54,8 +69,9 @@ def test_routing_asks_for_every_tool_of_the_catalogue_and_for_none(tmp_path: Pat
     items = make_items(load(tmp_path, "handler_routing"))
     tools = load_catalogue(ROOT / "configs/tools/business.yaml").names
     asked = [wanted(judge(item, Reply())) for item in items]
-    assert {tool: asked.count(tool) for tool in tools} == dict.fromkeys(tools, 10)
-    assert set(asked) == {*tools, NO_TOOL} and len(items) >= 1000
+    assert {tool: asked.count(tool) for tool in tools} == dict.fromkeys(tools, 15)
+    assert set(asked) == {*tools, NO_TOOL, PARALLEL} and asked.count(PARALLEL) == 156
+    assert {item.language for item in items} == {"en", "it", "id"}
 
 
 @pytest.mark.parametrize(
@@ -134,13 +150,14 @@ def test_faults_are_counted_apart() -> None:
 
 
 def test_tools_are_offered_where_the_item_says_so(tmp_path: Path) -> None:
-    offered: dict[str, bool] = {}
     items = [Item("a-0", "one", "x.y", None, "one"), Item("a-1", "two", None, {}, "two", says=("hi",), offered=False)]
 
-    async def ask(text: str, *, offered_: bool = True, **given: bool) -> Reply:
-        offered[text] = given.get("offered", True)
-        return Reply([{"name": "x.y", "arguments": {"any": 1}}] if text == "one" else [], "hi")
+    tools = Catalogue(tools={"x.y": Tool(description="It.", parameters={"type": "object", "properties": {}})})
+    prompts = Prompts("", tools)
+
+    async def ask(item: Item, before: Any) -> Reply:
+        return Reply([{"name": "x.y", "arguments": {"any": 1}}] if item.text == "one" else [], "hi")
 
     asyncio.run(ask_all(items, ask, tmp_path / "a.jsonl"))
-    assert offered == {"one": True, "two": False}
+    assert [bool(prompts.tools(item)) for item in items] == [True, False]
     assert all(answer.exact for answer in read_answers(tmp_path / "a.jsonl"))

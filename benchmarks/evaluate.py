@@ -1,0 +1,111 @@
+"""What an item costs us: CPU of asking, judging and storing, beside a server that answers at once; inspect-ai's too.
+
+    python benchmarks/evaluate.py [items]
+
+The server is a process of its own; both clients ask it the same requests, four at a time, the whole catalogue of 104
+tools in every one. inspect-ai is measured where `pip install tuneline[inspect]` has put it. The last line is JSON.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+TARGET_MS = 50.0
+SERVER = """
+import asyncio, json
+CALL = {"id": "1", "type": "function", "function": {"name": "docs__create", "arguments": "{\\"title\\": \\"x\\"}"}}
+BODY = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0,
+    "message": {"role": "assistant", "content": None, "tool_calls": [CALL]}, "finish_reason": "tool_calls"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}}).encode()
+HEAD = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(BODY)
+
+async def answer(reader, writer):
+    while head := await reader.readuntil(b"\\r\\n\\r\\n"):
+        length = next(int(l.split(b":")[1]) for l in head.split(b"\\r\\n") if l.lower().startswith(b"content-length"))
+        await reader.readexactly(length)
+        writer.write(HEAD + BODY)
+        await writer.drain()
+
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2**24)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+def main(items: int) -> None:
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout
+    url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+    try:
+        found = {"items": items, "ours_cpu_ms_per_item": round(_ours(url, items), 2), "target_ms": TARGET_MS}
+        if find_spec("inspect_ai"):
+            found["inspect_cpu_ms_per_item"] = round(_inspect(url, items), 2)
+        else:
+            print("inspect-ai is not installed: only our own client is measured")
+    finally:
+        server.terminate()
+    for name, value in found.items():
+        print(f"{name:>28}  {value}")
+    print(json.dumps({"benchmark": "evaluate", **found, "met": found["ours_cpu_ms_per_item"] <= TARGET_MS}))
+
+
+def _ours(url: str, items: int) -> float:
+    from configs.catalogue import load_catalogue
+    from configs.recipe import Suite
+    from stages.evaluate.ask import ask_all
+    from stages.evaluate.client import asker
+    from stages.evaluate.known import Known
+    from stages.evaluate.suites import make_items
+
+    catalogue = load_catalogue(ROOT / "configs/tools/business.yaml")
+    made = make_items(Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=items))
+
+    async def ask_them(file: Path) -> float:
+        async with asker(url, "m", "", catalogue) as ask:
+            await ask_all(made[:8], ask, file, known=Known(catalogue))  # connections, imports
+            started = time.process_time()
+            await ask_all(made, ask, file, known=Known(catalogue))
+            return time.process_time() - started
+
+    with tempfile.TemporaryDirectory() as folder:
+        return 1000 * asyncio.run(ask_them(Path(folder) / "answers.jsonl")) / (items - 8)
+
+
+def _inspect(url: str, items: int) -> float:
+    """Two evaluations of different sizes in this process: their difference is the items' own, start-up left out."""
+    from inspect_ai import eval as evaluate
+
+    from stages.evaluate.inspect_tasks import task_of
+    from configs.catalogue import load_catalogue
+    from configs.recipe import Suite
+    from stages.evaluate.known import Known
+
+    os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}
+    known = Known(load_catalogue(ROOT / "configs/tools/business.yaml"))
+
+    def cpu(rows: int) -> float:
+        suite = Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=rows)
+        started = time.process_time()
+        with tempfile.TemporaryDirectory() as logs:
+            evaluate(task_of(suite, known), model="openai-api/tuneline/m", log_dir=logs, display="none",
+                     max_connections=4)  # fmt: skip
+        return time.process_time() - started
+
+    few = cpu(16)
+    return 1000 * (cpu(16 + items) - few) / items
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
