@@ -431,6 +431,29 @@ def models_pick(
     typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
 
 
+@models_app.command("download")
+def models_download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag; the pinned one, else main, if not given.")
+    ] = None,
+) -> None:
+    """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
+    from stages.fetch import Hub, bring, named
+    from stages.pins import pin, pin_of
+    from terminal import Progress, Shown
+
+    source = named(name, revision)
+    with Progress(console) as progress:
+        made = bring(source, Shown(progress.event, "fetch"))
+    console.print(f"{made.path.name}: whole, {made.metrics['bytes'] / 1e9:.2f} GB in {made.path}", **PLAIN)
+    if isinstance(source, Hub):
+        if revision:
+            pin(source.repo, source.revision, anew=True)
+        told = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
+        console.print(told, **PLAIN)
+
+
 @models_app.command("verify")
 def models_verify(
     name: Annotated[str | None, typer.Argument(help="A base; all that are here, if not given.")] = None,

@@ -82,14 +82,18 @@ def models_text(here: Sequence["Here"]) -> str:
         rows.append([key, model.kind, size, f"{model.context:,}", model.licence, gate, marks, is_here])
     parts = [grid(["name", "kind", "size (active)", "context", "licence", "hub", "trained", ""], rows)]
     if here:
-        mine = [[b.slug, f"{b.bytes / 1e9:.2f} GB", f"{b.used:%Y-%m-%d}", ", ".join(b.runs)] for b in here]
-        parts.append(grid(["here", "size", "last used", "runs"], mine))
+        mine = [
+            [b.slug, f"{b.bytes / 1e9:.2f} GB", f"{b.used:%Y-%m-%d}", "pinned" if b.pinned else "", ", ".join(b.runs)]
+            for b in here
+        ]
+        parts.append(grid(["here", "size", "last used", "", "runs"], mine))
     return "\n\n".join(parts)
 
 
 def model_text(key: str) -> str:
     """One base: what it is, and the memory it takes."""
     from configs.models import registry
+    from stages.pins import pin_of
     from stages.plan.fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
     from stages.plan.memory import peak
 
@@ -98,12 +102,13 @@ def model_text(key: str) -> str:
     heads = f"{shape.heads} heads over {shape.kv_heads} of keys and values, of {shape.head_dim}"
     experts = f", {shape.experts} experts, {shape.experts_per_token} a token" if shape.experts else ""
     page = f", https://huggingface.co/{model.hub}" if model.hub else ""
+    revision = (pin_of(model.hub) if model.hub else None) or model.revision
     run = ", ".join(f"{name} {run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
     train = ", ".join(f"{name} {peak(shape, work).total / GIB:,.1f}" for name, work in TRAIN.items())
     return "\n".join(
         [
             f"{key}: {model.kind}, {'tested' if model.tested else 'untested'}{page}",
-            f"  revision     {model.revision}",
+            f"  revision     {revision}",
             f"  licence      {model.licence}{', to be accepted on its page' if model.gated else ''}",
             f"  parameters   {shape.total:,}, {shape.active:,} active",
             f"  shape        {shape.layers} layers of {shape.hidden}, {heads}, feed-forward {shape.ffn}{experts}",

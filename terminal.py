@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+
+from stages.events import Events, Kind
 
 if TYPE_CHECKING:
     from endpoints.providers import Answer
@@ -35,7 +37,7 @@ class Progress:
         self._bars = Bars(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[text]}"),
+            TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -64,6 +66,8 @@ class Progress:
                 self._say(event, f"warning: {event['text']}")
             case "note":
                 self._say(event, event["text"])
+            case "progress" if event["unit"] == "bytes":
+                self._advance(event, event["done"] / 1e9, event["total"] / 1e9, f"GB {event['text']}", ",.2f")
             case "progress":
                 self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
             case "metrics":
@@ -72,18 +76,28 @@ class Progress:
                 else:
                     self._advance(event, event["step"], event["steps"], _measured(event))
 
-    def _advance(self, event: dict[str, Any], done: float, total: float, text: str) -> None:
-        stage = event["stage"]
+    def _advance(self, event: dict[str, Any], done: float, total: float, text: str, form: str = ",.0f") -> None:
+        stage, text = event["stage"], f"{done:{form}}/{total:{form}} {text}"
         if self.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)
             self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            self._say(event, f"{done:,.0f}/{total:,.0f} {text}")
+            self._say(event, text)
 
     def _say(self, event: dict[str, Any], text: str) -> None:
         self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Shown(Events):
+    """Events that are shown at once and kept nowhere, of work that belongs to no run."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None], stage: str) -> None:
+        self.show, self.stage = show, stage
+
+    def emit(self, kind: Kind, **fields: Any) -> None:
+        self.show({"stage": self.stage, "kind": kind, **fields})
 
 
 def _measured(event: dict[str, Any]) -> str:

@@ -555,14 +555,24 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _named(recipe: Recipe) -> Recipe:
-    """A name of models.yaml as the hub id and commit it stands for, so that nothing else has to know the table."""
+    """A name of models.yaml as the hub id and commit it stands for, so that nothing else has to know the table.
+
+    Without a commit, the one that this machine has verified and pinned.
+    """
     from configs.models import UNVERIFIED, registry
 
-    if recipe.base == "tiny" or find(Path(recipe.base)).is_dir() or not (key := registry().find(recipe.base)):
+    if recipe.base == "tiny" or find(Path(recipe.base)).is_dir():
         return recipe
-    model = registry().models[key]
-    pinned = None if model.revision == UNVERIFIED else model.revision
-    return recipe.model_copy(update={"base": model.hub or key, "revision": recipe.revision or pinned})
+    base, revision = recipe.base, recipe.revision
+    if key := registry().find(base):
+        model = registry().models[key]
+        base = model.hub or key
+        revision = revision or (None if model.revision == UNVERIFIED else model.revision)
+    if revision is None and "/" in base:
+        from stages.pins import pin_of
+
+        revision = pin_of(base)
+    return recipe.model_copy(update={"base": base, "revision": revision})
 
 
 def _suite_file(path: Path) -> dict[str, Any]:

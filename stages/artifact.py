@@ -89,10 +89,12 @@ def make(
     needs: Mapping[str, Artifact],
     build: Callable[[Path], Mapping[str, Any]],
     stage: str | None = None,
+    hashed: Mapping[str, str] | None = None,
 ) -> Artifact:
     """The artifact at `path`, built by `build(path) -> metrics` unless it is finished already.
 
-    `build` may find what an earlier, interrupted call left in the directory and go on from it.
+    `build` may find what an earlier, interrupted call left in the directory and go on from it. `hashed` is the SHA-256
+    of files that it has hashed while it wrote them.
 
     Raises:
         StaleArtifact: the directory holds work made from other settings or needs.
@@ -115,7 +117,7 @@ def make(
         seconds = draft["seconds"] + time.monotonic() - clock
         if path.exists():
             _write_draft(path, made_from, draft["started"], seconds)
-    return _seal(path, stage, made_from, metrics, draft["started"], seconds)
+    return _seal(path, stage, made_from, metrics, draft["started"], seconds, hashed or {})
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -207,7 +209,13 @@ def _everything(made_from: MadeFrom) -> dict[str, Any]:
 
 
 def _seal(
-    path: Path, stage: str, made_from: MadeFrom, metrics: Mapping[str, Any], started: str, seconds: float
+    path: Path,
+    stage: str,
+    made_from: MadeFrom,
+    metrics: Mapping[str, Any],
+    started: str,
+    seconds: float,
+    hashed: Mapping[str, str],
 ) -> Artifact:
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     payload = sorted(f for f in path.rglob("*") if f.is_file() and f.name not in (MANIFEST, DRAFT))
@@ -216,7 +224,10 @@ def _seal(
         fingerprint=made_from.fingerprint,
         made_from=made_from,
         metrics=dict(metrics),
-        files={str(f.relative_to(path)): File(bytes=f.stat().st_size, sha256=sha256(f)) for f in payload},
+        files={
+            (name := str(f.relative_to(path))): File(bytes=f.stat().st_size, sha256=hashed.get(name) or sha256(f))
+            for f in payload
+        },
         versions=versions(),
         started=datetime.fromisoformat(started),
         ended=datetime.now(UTC),

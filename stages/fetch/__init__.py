@@ -23,7 +23,20 @@ from stages import artifact, paths
 from stages.artifact import Artifact
 from stages.errors import BadRecipe, NotFound, StageFailed
 from stages.events import Events
-from stages.fetch.hub import HUB_ID, WORKINGS, Hub, HubFiles, download, pinned, refuse_family, refuse_if_full, room
+from stages.fetch.hub import (
+    COMMIT,
+    HUB_ID,
+    WORKINGS,
+    Hub,
+    HubFiles,
+    commit_of,
+    download,
+    pinned,
+    refuse_family,
+    refuse_if_full,
+    room,
+)
+from stages.pins import pin, pin_of
 
 STAGE_VERSION = 1
 TINY = ROOT / "data" / "tiny"
@@ -66,13 +79,48 @@ def fetch(recipe: Recipe, run: Path) -> Artifact:
         NotFound: no such base. BadRecipe: not a model Tuneline can train, or not pinned. BadRequest: the hub wants a
         (different) token. StageFailed: the hub cannot be reached, no room, or what came is not what the hub recorded.
     """
-    source = check(recipe)
-    events = Events(run, "fetch")
+    return bring(check(recipe), Events(run, "fetch"))
+
+
+def bring(source: Hub | Folder, events: Events) -> Artifact:
+    """A base in the folder of models, as `fetch` does for a recipe's; a hub's is pinned if it is the first of its name.
+
+    Raises:
+        As `fetch`.
+    """
     with _alone(paths.models(), source.slug, events) as folder:
-        build = _no_build if artifact.finished(folder) else _builder(source, events)
-        return artifact.make(
-            folder, stage="fetch", stage_version=STAGE_VERSION, settings=source.settings, needs={}, build=build
+        hashed: dict[str, str] = {}
+        build = _no_build if artifact.finished(folder) else _builder(source, events, hashed)
+        made = artifact.make(
+            folder,
+            stage="fetch",
+            stage_version=STAGE_VERSION,
+            settings=source.settings,
+            needs={},
+            build=build,
+            hashed=hashed,
         )
+    if isinstance(source, Hub):
+        pin(source.repo, source.revision)
+    return made
+
+
+def named(name: str, revision: str | None = None) -> Hub | Folder:
+    """What `models download` is asked for: a name of models.yaml, `tiny`, a folder, or a hub id.
+
+    Of a hub id the commit that is pinned; before that, or with `revision` (a commit, branch or tag), what the hub says.
+
+    Raises:
+        NotFound: no such model. BadRecipe: a folder that cannot be used. Whatever the hub's refusal is turned into.
+    """
+    key = None if name == "tiny" or find(Path(name)).is_dir() else registry().find(name)
+    repo = (registry().models[key].hub or name) if key else name
+    if HUB_ID.fullmatch(repo) and (key or revision or not find(Path(repo)).is_dir()):
+        if reason := registry().why_not(repo):
+            raise NotFound(f"base: {reason}")
+        whole = revision if revision and COMMIT.fullmatch(revision) else None
+        return Hub(repo, whole or (pin_of(repo) if revision is None else None) or commit_of(repo, revision))
+    return _local(repo, revision)
 
 
 def open_base(recipe: Recipe) -> Artifact:
@@ -96,6 +144,11 @@ def check(recipe: Recipe) -> Hub | Folder:
         if reason := registry().why_not(base):
             raise NotFound(f"base: {reason}")
         return Hub(base, pinned(base, revision, folder))
+    return _local(base, revision)
+
+
+def _local(base: str, revision: str | None) -> Folder:
+    folder = TINY if base == "tiny" else find(Path(base))
     if revision is not None:
         raise BadRecipe(f"revision: {revision!r}: goes with a hub id (owner/name), and base is {base!r}; leave it out")
     if folder.is_file() and any(fnmatch(folder.name, kind) for kind in PICKLES):
@@ -214,22 +267,25 @@ def _alone(models: Path, slug: str, events: Events) -> Iterator[Path]:
         yield models / slug
 
 
-def _builder(source: Hub | Folder, events: Events) -> Callable[[Path], Mapping[str, Any]]:
-    """What fills the artifact's folder; asks the hub first, so that a refusal leaves nothing behind."""
+def _builder(source: Hub | Folder, events: Events, hashed: dict[str, str]) -> Callable[[Path], Mapping[str, Any]]:
+    """What fills the artifact's folder; asks the hub first, so that a refusal leaves nothing behind.
+
+    The SHA-256 of what it has hashed on its way goes into `hashed`.
+    """
     if isinstance(source, Folder):
         return lambda folder: _copy(source.path, folder, events)
     files = HubFiles.listed(source, _is_taken)
     refuse_missing(source.slug, files.names)
     refuse_family(f"base: {source.repo}: model_type", files.family)
-    return lambda folder: _download(files, folder, events)
+    return lambda folder: _download(files, folder, events, hashed)
 
 
 def _no_build(folder: Path) -> Mapping[str, Any]:
     raise AssertionError(f"{folder} is finished")
 
 
-def _download(files: HubFiles, folder: Path, events: Events) -> dict[str, Any]:
-    download(files, folder, events)
+def _download(files: HubFiles, folder: Path, events: Events, hashed: dict[str, str]) -> dict[str, Any]:
+    hashed |= download(files, folder, events)
     refuse_unusable(folder)
     shutil.rmtree(folder / WORKINGS, ignore_errors=True)
     _compare(files.source.repo, folder, events)

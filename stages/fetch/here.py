@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.models import registry, shape_of
 from stages import artifact, paths
 from stages.errors import BadRequest, NotFound, TunelineError
+from stages.pins import pin_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Here:
     """That were made from it."""
     promoted: tuple[str, ...]
     """Names those runs serve or served."""
+    pinned: bool
+    """Whether a recipe that names it without a commit means this one."""
 
     @property
     def path(self) -> Path:
@@ -41,15 +44,17 @@ def bases_here() -> list[Here]:
         if not artifact.finished(folder):
             continue
         manifest = artifact.Manifest.model_validate_json((folder / artifact.MANIFEST).read_text())
+        repo, revision = folder.name.partition("@")[0].replace("--", "/", 1), manifest.made_from.settings["revision"]
         mine = [(run, when) for run, fingerprint, when in runs if fingerprint == manifest.fingerprint]
         found.append(
             Here(
                 slug=folder.name,
-                known_as=registry().find(folder.name.partition("@")[0].replace("--", "/", 1)),
+                known_as=registry().find(repo),
                 bytes=sum(file.bytes for file in manifest.files.values()),
                 used=max([manifest.ended, *(when for _, when in mine)]),
                 runs=tuple(sorted({run for run, _ in mine})),
                 promoted=tuple(sorted({name for run, _ in mine for name in served.get(run, ())})),
+                pinned=pin_of(repo) == revision,
             )
         )
     return found

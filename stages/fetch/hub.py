@@ -2,18 +2,21 @@
 
 import errno
 import hashlib
+import logging
 import os
+import random
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from configs.models import FAMILIES
-from stages import artifact
 from stages.errors import BadRecipe, BadRequest, NotFound, StageFailed, TunelineError
 from stages.events import Events
 
@@ -21,8 +24,14 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKEN_VARIABLE = "HF_TOKEN"
 WORKINGS = ".cache"
-"""Where the hub's client keeps, inside the folder, what it needs to go on after an interruption."""
+"""Inside the folder: what is not whole yet."""
 PROGRESS_S = 2.0
+PARALLEL = 8
+"""Files at a time."""
+TRIES, FIRST_WAIT_S = 6, 1.0
+"""So many in a row without a new byte, waiting longer each time: half a minute together."""
+ANSWER_S = 30.0
+"""That the hub may take to say what it has."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,9 @@ class HubFiles:
         from huggingface_hub import HfApi
 
         with _explained(source):
-            info = HfApi(endpoint=_endpoint(), token=_token()).model_info(
-                source.repo, revision=source.revision, files_metadata=True
+            api = HfApi(endpoint=_endpoint(), token=_token())
+            info = _asked(
+                lambda: api.model_info(source.repo, revision=source.revision, files_metadata=True, timeout=ANSWER_S)
             )
         siblings = info.siblings or []
         taken = [s for s in siblings if is_taken(s.rfilename)]
@@ -96,45 +106,170 @@ def refuse_family(where: str, family: Any) -> None:
         raise BadRecipe(f"{where} {family!r}: Tuneline trains Llamas only ({', '.join(FAMILIES)})")
 
 
-def download(files: HubFiles, folder: Path, events: Events) -> None:
-    """The taken files in `folder`, verified; what an interrupted call left there is kept."""
-    from huggingface_hub import snapshot_download
+def commit_of(repo: str, revision: str | None) -> str:
+    """The commit a branch or tag of `repo` is at now; the main branch's, if none is named.
+
+    Raises:
+        As `fetch`, for what the hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    source, api = Hub(repo, revision or "main"), HfApi(endpoint=_endpoint(), token=_token())
+    with _explained(source):
+        info = _asked(lambda: api.model_info(repo, revision=source.revision, timeout=ANSWER_S))
+    return str(info.sha)
+
+
+def download(files: HubFiles, folder: Path, events: Events) -> dict[str, str]:
+    """The taken files in `folder`, verified, and the SHA-256 of those whose bytes were looked at.
+
+    Several at a time, over HTTP, which can go on in the middle of a file: after a broken connection, and in the next
+    call after this one was killed. A file has its name only once its hash is the hub's.
+    """
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    for orphan in (folder / WORKINGS).rglob("*.incomplete"):
-        orphan.unlink()  # of a killed process; the library starts that file anew, finished files stay
-    total = sum(files.sizes.values())
+    logging.getLogger("huggingface_hub.file_download").setLevel(logging.ERROR)  # we tell of retries ourselves
+    (folder / WORKINGS).mkdir(exist_ok=True)
+    total, stop = sum(files.sizes.values()), threading.Event()
     refuse_if_full(folder, total - _bytes_in(folder))
-    with _explained(files.source), room(folder), _followed(folder, total, events):
-        snapshot_download(
-            files.source.repo,
-            revision=files.source.revision,
-            local_dir=folder,
-            allow_patterns=list(files.sizes),
-            endpoint=_endpoint(),
-            token=_token(),
-        )
-    for number, name in enumerate(files.sizes, 1):
-        _verify(folder / name, files)
-        events.progress(number, len(files.sizes), "files", f"{name} verified")
+    largest_first = sorted(files.sizes, key=lambda name: -files.sizes[name])
+    with _explained(files.source), room(folder), _followed(folder, total, events), ThreadPoolExecutor(PARALLEL) as pool:
+        jobs = {pool.submit(_bring, name, files, folder, events, stop): name for name in largest_first}
+        try:
+            hashed = {jobs[job]: job.result() for job in as_completed(jobs)}
+        except BaseException:
+            stop.set()  # the others end at their next piece, which stays
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return {name: found for name, found in hashed.items() if name in files.sha256}
 
 
-def _verify(path: Path, files: HubFiles) -> None:
-    name, found, wanted = path.name, "missing", files.sha256.get(path.name) or files.git.get(path.name)
-    if path.exists():
-        found = artifact.sha256(path) if name in files.sha256 else _git_sha1(path) if name in files.git else "unknown"
-    if found != wanted:
-        path.unlink(missing_ok=True)
-        raise StageFailed(
-            f"{path}: its hash is {found}, but {files.source.repo} records {wanted}; removed; run it again.\n"
-            "If it happens again, something between here and the hub changes files"
-        )
+class _Stopped(Exception):
+    """Another file failed."""
 
 
-def _git_sha1(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+class _Part:
+    """A file that is being downloaded: what is written is hashed on its way, as reading it again would take as long."""
+
+    def __init__(self, file: BinaryIO, digest: Any, stop: threading.Event) -> None:
+        self.file, self.begun, self.digest, self.stop = file, digest, digest.copy(), stop
+
+    def write(self, piece: bytes) -> int:
+        if self.stop.is_set():
+            raise _Stopped
+        self.digest.update(piece)
+        return self.file.write(piece)
+
+    def truncate(self) -> None:  # the hub did not go on in the middle: all comes anew
+        self.file.truncate()
+        self.digest = self.begun.copy()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def _bring(name: str, files: HubFiles, folder: Path, events: Events, stop: threading.Event) -> str:
+    """One file under its name, its hash the hub's; that hash."""
+    target, part = folder / name, folder / WORKINGS / f"{name}.part"
+    wanted = files.sha256.get(name) or files.git.get(name)
+    if target.exists() and _hash_of(target, files) == wanted:
+        return str(wanted)
+    for last in (False, False, True):
+        found = _whole(name, files, part, events, stop)
+        if found == wanted:
+            part.replace(target)
+            return found
+        part.unlink()
+        if not last:
+            events.emit("warning", text=f"{name}: came with another hash than the hub's; fetched again")
+    raise StageFailed(
+        f"{target}: its hash is {found}, but {files.source.repo} records {wanted}, three times; removed.\n"
+        "Something between here and the hub changes files: try another network, and run the same command again"
+    )
+
+
+def _whole(name: str, files: HubFiles, part: Path, events: Events, stop: threading.Event) -> str:
+    """Download into `part`, going on from what is there, until it has its size; its hash."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    source, size = files.source, files.sizes[name]
+    url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=_endpoint())
+    failures = 0
+    while True:
+        begun = part.stat().st_size if part.exists() else 0
+        if begun > size:
+            part.unlink()
+            begun = 0
+        digest = _digest(name, files)
+        with part.open("ab") as file:
+            writing = _Part(file, digest, stop)
+            if begun:
+                _update(writing.digest, part)
+            try:
+                headers = build_hf_headers(token=_token())
+                http_get(url, cast(Any, writing), resume_size=begun, headers=headers, expected_size=size, _nb_retries=0)
+                return str(writing.digest.hexdigest())
+            except Exception as error:
+                file.flush()
+                if part.stat().st_size > begun:
+                    failures = 0
+                if stop.is_set() or not _passes(error) or failures == TRIES - 1:
+                    raise
+                _wait(failures, stop)
+                failures += 1
+                events.emit("warning", text=f"{name}: {_in_short(error)}; goes on from {part.stat().st_size:,} bytes")
+
+
+def _asked(call: Callable[[], Any]) -> Any:
+    """What the hub answers, asked again where that helps; a network that is not there is said at once."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for failures in range(TRIES):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            if failures == TRIES - 1 or not _passes(error):
+                raise
+        _wait(failures, threading.Event())
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code in (408, 416, 429, 500, 502, 503, 504)
+    return _is_of_the_network(error) or "Consistency check failed" in str(error)
+
+
+def _wait(failures: int, stop: threading.Event) -> None:
+    stop.wait(FIRST_WAIT_S * 2**failures * random.uniform(0.75, 1.25))
+
+
+def _in_short(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    return f"the hub answered {response.status_code}" if response is not None else type(error).__name__
+
+
+def _hash_of(path: Path, files: HubFiles) -> str:
+    digest = _digest(path.name, files)
+    _update(digest, path)
+    return str(digest.hexdigest())
+
+
+def _digest(name: str, files: HubFiles) -> Any:
+    """SHA-256 where the hub has one; of its other files git's, which begins with the size."""
+    if name in files.sha256:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % files.sizes[name], usedforsecurity=False)
+
+
+def _update(digest: Any, path: Path) -> None:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
 
 
 def _token() -> str | bool:
@@ -158,10 +293,14 @@ def _explained(source: Hub) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(source, error) from None
     except Exception as error:
-        # httpx2 in this version of the client, requests or httpx in others; all name their module.
-        if type(error).__module__.partition(".")[0] in ("httpx2", "httpx", "httpcore", "requests"):
+        if _is_of_the_network(error):
             raise _unreachable(source, error) from None
         raise
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    # httpx2 in this version of the client, requests or httpx in others; all name their module.
+    return type(error).__module__.partition(".")[0] in ("httpx2", "httpx", "httpcore", "requests")
 
 
 def _unreachable(source: Hub, error: Exception) -> TunelineError:
@@ -229,12 +368,15 @@ def _bytes_in(folder: Path) -> int:
 
 @contextmanager
 def _followed(folder: Path, total: int, events: Events) -> Iterator[None]:
-    # The library's own progress bars count differently over HTTP and over Xet; bytes on disk are the same for both.
-    stop = threading.Event()
+    """Progress as bytes on disk, with the speed of this call and what is left of it."""
+    stop, begun, started = threading.Event(), _bytes_in(folder), time.monotonic()
 
     def follow() -> None:
         while not stop.wait(PROGRESS_S):
-            events.progress(min(_bytes_in(folder), total), total, "bytes", "downloading")
+            done = min(_bytes_in(folder), total)
+            speed = max(0, done - begun) / (time.monotonic() - started)
+            left = f", {_minutes((total - done) / speed)} left" if speed else ""
+            events.progress(done, total, "bytes", f"downloading, {speed / 1e6:.1f} MB/s{left}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -243,4 +385,15 @@ def _followed(folder: Path, total: int, events: Events) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-    events.progress(total, total, "bytes", "downloaded")
+    speed = max(0, total - begun) / max(time.monotonic() - started, 1e-3)
+    events.progress(total, total, "bytes", f"downloaded and verified, {speed / 1e6:.1f} MB/s")
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -8,7 +8,7 @@ vocabulary. Bytes throughout.
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from configs.hardware import GIB
 from configs.models import Shape
@@ -55,6 +55,14 @@ class Work:
     sharded: bool = False
     """FSDP2 instead of DDP."""
     on_cpu: bool = False
+    learned: float = 1.0
+    """Share of positions at which something is learned: logits are made for no other."""
+
+    @classmethod
+    def on_the_cpu(cls, **more: Any) -> "Work":
+        """In 32 bit, with torch's own Adam, as training on the CPU is."""
+        fixed: dict[str, Any] = {"checkpointing": "none", "compute_bytes": 4, "optimizer_bytes": 8, "on_cpu": True}
+        return cls(**fixed | more)
 
 
 @dataclass(frozen=True)

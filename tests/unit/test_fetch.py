@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import ROOT, Recipe, load_recipe
 from stages import artifact, fetch
 from stages.errors import BadRecipe, NotFound
+from stages.pins import pin, pin_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -229,6 +230,8 @@ import json, sys, traceback
 from pathlib import Path
 from configs.recipe import Recipe
 from stages import fetch
+from stages.fetch import hub
+hub.FIRST_WAIT_S = 0.01
 results = {}
 for name in sys.argv[3:]:
     recipe = Recipe.model_validate({"base": name, "revision": sys.argv[1], "data": {"sources": [{"path": "x"}]}})
@@ -364,3 +367,37 @@ def test_a_killed_fetch_keeps_its_finished_files(hub: Hub, tmp_path: Path) -> No
     assert not (folder / "manifest.json").exists(), "an interrupted fetch looks finished"
     before = {name for name in FILES if (folder / name).exists()}
     assert before >= set(FILES) - {"model.safetensors"}
+
+
+def test_a_base_is_pinned_at_its_first_verified_fetch(
+    fetched: Fetched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELINE_MODELS", str(fetched[2] / "models"))
+    assert pin_of("acme/ok") == pin_of("Acme/OK") == COMMIT
+    assert pin_of("acme/wrong") is None and pin_of("acme/gated") is None, "pinned without being verified"
+    pin("acme/ok", "f" * 40)
+    assert pin_of("acme/ok") == COMMIT, "a later fetch moved the pin"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    (tmp_path / "r.yaml").write_text(f"base: acme/ok\ndata: {{sources: [{{path: {rows}}}]}}\n")
+    assert fetch.open_base(load_recipe(tmp_path / "r.yaml")).path.name == f"acme--ok@{COMMIT[:12]}"
+    (tmp_path / "r.yaml").write_text(f"base: acme/other\ndata: {{sources: [{{path: {rows}}}]}}\n")
+    with pytest.raises(BadRecipe, match="40 hex"):
+        fetch.check(load_recipe(tmp_path / "r.yaml"))
+
+
+def test_models_download_fetches_pins_and_is_told_the_latest_commit(hub: Hub, tmp_path: Path) -> None:
+    _, environment = command(hub.url, tmp_path)
+    words = [sys.executable, "cli.py", "models", "download", "acme/ok"]
+
+    def download(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*words, *more], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = download()
+    assert done.returncode == 0 and COMMIT in done.stdout and "MB/s" in done.stdout, done.stderr
+    assert (tmp_path / "models" / f"acme--ok@{COMMIT[:12]}" / "manifest.json").exists()
+    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # what is here needs no network
+    again = download()
+    assert again.returncode == 0 and "whole" in again.stdout, again.stderr
+    there = download("--revision", "v2")  # a tag only the hub knows
+    assert there.returncode == 1 and "cannot reach" in there.stderr
