@@ -408,6 +408,8 @@ class Evaluate(Section):
     """Of the two-sided intervals, of the one-sided bounds and of the tests."""
     gate: Gate | None = None
     """Demands beside the suites' floors; `gate: {}` makes the usual ones."""
+    tolerance_points: float = Field(1.0, ge=0, le=100)
+    """Percentage points of right answers that a smaller file may lose against 16 bit and still be recommended."""
 
     @model_validator(mode="before")
     @classmethod

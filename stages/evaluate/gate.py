@@ -85,6 +85,7 @@ def _told(reasons: Sequence[Reason], evidence: Evidence) -> Row:
         "demands": len(reasons),
         "reasons": [reason.text for reason in reasons] or ["no suite has a floor: nothing was demanded"],
         "unmet": [reason.text for reason in sorted(reasons, key=lambda r: r.met is None) if not reason.met],
+        "open": [reason.text for reason in reasons if reason.met is None],
     }
 
 

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from stages import artifact, paths
 from stages.artifact import DRAFT, MANIFEST, Manifest
 from stages.errors import NotFound
+from stages.evaluate.sizes import Size, Sizes
 from stages.events import read_events
+from stages.report import evidence
 from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
 
 FILE = "report.html"
 STAGES = ("prepare", "train", "convert", "evaluate")
-FAILURES_SHOWN = 10
 CONFUSIONS_SHOWN = 12
 SHOWN_SETTINGS = {
     "train": (
@@ -107,7 +108,11 @@ def _context(run: Run) -> Row:
     evaluated = run.metrics("evaluate")
     board: list[Row] = evaluated.get("scoreboard", [])
     suites = list(dict.fromkeys(row["suite"] for row in board))
-    judged = _judged(board)
+    targets = list(dict.fromkeys(row["target"] for row in board))
+    judged = _judged(board, evaluated.get("gate", {}).get("target"))
+    answers = evidence.answers_by_target(run.path / "evaluate", suites, targets)
+    asked = answers.get(judged, {})
+    sized = _sized(run, answers)
     return {
         "name": run.path.name,
         "written": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
@@ -121,12 +126,19 @@ def _context(run: Run) -> Row:
         "evaluated": evaluated,
         "confidence": evaluated.get("confidence", 0.95),
         "suites": [_suite(run, evaluated, suite, judged) for suite in suites],
-        "targets": list(dict.fromkeys(row["target"] for row in board)),
+        "targets": targets,
         "judged": judged,
         "axis": safe(whisker_axis()),
-        "failures": _failures(run.path, suites, judged),
-        "files": _files(run, board, suites),
-        "files_chart": safe(_files_chart(run, board, suites)),
+        "gate_reasons": evidence.reasons(evaluated["gate"]) if evaluated.get("gate") else [],
+        "verdicts": evidence.verdicts(run.path / "evaluate"),
+        "confused": evidence.confusion_table(asked),
+        "failures": evidence.failures(asked, answers.get("base", {})),
+        "call_text": call_text,
+        "said": said,
+        "files": _files(run),
+        "sizes": sized,
+        "sizes_chart": safe(_sizes_chart(sized)) if sized else "",
+        "divergence_chart": safe(_divergence_chart(sized)) if sized else "",
         "times": _times(run),
         "versions": _versions(run),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
@@ -138,8 +150,11 @@ def _state(run: Run) -> list[tuple[str, str]]:
     return [(stage, states.get(stage, "not started")) for stage in STAGES]
 
 
-def _judged(board: Sequence[Row]) -> str:
+def _judged(board: Sequence[Row], served: str | None) -> str:
+    """What goes live, or the 16-bit file of an evaluation that does not say."""
     tuned = [row["target"] for row in board if row["target"] != "base"]
+    if served in tuned:
+        return str(served)
     return "tuned-F16" if "tuned-F16" in tuned else next(iter(tuned), "")
 
 
@@ -154,11 +169,11 @@ def _headline(run: Run, board: Sequence[Row], suites: Sequence[str], judged: str
     sentence = f"Right tool on {words(suites[0])}: {before}{percent(row['name_accuracy'])} (n = {row['n']})"
     evaluated = run.metrics("evaluate")
     confidence = f"{100 * evaluated.get('confidence', 0.95):g}\u202f%"
-    under = f"{confidence} interval {percent(row['name_low'])} to {percent(row['name_high'])} for the 16-bit model."
-    quantized = {t.removeprefix("tuned-"): r for t, r in rows.items() if t not in ("base", judged)}
-    others = [f"{kind} {percent(r['name_accuracy'])}" for kind, r in quantized.items()]
+    under = f"{confidence} interval {percent(row['name_low'])} to {percent(row['name_high'])} for {words(judged)}."
+    files = {t.removeprefix("tuned-"): r for t, r in rows.items() if t not in ("base", judged)}
+    others = [f"{kind} {percent(r['name_accuracy'])}" for kind, r in files.items()]
     peers = [percent(p["accuracy"]) for p in evaluated.get("classifier", []) if p["suite"] == suites[0]]
-    under += f" Quantized: {', '.join(others)}." if others else ""
+    under += f" Other files: {', '.join(others)}." if others else ""
     return sentence, under + (f" A TF-IDF classifier: {peers[0]}." if peers else "")
 
 
@@ -182,10 +197,15 @@ def _curves(run: Path) -> Row:
     both = [Series("training", "muted-line", loss), Series("validation", "tuned", validation, dots=True)]
     return {
         "loss": safe(lines([s for s in both if s.points], "Loss over steps")),
-        "rate": safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps")) if rate else "",
+        "rate": safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps", _short)) if rate else "",
         "last_loss": loss[-1] if loss else None,
         "last_validation": validation[-1] if validation else None,
     }
+
+
+def _short(number: float) -> str:
+    """Without its leading 0, so that it fits beside a plot on a phone."""
+    return f"{number:g}".replace("0.", ".", 1)
 
 
 def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:
@@ -238,25 +258,6 @@ def _handlers(evaluated: Row, suite: str) -> dict[str, dict[str, Row]]:
     return table
 
 
-def _failures(run: Path, suites: Sequence[str], judged: str) -> list[Row]:
-    """Wrong tools of the first suite first, then wrong arguments, as they come."""
-    file = run / "evaluate" / "answers" / (suites[0] if suites else "") / f"{judged}.jsonl"
-    if not file.is_file():
-        return []
-    answers = sorted((json.loads(line) for line in file.read_text().splitlines() if line), key=lambda a: a["id"])
-    wrong = [answer for answer in answers if not answer["name_correct"]]
-    wrong += [answer for answer in answers if answer["name_correct"] and not answer["exact"]]
-    return [
-        {
-            "prompt": answer["prompt"],
-            "what": "arguments" if answer["name_correct"] else "tool",
-            "expected": call_text(answer["expected"]),
-            "got": "; ".join(map(call_text, answer["calls"])) or f"no call: {answer['error'] or answer['text']}"[:200],
-        }
-        for answer in wrong[:FAILURES_SHOWN]
-    ]
-
-
 def call_text(call: Row) -> str:
     """A call as a line of code."""
     if call["name"] is None:
@@ -269,38 +270,50 @@ def call_text(call: Row) -> str:
     return f"{call['name']}({inner})"
 
 
-def _files(run: Run, board: Sequence[Row], suites: Sequence[str]) -> list[Row]:
+def said(answer: Any) -> str:
+    """What a model answered, in a line."""
+    return "; ".join(map(call_text, answer.calls)) or f"no call: {answer.error or answer.text}"[:400]
+
+
+def _files(run: Run) -> list[Row]:
     manifest = run.manifests.get("convert")
     if manifest is None:
         return []
-    scores = {row["target"]: row for row in board if row["suite"] == suites[0]} if suites else {}
     details = manifest.metrics.get("files", {})
-    names = [Path(name).stem for name in manifest.files if name.endswith(".gguf")]
-    sizes = {Path(name).stem: file.bytes for name, file in manifest.files.items()}
-    rows = [
-        {"name": n, "bytes": sizes[n], "score": scores.get(_target(n)), **_types(details.get(n, {}))} for n in names
-    ]
+    sizes = {Path(name).stem: file.bytes for name, file in manifest.files.items() if name.endswith(".gguf")}
+    rows = [{"name": name, "bytes": amount, **_types(details.get(name, {}))} for name, amount in sizes.items()]
     return sorted(rows, key=lambda row: (-row["bytes"], row["name"]))
 
 
-def _files_chart(run: Run, board: Sequence[Row], suites: Sequence[str]) -> str:
-    rows = [r for r in _files(run, board, suites) if r["score"] and _target(r["name"]) != "base"]
-    megabytes = 1e6
-    marks = [
-        Mark(
-            r["name"].removeprefix("tuned-"),
-            r["bytes"] / megabytes,
-            r["score"]["name_accuracy"],
-            r["score"]["name_low"],
-            r["score"]["name_high"],
-        )
-        for r in rows
-    ]
-    return scatter(marks, "Accuracy against file size", lambda x: f"{x:g} MB", lambda y: f"{100 * y:g} %")
+def _sized(run: Run, answers: Mapping[str, evidence.BySuite]) -> Sizes | None:
+    files = {row["name"]: row["bytes"] for row in _files(run) if not row["name"].startswith("base-")}
+    confidence = run.metrics("evaluate").get("confidence", 0.95)
+    fidelity = run.metrics("convert").get("fidelity", {})
+    return evidence.size_rows(answers, files, fidelity, run.settings("evaluate"), confidence)
 
 
-def _target(stem: str) -> str:
-    return "base" if stem.startswith("base-") else stem
+def _sizes_chart(sized: Sizes) -> str:
+    marks = [Mark(_kind(r), r.bytes / 1e6, r.share, r.low, r.high, _mark_css(r, sized)) for r in sized.rows]
+    return scatter(marks, "Right answers against file size", _megabytes, lambda y: f"{100 * y:g} %", top=1.0)
+
+
+def _divergence_chart(sized: Sizes) -> str:
+    rows = [row for row in sized.rows if "kl_mean_nats" in row.fidelity]
+    found = [(row, row.fidelity["kl_mean_nats"]) for row in rows]
+    marks = [Mark(_kind(row), row.bytes / 1e6, kl, kl, kl, _mark_css(row, sized)) for row, kl in found]
+    return scatter(marks, "KL divergence from 16 bit against file size", _megabytes, lambda y: f"{y:g}")
+
+
+def _kind(row: Size) -> str:
+    return row.target.removeprefix("tuned-")
+
+
+def _mark_css(row: Size, sized: Sizes) -> str:
+    return "tuned" if row == sized.recommended else "base"
+
+
+def _megabytes(amount: float) -> str:
+    return f"{amount / 1000:g} GB" if amount >= 1000 else f"{amount:g} MB"
 
 
 def _types(details: Row) -> Row:

@@ -32,6 +32,7 @@ class Mark:
     y: float
     low: float
     high: float
+    css: str = "tuned"
 
 
 def whisker(
@@ -78,23 +79,40 @@ def lines(series: Sequence[Series], title: str, y_text: Callable[[float], str] =
     return _svg(grid + stretched + dots, "plot", title)
 
 
-def scatter(marks: Sequence[Mark], title: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> str:
-    """Marks with intervals over a scale of x that starts at 0; y shows what is needed to tell them apart."""
+def scatter(
+    marks: Sequence[Mark],
+    title: str,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str],
+    top: float | None = None,
+) -> str:
+    """Marks with intervals over a scale of x that starts at 0; y ends at `top`, or starts at 0 where there is none."""
     if not marks:
         return ""
     x_ticks = ticks(0, max(m.x for m in marks) * 1.05, 4)
-    y_ticks = [t for t in ticks(min(m.low for m in marks), 1.0, 4) if t <= 1]
-    y_low = min(y_ticks[0], min(m.low for m in marks))
-    x, y = _scale(0, max(m.x for m in marks) * 1.08, LEFT + 1, RIGHT), _scale(y_low, 1, BOTTOM, TOP + 6)
-    grid = "".join(_line(LEFT, y(t), RIGHT, y(t), "grid") + _text(LEFT - 1, y(t), y_text(t), "end") for t in y_ticks)
+    low, high = (min(m.low for m in marks), top) if top is not None else (0.0, max(m.high for m in marks) or 1.0)
+    y_ticks = [t for t in ticks(low, high, 4) if t <= high]
+    y_low = min(y_ticks[0], low)
+    x, y = _scale(0, max(m.x for m in marks) * 1.08, LEFT + 4, RIGHT), _scale(y_low, high, BOTTOM - 8, TOP + 8)
+    grid = "".join(
+        _line(LEFT + 3, y(t), RIGHT, y(t), "grid") + _text(LEFT + 2, y(t), y_text(t), "end") for t in y_ticks
+    )
     grid += "".join(_text(x(t), 95, x_text(t), "middle") for t in x_ticks if x(t) <= RIGHT)
     body = "".join(
-        _line(x(m.x), y(m.low), x(m.x), y(m.high), "whisker tuned")
-        + _circle(x(m.x), y(m.y), "tuned", 5)
-        + _text(x(m.x) - 1.6, y(m.y), m.label, "end", "name")
+        _line(x(m.x), y(m.low), x(m.x), y(m.high), f"whisker {m.css}") + _circle(x(m.x), y(m.y), m.css, 5)
         for m in marks
     )
-    return _svg(grid + body, "plot", title)
+    # Files of like size stand close together: their names go above and below in turn.
+    ranked = sorted(marks, key=lambda m: m.x)
+    names = "".join(
+        _text(x(m.x), y(m.high) - 6 if place % 2 == 0 else y(m.low) + 7, m.label, _anchor(x(m.x)), "name")
+        for place, m in enumerate(ranked)
+    )
+    return _svg(grid + body + names, "plot", title)
+
+
+def _anchor(x: float) -> str:
+    return "start" if x < LEFT + 10 else "end" if x > RIGHT - 8 else "middle"
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:

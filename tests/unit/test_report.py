@@ -12,11 +12,13 @@ from stages import artifact
 from stages.artifact import flatten
 from stages.errors import NotFound
 from stages.evaluate import gate, tables
-from stages.evaluate.ask import Reply, judge
+from stages.evaluate.ask import Answer, Reply, judge
+from stages.evaluate.sizes import Sizes, sizes
 from stages.evaluate.suites import Item
 from stages.events import Events
 from stages.report import write_report
 from stages.report.charts import Series, lines, ticks, whisker
+from stages.report.evidence import confusion_table, failures
 
 SETTINGS = Evaluate(suites=(Suite(name="unseen", grammar=Path("g.yaml"), rows=40, floor=0.9),))
 EVIL = "<script>alert('x')</script>"
@@ -47,7 +49,10 @@ def make_all(run: Path) -> None:
     def convert(folder: Path) -> dict[str, Any]:
         for name, amount in (("base-F16", 4000), ("tuned-F16", 4000), ("tuned-Q4_K_M", 1500)):
             (folder / f"{name}.gguf").write_bytes(b"x" * amount)
-        return {"files": {"tuned-Q4_K_M": {"k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}}}}
+        return {
+            "files": {"tuned-Q4_K_M": {"k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}}},
+            "fidelity": {"tuned-Q4_K_M": {"perplexity": 15.1, "kl_mean_nats": 0.0203, "top_1_agreement": 0.93}},
+        }
 
     converted = artifact.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
 
@@ -61,8 +66,10 @@ def make_all(run: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
             found["unseen", target] = marked
+        told, verdicts = gate.judge(SETTINGS, gate.Evidence(found, "tuned-F16", "base"))
+        (folder / "verdicts.json").write_text(verdicts.model_dump_json())
         return tables(SETTINGS, found) | {
-            "gate": gate.judge(SETTINGS, gate.Evidence(found, "tuned-F16", "base"))[0],
+            "gate": told,
             "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}],
             "overlap": {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}},
         }
@@ -102,6 +109,53 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert "Right tool on unseen: 2.5\u202f% → 97.5\u202f% (n = 40)" in text
     assert "The gate says no: insufficient evidence." in text and "below the floor of 90.0" in text
     assert "svg" in page.tags and "is not finished in this run" not in text
+    assert "<b>?</b> unseen: tuned-F16 is right in 97.5%" in text  # the share reaches the floor, its bound does not
+    assert "tuned F16 is</th>" in text and "+95.0</td>" in text and "KL divergence from tuned F16" in text
+    assert "Recommended: tuned F16" in text  # Q4_K_M loses 2.5 points, one is tolerated
+
+
+def test_what_was_taken_for_what() -> None:
+    found = confusion_table({"unseen": answers(["b", "b", "a", None, "c", "c"])})
+    assert found and found["columns"] == ["a", "b", "c", "no call", "others"]
+    name, n, right, cells = found["rows"][0]
+    assert (name, n, right, [cell.count for cell in cells]) == ("a", 6, 1, [1, 2, 2, 1, 0])
+    assert [cell.right for cell in cells] == [True, False, False, False, False] and cells[1].share == 1 / 3
+    assert confusion_table({}) is None
+
+
+def test_the_most_telling_failures_come_first() -> None:
+    tuned, base = answers(["b", "b", "b", "c", "c", "a", "d"]), answers(["b", "b", "b", "b", "b", "b", "a"])
+    found = failures({"unseen": tuned}, {"unseen": base})
+    assert [row["answer"].got for row in found["shown"]] == ["d", "b", "c", "b", "c", "b"]
+    assert found["shown"][0]["why"] == "the base had it right; d for a: 1 time"
+    assert (found["wrong"], found["lost"], found["inexact"]) == (6, 1, 0)
+    many = failures({"unseen": answers(["b"] * 90)}, {})
+    assert (many["wrong"], len(many["shown"])) == (90, 20)
+
+
+def answers(named: list[str | None]) -> list[Answer]:
+    items = [Item(f"unseen-{i:02d}", f"request {i}", "a", {}, f"request {i}") for i in range(len(named))]
+    calls = [[{"name": name, "arguments": {}}] if name else [] for name in named]
+    return [judge(item, Reply(call)) for item, call in zip(items, calls, strict=True)]
+
+
+def test_the_smallest_file_that_loses_little_is_recommended() -> None:
+    right = {"tuned-F16": 990, "tuned-Q8_0": 983, "tuned-Q4_K_M": 970}
+    found = {target: {"unseen": answers(["a"] * count + ["b"] * (1000 - count))} for target, count in right.items()}
+    files = {"tuned-F16": 16_000, "tuned-Q8_0": 8_500, "tuned-Q4_K_M": 4_900}
+
+    def within(points: float) -> Sizes:
+        return sizes(found, files, "tuned-F16", tolerance_points=points, confidence=0.95, fidelity={})
+
+    strict, tolerant = within(1), within(5)
+    assert strict.recommended and strict.recommended.target == "tuned-Q8_0"
+    assert [(row.target, row.within, row.shown) for row in strict.rows[1:]] == [
+        ("tuned-Q8_0", True, False),  # 0.7 points lost, but the interval reaches beyond one
+        ("tuned-Q4_K_M", False, False),
+    ]
+    assert strict.rows[1].lost == pytest.approx(0.007) and strict.rows[1].lost_high > 0.01
+    assert strict.rows[2].beyond_on == ("unseen",)  # 2 points lost, less than 1 would be chance
+    assert tolerant.recommended == tolerant.rows[2] and tolerant.rows[2].shown
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
