@@ -11,6 +11,7 @@ from typing import Any
 
 import modal
 
+import images.compress
 import images.convert
 import images.cpu
 import images.evaluate
@@ -65,6 +66,13 @@ def convert_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
     return work(stage, recipe, run, hours)
 
 
+@app.function(
+    image=images.compress.image, cpu=8, memory=64 * 1024, timeout=DAY, ephemeral_disk=CONVERT_DISK_MIB, **line
+)
+def convert_compress(stage: str, recipe: str, run: str, hours: float) -> Outcome:
+    return work(stage, recipe, run, hours)
+
+
 @app.function(image=images.evaluate.image, gpu="A10", cpu=4, memory=32 * 1024, timeout=4 * HOUR, **line)
 def evaluate_a10(stage: str, recipe: str, run: str, hours: float) -> Outcome:
     return work(stage, recipe, run, hours)
@@ -81,6 +89,7 @@ FUNCTIONS = {
     ("train", True): train_h100,
     ("train", False): train_cpu,
     ("convert", False): convert_cpu,
+    ("convert", True): convert_compress,
     ("evaluate", True): evaluate_a10,
     ("evaluate", False): evaluate_cpu,
 }

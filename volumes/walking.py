@@ -65,7 +65,9 @@ def _stage(stage: str, recipe: Recipe, run: str, functions: Functions, began: fl
     while left > 0:
         call = _waiting(key)
         if call is None:
-            function = sized(functions[stage, bool(asked.gpu)], asked, left)
+            # What makes convert.folders is in that image; it has a GPU only if one is asked for.
+            on_gpu = bool(asked.gpu or (stage == "convert" and recipe.convert.folders))
+            function = sized(functions[stage, on_gpu], asked, left)
             call = function.spawn(stage, recipe.model_dump_json(), run, left)
             LEASES.put(key, call.object_id)
         try:

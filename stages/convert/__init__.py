@@ -13,7 +13,7 @@ from configs.recipe import Recipe
 from stages import artifact, paths
 from stages.artifact import Artifact
 from stages.convert.llama_cpp import LlamaCpp, installed
-from stages.convert.verify import REPORT
+from stages.convert.verify import MERGED, REPORT
 from stages.convert.worker import Output, Task, raised
 from stages.errors import StageFailed
 from stages.events import Events
@@ -22,7 +22,7 @@ from stages.prepare import TEMPLATE
 
 STAGE_VERSION = 2
 BASE, REFERENCE = "base-F16", "tuned-F16"
-MERGED, IMATRIX = "merged", "imatrix.gguf"
+IMATRIX = "imatrix.gguf"
 LAST_LINES = 8
 
 
@@ -71,8 +71,15 @@ def _build(
         outputs=[asdict(out) for out in outputs],
         adapter=str(adapter),
         template=str(template) if template.exists() else None,
-        merged=str(folder / MERGED) if recipe.convert.format == "safetensors" else None,
+        merged=_merged(recipe, folder),
         threads=recipe.compute.threads or len(os.sched_getaffinity(0)),
+        folders={
+            "prepared": str(prepared),
+            "kinds": recipe.convert.folders,
+            "tokens": recipe.convert.calibration_tokens,
+        }
+        if recipe.convert.folders
+        else None,
         imatrix={
             "prepared": str(prepared),
             "place": str(folder / IMATRIX),
@@ -89,9 +96,21 @@ def _build(
     )
     told = _work(task, events)
     files = {Path(out.path).stem: _about(Path(out.path), told["types"][out.path]) for out in outputs}
+    more = {f"tuned-{kind}": {"bytes": _bytes(folder / f"tuned-{kind}")} for kind in recipe.convert.folders}
     for why in told["verified"]["skipped"]:
         events.emit("warning", text=f"not verified: {why}")
-    return {"files": files, **told["verified"]}
+    return {"files": files, "folders": more, **told["verified"]}
+
+
+def _merged(recipe: Recipe, folder: Path) -> str | None:
+    """Where the merged checkpoint goes: to scratch, if it is only wanted to make others of it."""
+    if recipe.convert.format == "safetensors":
+        return str(folder / MERGED)
+    return str(folder / artifact.SCRATCH / "whole") if recipe.convert.folders else None
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _gguf(llama: LlamaCpp, scratch: Path, *jobs: Job) -> None:

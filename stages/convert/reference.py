@@ -83,7 +83,7 @@ def tuned_model(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    dtype: Any = torch.float32 if _parameters(base) < SMALL_PARAMETERS else "auto"
+    dtype: Any = torch.float32 if computes_in(base) == "float32" else "auto"
     tuned: Any
     if json.loads((base / "config.json").read_text())["model_type"].startswith("llama4"):
         from stages.train.llama4 import tuned_llama4
@@ -93,6 +93,11 @@ def tuned_model(base: Path, adapter: Path) -> Any:
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
         tuned = PeftModel.from_pretrained(model, str(adapter))
     return tuned.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def computes_in(base: Path) -> str:
+    """What a model of this base is asked in: `float32`, or `auto` for its own type."""
+    return "float32" if _parameters(base) < SMALL_PARAMETERS else "auto"
 
 
 def _parameters(base: Path) -> int:

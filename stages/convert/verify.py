@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stages import artifact
 from stages.artifact import write_atomic
 from stages.convert import modelfile
+from stages.convert.compress import folder_of, logits_of
 from stages.convert.libllama import Gguf
 from stages.convert.llama_cpp import LlamaCpp, installed
 from stages.convert.reference import Talk, own_talks, own_tokenizer, rendered, too_large, tuned_model
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from stages.convert.worker import Task
 
 REPORT, SUMS = "verify.json", "SHA256SUMS"
+MERGED = "merged"
+"""What quantized checkpoints are held against, in 16 bit."""
+POSITIONS = 256
+"""So many are compared at a time: a vocabulary each."""
 TEXTS = 64
 """Rows of the run whose tokens are compared."""
 TEMPLATES = 8
@@ -86,7 +91,10 @@ def verify(task: "Task", tell: Callable[..., None]) -> dict[str, Any]:
             f"{len(failed)} of {len(checks)} checks failed; all are in {report}"
         )
     made = [file for file in sorted(report.parent.glob("*.*")) if file.suffix in (".gguf", modelfile.SUFFIX)]
-    _write_sums(report.parent, [*made, *_files_of(task.merged)])
+    kept = [Path(task.merged)] if task.merged and Path(task.merged).parent == report.parent else []
+    _write_sums(
+        report.parent, [*made, *(file for folder in (*kept, *_folders(task)) for file in sorted(folder.iterdir()))]
+    )
     tell(done=1, total=1, unit="checks", text=f"{len(checks)} passed")
     return {"fidelity": about["fidelity"], "checks": len(checks), "skipped": about["skipped"]}
 
@@ -107,6 +115,10 @@ def _compared(task: "Task", tuned: Sequence[Path]) -> tuple[list[Check], dict[st
     checks += [answers] if isinstance(answers, Check) else []
     fidelity = _fidelity(llama, reference, tuned, sequences, Path(task.scratch), task.threads)
     checks += [_faithful(f"{name}.gguf", about, task.verify["floor"]) for name, about in fidelity.items()]
+    checks += [check for folder in _folders(task) for check in _folder_checks(folder, tokenizer, texts)]
+    of_folders = _fidelity_of_folders(task, sequences)
+    checks += [_faithful(name, about, task.verify["floor"]) for name, about in of_folders.items()]
+    fidelity |= of_folders
     skipped = [] if isinstance(answers, Check) else [answers]
     return checks, {"texts": len(texts), "skipped": skipped, "fidelity": fidelity}
 
@@ -257,6 +269,46 @@ def _fidelity(
     return found
 
 
+def _folder_checks(folder: Path, tokenizer: Any, texts: Sequence[str]) -> Iterator[Check]:
+    """Tokens, template and stops of a checkpoint, as transformers reads them."""
+    from transformers import AutoTokenizer
+
+    there: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    wrong = [text for text in texts if there(text).input_ids != tokenizer(text).input_ids]
+    yield Check("token_ids", folder.name, not wrong, f"{len(wrong)} of {len(texts)} texts have other ids")
+    same = there.chat_template == tokenizer.chat_template
+    yield Check("template", folder.name, same, "the same text" if same else "not the text the model was trained with")
+    stops = [", ".join(one.convert_ids_to_tokens(_stops(one))) for one in (there, tokenizer)]
+    yield Check("stop_tokens", folder.name, stops[0] == stops[1], f"{stops[0]}; wanted {stops[1]}")
+
+
+def _fidelity_of_folders(task: "Task", sequences: list[list[int]]) -> dict[str, dict[str, Any]]:
+    """As `_fidelity`, of checkpoints against the merged one, all in transformers."""
+    import numpy as np
+
+    if not _folders(task):
+        return {}
+    assert task.merged
+    learned = np.concatenate([ids[1:] for ids in sequences])
+    found: dict[str, dict[str, Any]] = {}
+    wanted: np.ndarray | None = None
+    for folder in (Path(task.merged), *_folders(task)):
+        file = logits_of(folder, Path(task.base), sequences, Path(task.scratch))
+        logits: np.ndarray = np.memmap(file, np.float32, "r").reshape(len(learned), -1)
+        wanted = logits if wanted is None else wanted
+        losses, divergences, agreed = [], [], 0
+        for at in range(0, len(learned), POSITIONS):
+            rows = slice(at, at + POSITIONS)
+            ours, theirs = _log_softmax(logits[rows]), _log_softmax(wanted[rows])
+            losses.append(-ours[np.arange(len(ours)), learned[rows]])
+            divergences.append((np.exp(theirs) * (theirs - ours)).sum(1))
+            agreed += int((theirs.argmax(1) == ours.argmax(1)).sum())
+        name = MERGED if folder == Path(task.merged) else folder.name
+        found[name] = _summary(np.concatenate(losses), np.concatenate(divergences), agreed, len(learned))
+        found[name]["perplexity_ratio"] = round(found[name]["perplexity"] / found[MERGED]["perplexity"], 4)
+    return found
+
+
 def _faithful(name: str, about: dict[str, Any], floor: float) -> Check:
     passed = about["finite"] and about["top_1_agreement"] >= floor
     told = f"top-1 agreement {about['top_1_agreement']:.1%} over {about['tokens']} tokens, at least {floor:.0%} wanted"
@@ -284,8 +336,11 @@ def _log_softmax(logits: "np.ndarray") -> "np.ndarray":
     return result
 
 
-def _files_of(folder: str | None) -> list[Path]:
-    return sorted(Path(folder).iterdir()) if folder else []
+def _folders(task: "Task") -> list[Path]:
+    """The quantized checkpoints, in the order they were asked for."""
+    if not task.folders or not task.verify:
+        return []
+    return [folder_of(Path(task.verify["report"]), kind) for kind in task.folders["kinds"]]
 
 
 def _write_sums(folder: Path, files: Sequence[Path]) -> None:

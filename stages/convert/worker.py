@@ -52,6 +52,8 @@ class Task:
     merged: str | None = None
     """The folder of a merged checkpoint."""
     threads: int = 1
+    folders: dict[str, Any] | None = None
+    """Quantized checkpoints to make of the merged one."""
     imatrix: dict[str, Any] | None = None
     verify: dict[str, Any] | None = None
 
@@ -99,6 +101,10 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             put(Path(whole), Path(place))
     result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"])) for out in task.outputs}}
+    if task.folders:
+        from stages.convert.compress import compress
+
+        compress(task, tell)
     if task.verify:
         from stages.convert.verify import verify
 

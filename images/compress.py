@@ -1,0 +1,22 @@
+"""Conversion on a GPU, and what llmcompressor makes: its packages differ from ours and have their own environment.
+
+It is made into `.cache` of the folder the code runs in, where `stages.convert.environments` looks for it.
+"""
+
+import modal
+
+from images import cpu
+from images.convert import with_files, with_llama_cpp
+from images.pins import PYTHON, pinned
+from images.source import HOME, with_source
+
+_OWN = tuple(f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt"))
+
+_image = with_llama_cpp(
+    cpu.with_packages(modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch")))  # with CUDA
+)
+image = with_source(
+    with_files(_image, *_OWN).run_commands(
+        f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments compress"
+    )
+)

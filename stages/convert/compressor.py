@@ -1,0 +1,114 @@
+"""Runs in the environment `compress`, as a file: a 16-bit checkpoint becomes one of fewer bits, or gives its logits.
+
+    python -P compressor.py '{"model": FOLDER, "kind": "AWQ", "texts": IDS, "out": FOLDER}'
+    python -P compressor.py '{"model": FOLDER, "texts": IDS, "logits": FILE, "dtype": "float32"}'
+
+IDS is a JSON file, a list of token ids a text; `dtype` is what the logits are computed in. AWQ, GPTQ, INT8 and FP8 are
+llmcompressor's, in the format vLLM loads; NF4 and LLM.int8 are bitsandbytes' as they are. Nothing of Tuneline is
+imported here: its packages are other ones.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+IGNORED = ["lm_head", "re:.*router.*", "re:.*gate$", "re:.*vision.*", "re:.*multi_modal_projector.*"]
+"""Kept in 16 bit: the output, what chooses experts, what sees."""
+
+
+def main() -> None:
+    task: dict[str, Any] = json.loads(sys.argv[1])
+    texts: list[list[int]] = json.loads(Path(task["texts"]).read_text())
+    if "logits" in task:
+        write_logits(task["model"], task["dtype"], texts, task["logits"])
+    elif task["kind"] in ("NF4", "LLM.int8"):
+        by_bitsandbytes(task["model"], task["kind"], task["out"])
+    else:
+        by_llmcompressor(task["model"], task["kind"], texts, task["out"])
+
+
+def by_llmcompressor(model: str, kind: str, texts: list[list[int]], out: str) -> None:
+    """Calibrated on `texts`, a layer at a time."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True)
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
+    oneshot(
+        model=loaded,
+        dataset=Dataset.from_list(rows),
+        recipe=modifiers(kind),
+        num_calibration_samples=len(rows),
+        max_seq_length=max(map(len, texts)),
+        shuffle_calibration_samples=False,
+        pipeline="sequential",
+    )
+    loaded.save_pretrained(out, save_compressed=True)
+
+
+def modifiers(kind: str) -> list[Any]:
+    """llmcompressor's recipe of a kind: 4-bit weights in groups of 128, or weights and activations of 8 bits."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    linears: dict[str, Any] = {"targets": ["Linear"], "ignore": IGNORED}
+    if kind == "AWQ":
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+
+        _pin_no_memory_without_a_gpu()
+        return [AWQModifier(), QuantizationModifier(scheme="W4A16_ASYM", **linears)]
+    if kind == "GPTQ":
+        return [GPTQModifier(scheme="W4A16", **linears)]
+    if kind == "INT8":
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+        return [SmoothQuantModifier(smoothing_strength=0.8), GPTQModifier(scheme="W8A8", **linears)]
+    return [QuantizationModifier(scheme=kind, **linears)]
+
+
+def _pin_no_memory_without_a_gpu() -> None:
+    """AWQ pins what it keeps between layers, which torch refuses where there is no GPU to copy to."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *words, **more: None
+
+
+def by_bitsandbytes(model: str, kind: str, out: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings: Any
+    if kind == "NF4":
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    else:
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model, dtype="auto", quantization_config=settings, local_files_only=True
+    )
+    loaded.save_pretrained(out)
+
+
+def write_logits(model: str, dtype: str, texts: list[list[int]], file: str) -> None:
+    """Of each position but the last of each text, one after the other, fp32, [tokens, vocabulary]."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    place = "auto" if torch.cuda.is_available() else None
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=place, local_files_only=True)
+    with Path(file).open("wb") as out, torch.inference_mode():
+        for ids in texts:
+            logits = loaded.eval()(torch.tensor([ids], device=loaded.device)).logits[0, :-1]
+            logits.float().cpu().contiguous().numpy().tofile(out)
+
+
+if __name__ == "__main__":
+    main()
