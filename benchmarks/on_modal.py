@@ -9,7 +9,6 @@ The real client and container entrypoint against `rehearsal/`, in turn with the 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(ROOT)  # not this folder: its statistics.py is not Python's
+import statistics  # noqa: E402
 
-from rehearsal.command import Rehearsal
+from rehearsal.command import Rehearsal  # noqa: E402
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 MICRO = "configs/recipes/micro.yaml"

@@ -61,3 +61,13 @@ def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
     hangs = recipe(checkout.folder, "prepare: {hours: 0.0003, retries: 0}")
     message = last(checkout.run("prepare", hangs, "hangs", "--only", code=1))
     assert "prepare took too long and was stopped" in message and "raise compute.prepare.hours, now 0.0003" in message
+
+
+def test_an_app_of_somebody_else_is_not_replaced(stage: Stage, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text("import modal\napp = modal.App('tuneline')\n\n@app.function()\ndef f() -> None: ...\n")
+    stage.modal("deploy", str(other))
+    assert "would be replaced: `modal app stop tuneline` ends it" in stage.tuneline("deploy", code=2)
+    stage.modal("app", "stop", "tuneline", "--yes")
+    assert "Endpoint.serve -> http" in stage.tuneline("deploy")
+    assert "Endpoint.serve -> http" in stage.tuneline("deploy")  # its own it replaces
