@@ -20,7 +20,7 @@ import images.train
 from configs.cloud import cloud
 from volumes import ENVIRONMENT, mounted
 from volumes.entry import DEMO, enter
-from volumes.walking import secrets, walk
+from volumes.walking import scheduled, walk
 from volumes.working import Outcome, evaluate_promoted, policy, work
 
 HOUR, DAY = 3600, 24 * 3600
@@ -109,16 +109,26 @@ def policy_cpu(verb: str, words: list[str]) -> Outcome:
 
 @app.function(
     image=images.convert.image,
-    cpu=2,
-    memory=4 * 1024,
-    timeout=4 * HOUR,
+    cpu=(2, 2),
+    memory=(4 * 1024, 4 * 1024),
+    timeout=SETTINGS.schedule.seconds(cores=2 + 0.25, memory_gib=4 + 0.5),  # its own, and of who waits for it
     volumes=mounted("data", "models", "runs", "policy", "scores"),
     env=ENVIRONMENT,
-    secrets=secrets(),
-    schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,
 )
 def evaluate_promoted_cpu() -> None:
     evaluate_promoted()
+
+
+@app.function(
+    image=images.cpu.image,
+    cpu=0.25,
+    memory=512,
+    timeout=DAY,
+    env=ENVIRONMENT,
+    schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,
+)
+def scheduled_cpu() -> None:
+    scheduled(evaluate_promoted_cpu)
 
 
 @app.cls(

@@ -286,6 +286,14 @@ def keys_ls(on_modal: OnModal = False) -> None:
         typer.echo(f"{owner:<20} {added}")
 
 
+@app.command()
+def deploy() -> None:
+    """`modal deploy app.py`, once its secrets are there and the name is free or ours."""
+    from volumes.remote import deploy
+
+    sys.exit(deploy())
+
+
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def rehearse(
     words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="A modal command.")] = None,

@@ -29,6 +29,12 @@ class Schedule(_Section):
     max_cost_usd: float = Field(5, gt=0)
     """What one evaluation may cost at most; a longer one is stopped."""
 
+    def seconds(self, cores: float, memory_gib: float) -> int:
+        """How long it may take on a CPU of that size; never as long as Modal's longest call."""
+        facts = hardware()
+        longest = 3600 * (facts.longest_call_hours - 1)
+        return int(max(1, min(longest, self.max_cost_usd / facts.usd_per_second(None, cores, memory_gib))))
+
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, cron: str | None) -> str | None:

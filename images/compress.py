@@ -6,15 +6,14 @@ It is made into `.cache` of the folder the code runs in, where `stages.convert.e
 import modal
 
 from images import cpu
-from images.convert import with_files, with_llama_cpp
+from images.llama import with_llama
 from images.pins import PYTHON, pinned
-from images.source import HOME, with_source
+from images.source import HOME, with_files, with_source
 
 _OWN = tuple(f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt"))
 
-_image = with_llama_cpp(
-    cpu.with_packages(modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch")))  # with CUDA
-)
+_torch = modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch"))  # with CUDA
+_image = with_llama(cpu.with_packages(_torch).pip_install(*pinned("sentencepiece", "peft", "accelerate")))
 image = with_source(
     with_files(_image, *_OWN).run_commands(
         f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments compress"

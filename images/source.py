@@ -25,3 +25,11 @@ def with_source(image: modal.Image) -> modal.Image:
     for file in ("terminal.py", "pyproject.toml"):
         image = image.add_local_file(ROOT / file, f"{HOME}/{file}")
     return image
+
+
+def with_files(image: modal.Image, *files: str) -> modal.Image:
+    """`image`, and some of our files in a layer, for what is built of them."""
+    for file in files:
+        if (ROOT / file).exists():
+            image = image.add_local_file(ROOT / file, f"{HOME}/{file}", copy=True)
+    return image

@@ -86,6 +86,8 @@ class Apps(Part):
     async def AppGetOrCreate(self, request: Any, container: str | None) -> pb.AppGetOrCreateResponse:
         key = ("app", request.app_name)
         if key not in self.state.named:
+            if request.object_creation_type == pb.OBJECT_CREATION_TYPE_UNSPECIFIED:
+                raise not_found(f"App '{request.app_name}' not found in environment 'main'")
             self.state.named[key] = self._new_app(request.app_name, pb.APP_STATE_UNSPECIFIED).id
         return pb.AppGetOrCreateResponse(app_id=self.state.named[key])
 

@@ -151,12 +151,15 @@ class Containers(Worker):
                 told = f"{container.id} was {container.ended_by}; its input starts again\n"
                 await self.log(container, told, pb.FILE_DESCRIPTOR_INFO)
                 await self.start_again(one)
-        if not container.had_input and not container.ended_by and code:
+        starved = container.ended_by == OUT_OF_MEMORY
+        if not container.had_input and (starved or not container.ended_by) and code:
             function.crashes += 1
             if function.crashes >= CRASHES:
-                told = f"the container ended with {code} before it took an input; its log says why"
+                how = OUT_OF_MEMORY if starved else f"it ended with {code}; its log says why"
+                status = Result.GENERIC_STATUS_INTERNAL_FAILURE if starved else Result.GENERIC_STATUS_FAILURE
                 for one in list(function.waiting):
-                    await self.finish(one, Result(status=Result.GENERIC_STATUS_FAILURE, exception=told))
+                    told = f"the container took no input: {how}"
+                    await self.finish(one, Result(status=status, exception=told))
                 function.waiting.clear()
 
     async def _commit_all(self, container: Container) -> None:

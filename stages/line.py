@@ -184,6 +184,7 @@ def _error(stage: str, code: int, outcome: IO[str], log: Path) -> TunelineError:
         kind: type[TunelineError] = getattr(errors, error["kind"])
         return kind(error["message"])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how += " (no memory left, if nobody did)" if code == -signal.SIGKILL else ""
     last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
     return StageFailed(
         f"{stage} {how}; run the same command again: it goes on from the last checkpoint.\nThe end of {log}:\n{last}"

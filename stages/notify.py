@@ -1,10 +1,12 @@
-"""Tells somebody that a run ended or a promoted model got worse: a webhook, if TUNELINE_WEBHOOK names one."""
+"""Tells somebody that a run ended or a promoted model got worse: W&B, and a webhook, if TUNELINE_WEBHOOK names one."""
 
 import json
 import logging
 import os
 import urllib.error
 import urllib.request
+
+from stages.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +17,14 @@ TIMEOUT_S = 10
 def notify(text: str, **facts: object) -> bool:
     """POST `{"text": …, …}`, which Slack, Mattermost and others take; False if there is no webhook or it failed.
 
-    A webhook that fails is a warning: no run is lost for it. Its address may be a secret and is never shown.
+    W&B gets it as an alert, where it is on. Either that fails is a warning: no run is lost for it. The address of the
+    webhook may be a secret and is never shown.
     """
+    try:
+        with tracked(str(facts.get("run") or facts.get("name") or "tuneline"), "notice", {}) as track:
+            track({"kind": "warning", "text": text})
+    except Exception as error:  # whatever W&B raises when it cannot be reached
+        log.warning("W&B did not take the message: %s", error)
     address = os.environ.get(VARIABLE, "")
     if not address.startswith(("https://", "http://")):
         return False

@@ -8,8 +8,9 @@ from typing import Any
 import modal
 
 from configs.recipe import Recipe
-from stages.errors import BadRecipe, TunelineError
-from volumes import MOUNTS, VOLUMES
+from stages.errors import BadRecipe, GateFailed, StageFailed, TunelineError
+from volumes import ENVIRONMENT, MOUNTS, VOLUMES
+from volumes.ended import why
 from volumes.lease import holder
 from volumes.walking import order, secrets
 from volumes.working import Outcome
@@ -42,22 +43,36 @@ def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, fi
     run = paths.run_folder(run or recipe.name).name
     stages = order(until, only)
     _print_plan(recipe, run, stages)
-    for secret in secrets():
-        _require(secret)
+    asked = secrets()
     if running := holder(run):
         print(f"{run} is being made already, by {running['call']}: following it")
         call: Any = modal.FunctionCall.from_id(running["call"])
     else:
         recipe = _uploaded(recipe)
-        call = walk.with_options(secrets=secrets()).spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
+        walker = walk.with_options(env=ENVIRONMENT, secrets=asked)  # `secrets` replaces the decorator's `env`
+        call = walker.spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
         print(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
-    outcome: Outcome = call.get()
-    while outcome["state"] == "unfinished":
-        outcome = modal.FunctionCall.from_id(outcome["message"]).get()
+    outcome = _ended(call)
+    if outcome["state"] == "finished" or outcome["kind"] == GateFailed.__name__:
+        folder = stages[-1] if stages[-1] != "fetch" else ""
+        print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
     if outcome["state"] == "failed":
         raise getattr(errors, outcome["kind"])(outcome["message"])
-    folder = stages[-1] if stages[-1] != "fetch" else ""
-    print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
+
+
+def _ended(call: Any) -> Outcome:
+    """How the walk ended, whichever call walked last.
+
+    Raises:
+        StageFailed: it ended without saying so: cancelled, lost, or its container did not start.
+    """
+    try:
+        outcome: Outcome = call.get()
+        while outcome["state"] == "unfinished":
+            outcome = modal.FunctionCall.from_id(outcome["message"]).get()
+    except Exception as error:
+        raise StageFailed(why("the walk", error)) from None
+    return outcome
 
 
 def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
@@ -103,12 +118,3 @@ def _exists(volume: modal.Volume, path: str) -> bool:
         return any(Path(entry.path).name == name for entry in volume.iterdir(f"/{folder}"))
     except (FileNotFoundError, modal.exception.NotFoundError):
         return False
-
-
-def _require(secret: modal.Secret) -> None:
-    try:
-        secret.hydrate()
-    except modal.exception.NotFoundError as error:
-        raise BadRecipe(
-            f"configs/cloud.yaml: secrets: {error}; `modal secret create NAME KEY=…` makes it, or take it off the list"
-        ) from None

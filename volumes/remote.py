@@ -1,19 +1,49 @@
-"""What the `tuneline` command asks of Modal: runs there, and the deployed app's policy."""
+"""What the `tuneline` command asks of Modal: deployment, runs there, and the deployed app's policy."""
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import modal
 
+from configs.recipe import ROOT
 from stages import errors
 from stages.artifact import MANIFEST
-from stages.errors import NotFound
+from stages.errors import BadRequest, NotFound
 from stages.line import ORDER, RECIPE
 from volumes import VOLUMES
 from volumes.lease import LEASES, holder
+from volumes.walking import secrets
 
 APP = "tuneline"
+
+
+def deploy() -> int:
+    """`modal deploy app.py`, after what it does not check; its exit code.
+
+    Raises:
+        BadRequest: the name is another app's, which would be replaced. BadRecipe: a secret is not there.
+    """
+    with _told():
+        secrets()
+        _refuse_if_taken()
+    return subprocess.run([sys.executable, "-m", "modal", "deploy", "app.py"], cwd=ROOT, check=False).returncode
+
+
+def _refuse_if_taken() -> None:
+    try:
+        modal.App.lookup(APP)
+    except modal.exception.NotFoundError:
+        return
+    try:
+        modal.Function.from_name(APP, "policy_cpu").hydrate()
+    except modal.exception.NotFoundError:
+        raise BadRequest(
+            f"an app that is not Tuneline is deployed as {APP} and would be replaced: `modal app stop {APP}` ends it, "
+            "`modal environment create NAME`, and MODAL_ENVIRONMENT=NAME from then on, leave it alone"
+        ) from None
 
 
 def policy(verb: str, *words: str) -> str:

@@ -13,10 +13,11 @@ from configs.cloud import SECRETS, cloud
 from configs.recipe import Container, Recipe
 from stages import paths
 from stages.artifact import open_artifact
-from stages.errors import TunelineError
+from stages.errors import BadRecipe, StageFailed, TunelineError
 from stages.line import ORDER, finished
 from stages.notify import notify
 from volumes import ENVIRONMENT
+from volumes.ended import AGAIN, why
 from volumes.lease import LEASES, lease
 from volumes.working import CALL_HOURS, Outcome, working
 
@@ -50,8 +51,9 @@ def walk(
         outcome = {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     if outcome["state"] == "unfinished":
         return outcome | {"message": successor.spawn(recipe_json, run, stages, ticket).object_id}
-    told = "is done" if outcome["state"] == "finished" else f"failed: {outcome['message']}"
-    notify(f"Tuneline run {run} ({stages[-1]}) {told}", run=run, state=outcome["state"])
+    told = {"": "is done", "GateFailed": f"is done, and its gate says no: {outcome['message']}"}
+    text = told.get(outcome["kind"], f"failed: {outcome['message']}")
+    notify(f"Tuneline run {run} ({stages[-1]}) {text}", run=run, state=outcome["state"])
     return outcome
 
 
@@ -75,23 +77,19 @@ def _stage(stage: str, recipe: Recipe, run: str, functions: Functions, began: fl
         except modal.exception.OutputExpiredError:
             LEASES.pop(key, None)
             continue
-        except (modal.exception.FunctionTimeoutError, TimeoutError) as error:
-            if isinstance(error, modal.exception.FunctionTimeoutError):
-                LEASES.pop(key, None)
-                return _failed(f"{stage} took longer than {left:g} h and was stopped; raise compute.{stage}.hours")
-            return {"state": "unfinished", "kind": "", "message": ""}  # our own time is over; the call goes on
-        except Exception as error:  # whatever a lost container leaves: out of memory, an image that cannot import
+        except Exception as error:
+            if type(error) is TimeoutError and time.monotonic() - began >= 3600 * CALL_HOURS - 1:
+                return {"state": "unfinished", "kind": "", "message": ""}  # our own time is over; the call goes on
             LEASES.pop(key, None)
-            return _failed(
-                f"{stage} was lost: {type(error).__name__}: {error}. If it ran out of memory, raise "
-                f"compute.{stage}.memory_gib ({asked.memory_gib:g} now); run the same command again: it goes on"
-            )
+            return _failed(why(stage, error, asked))
         LEASES.pop(key, None)
         if outcome["state"] != "unfinished":
             return outcome
         left -= CALL_HOURS
-        print(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint", flush=True)
-    return _failed(f"{stage} is not finished after {asked.hours:g} h; raise compute.{stage}.hours; nothing is lost")
+        if left > 0:
+            print(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint", flush=True)
+    hours = f"raise compute.{stage}.hours, now {asked.hours:g}"
+    return _failed(f"{stage} was stopped when its time was over; {hours}, and {AGAIN}")
 
 
 def _heed_gate(run: str) -> None:
@@ -102,11 +100,16 @@ def _heed_gate(run: str) -> None:
 
 
 def sized(function: "modal.Function[Any, Any, Any]", asked: Container, hours: float) -> "modal.Function[Any, Any, Any]":
-    """The Function with the recipe's hardware, time, retries, and the secrets that `configs/cloud.yaml` turns on."""
+    """The Function with the recipe's hardware, time, retries, and the secrets that `configs/cloud.yaml` turns on.
+
+    Cores and memory are limits too: beyond a request alone Modal lets a container grow, and asks for what it took
+    (modal.com/docs/guide/resources), so that the cost told before would be no bound.
+    """
+    memory_mib = int(1024 * asked.memory_gib)
     return function.with_options(
         gpu=asked.gpu,
-        cpu=asked.cores,
-        memory=int(1024 * asked.memory_gib),
+        cpu=(asked.cores, asked.cores),
+        memory=(memory_mib, memory_mib),
         timeout=int(3600 * min(hours, CALL_HOURS) + SPARE_S),
         retries=modal.Retries(max_retries=asked.retries, initial_delay=0.0),
         env=ENVIRONMENT,  # `secrets` replaces the decorator's
@@ -115,8 +118,41 @@ def sized(function: "modal.Function[Any, Any, Any]", asked: Container, hours: fl
 
 
 def secrets() -> list[modal.Secret]:
-    """Those turned on, each with the key it must have."""
-    return [modal.Secret.from_name(f"tuneline-{name}", required_keys=[SECRETS[name]]) for name in cloud().secrets]
+    """Those that `configs/cloud.yaml` turns on.
+
+    Raises:
+        BadRecipe: one is not there, or lacks its key.
+    """
+    return [_secret(f"tuneline-{name}", SECRETS[name]) for name in cloud().secrets]
+
+
+def _secret(name: str, key: str) -> modal.Secret:
+    secret = modal.Secret.from_name(name, required_keys=[key])
+    try:
+        secret.hydrate()
+    except modal.exception.ConnectionError:
+        raise
+    except modal.exception.Error as error:
+        raise BadRecipe(
+            f"configs/cloud.yaml: secrets: {error}. `modal secret create --force {name} {key}=…` makes it; "
+            f"or take {name.removeprefix('tuneline-')} off the list"
+        ) from None
+    return secret
+
+
+def scheduled(judge: "modal.Function[Any, Any, Any]") -> None:
+    """Evaluate everything promoted, with the secrets that `configs/cloud.yaml` turns on.
+
+    Raises:
+        BadRecipe: one of those is not there. StageFailed: it ran into `schedule.max_cost_usd`, or was lost.
+    """
+    try:
+        judge.with_options(env=ENVIRONMENT, secrets=secrets()).remote()
+    except modal.exception.FunctionTimeoutError:
+        most = f"raise schedule.max_cost_usd, now {cloud().schedule.max_cost_usd:g}, in configs/cloud.yaml"
+        raise StageFailed(f"the scheduled evaluation was stopped before it could cost more; {most}") from None
+    except modal.exception.Error as error:
+        raise StageFailed(why("the scheduled evaluation", error)) from None
 
 
 def order(until: str, only: bool) -> list[str]:

@@ -5,6 +5,7 @@ Errors a retry cannot mend come back as values; only preemption and lost machine
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -62,9 +63,10 @@ def _commit(name: str) -> None:
 def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
     """Run one stage of a run in this container, for `hours` at most."""
     began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
-    told: set[str] = set()
+    recipe, told = Recipe.model_validate_json(recipe_json), set[str]()
+    _keep_to(getattr(recipe.compute, stage).cores)
     try:
-        _work(stage, Recipe.model_validate_json(recipe_json), run, seconds, told)
+        _work(stage, recipe, run, seconds, told)
     except TunelineError as error:
         if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
             if told & WORK:
@@ -75,6 +77,13 @@ def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
             )
         return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     return {"state": "finished", "kind": "", "message": ""}
+
+
+def _keep_to(cores: float) -> None:
+    """As many threads as cores are paid for: a container sees all of its machine's, and is slowed when it uses more."""
+    seen = sorted(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, seen[: max(1, math.ceil(cores))])
 
 
 def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) -> None:

@@ -2,20 +2,25 @@
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.recipe import ROOT
+from images.source import FOLDERS
 from rehearsal.command import Rehearsal
 from rehearsal.worker import NO_NAMESPACES, namespaces_allowed
-from tests.conftest import CACHE
+from tests.conftest import CACHE, MICRO
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 APPS = Path(__file__).parent / "apps"
@@ -27,18 +32,18 @@ class Cloud:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
-    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, cwd: Path = ROOT, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             words,
             env=os.environ | self.environment | {"TUNELINE_CACHE": CACHE, "COLUMNS": "200"} | environment,
-            cwd=ROOT,
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def modal(self, *words: str, code: int = 0, **environment: str) -> str:
-        return self._ended(self.start(MODAL, *words, **environment), code)
+    def modal(self, *words: str, code: int = 0, cwd: Path = ROOT, **environment: str) -> str:
+        return self._ended(self.start(MODAL, *words, cwd=cwd, **environment), code)
 
     def tuneline(self, *words: str, code: int = 0) -> str:
         return self._ended(self.start(sys.executable, "cli.py", *words), code)
@@ -78,6 +83,86 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("rehearsal")
     with Rehearsal(folder) as rehearsal:
         yield Stage(rehearsal, folder)
+
+
+class Checkout:
+    """A copy of Tuneline that a test may change; `run` is `modal run app.py::VERB` in it."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self.stage, self.folder = stage, folder
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("app.py", "terminal.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
+
+    def change(self, file: str, before: str, after: str) -> None:
+        text = (self.folder / file).read_text()
+        assert text.count(before) == 1
+        (self.folder / file).write_text(text.replace(before, after))
+
+    def run(self, verb: str, recipe: Path, run: str, *words: str, code: int = 0) -> str:
+        return self.modal("run", f"app.py::{verb}", "--recipe", str(recipe), "--run", run, *words, code=code)
+
+    def modal(self, *words: str, code: int = 0) -> str:
+        return self.stage.modal(*words, code=code, cwd=self.folder)
+
+
+@pytest.fixture
+def checkout(stage: Stage, tmp_path: Path) -> Checkout:
+    return Checkout(stage, tmp_path / "tuneline")
+
+
+@pytest.fixture(scope="session")
+def told(stage: Stage) -> Iterator[list[Any]]:
+    """What a webhook was told; the secret with its address is there."""
+    messages: list[Any] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stage.rehearsal.plane.let_through.append(server.server_port)
+        address = f"http://127.0.0.1:{server.server_port}/hook"
+        stage.modal("secret", "create", "tuneline-webhook", f"TUNELINE_WEBHOOK={address}")
+        yield messages
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def watched(stage: Stage, told: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout with the schedule and the webhook turned on."""
+    checkout = Checkout(stage, tmp_path_factory.mktemp("watched") / "tuneline")
+    checkout.change("configs/cloud.yaml", "secrets: []", "secrets: [webhook]")
+    checkout.change("configs/cloud.yaml", "cron: null", 'cron: "0 6 * * 1"')
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def cloud(stage: Stage) -> Path:
+    """A whole micro run on Modal, with its training preempted three times."""
+    run, seen = stage.volume("runs") / "cloud", set[str]()
+    process = stage.start(MODAL, "run", "app.py::pipeline", "--recipe", str(MICRO), "--run", "cloud")
+
+    def preempted() -> bool:
+        """Once for each of three checkpoints, as soon as it is committed."""
+        new = {path.name for path in run.glob("train/**/checkpoint-*")} - seen
+        if new and stage.ask("preempt/train_h100", post=True):
+            seen.update(new)
+            time.sleep(random.Random(len(seen)).random())
+        return len(seen) >= 3 or process.poll() is not None
+
+    eventually(preempted, 300)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert out.count("was preempted") >= 2
+    assert "USD at most" in out and "H100" in out and "cloud is done up to evaluate" in out
+    return run
 
 
 def eventually(true: Any, seconds: float = 30) -> None:

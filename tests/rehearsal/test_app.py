@@ -1,9 +1,9 @@
 """app.py through the real modal command: the line, preemption, what is deployed, the schedule, the endpoint."""
 
 import json
-import random
 import re
-import time
+import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from openai import AuthenticationError, OpenAI
 
 from stages.artifact import sha256
 from tests.conftest import MICRO
-from tests.rehearsal.conftest import MODAL, Stage, eventually
+from tests.rehearsal.conftest import Checkout, Stage, eventually
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
@@ -28,28 +28,6 @@ def scores(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in timing} for row in rows]
 
 
-@pytest.fixture(scope="session")
-def cloud(stage: Stage) -> Path:
-    """A whole micro run on Modal, with its training preempted three times."""
-    run, seen = stage.volume("runs") / "cloud", set[str]()
-    process = stage.start(MODAL, "run", "app.py::pipeline", "--recipe", str(MICRO), "--run", "cloud")
-
-    def preempted() -> bool:
-        """Once for each of three checkpoints, as soon as it is committed."""
-        new = {path.name for path in run.glob("train/**/checkpoint-*")} - seen
-        if new and stage.ask("preempt/train_h100", post=True):
-            seen.update(new)
-            time.sleep(random.Random(len(seen)).random())
-        return len(seen) >= 3 or process.poll() is not None
-
-    eventually(preempted, 300)
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
-    assert out.count("was preempted") >= 2
-    assert "USD at most" in out and "H100" in out and "cloud is done up to evaluate" in out
-    return run
-
-
 def test_the_pipeline_ends_as_it_does_here_whatever_was_preempted(cloud: Path, home: Path) -> None:
     here = home / "runs/whole"
     assert sha256(cloud / ADAPTER) == sha256(here / ADAPTER)
@@ -57,11 +35,10 @@ def test_the_pipeline_ends_as_it_does_here_whatever_was_preempted(cloud: Path, h
 
 
 def test_at_most_one_interval_of_steps_is_trained_again(cloud: Path) -> None:
-    events = [json.loads(line) for line in (cloud / "events.jsonl").read_text().splitlines()]
-    trained = [e["step"] for e in events if e["stage"] == "train" and e["kind"] == "metrics" and "loss" in e]
-    starts = sum(e["stage"] == "train" and e["kind"] == "started" for e in events)
-    assert set(range(1, 11)) <= set(trained) and starts >= 2
-    assert len(trained) - 10 <= 2 * (starts - 1)  # micro saves every two steps
+    steps = [event["step"] for event in trained(cloud) if event["kind"] == "metrics" and "loss" in event]
+    starts = sum(event["kind"] == "started" for event in trained(cloud))
+    assert set(range(1, 11)) <= set(steps) and starts >= 2
+    assert len(steps) - 10 <= 2 * (starts - 1)  # micro saves every two steps
 
 
 def test_the_same_command_finds_all_finished(stage: Stage, cloud: Path) -> None:
@@ -82,13 +59,47 @@ def test_bad_input_ends_with_2_and_leaves_nothing(stage: Stage, tmp_path: Path) 
     assert not (stage.volume("runs") / "wrong").exists() and not (stage.volume("runs") / "dear").exists()
 
 
-def test_a_call_that_nears_its_end_is_followed_by_another(stage: Stage, tmp_path: Path, home: Path) -> None:
+def test_a_call_that_nears_its_end_is_followed_by_another(stage: Stage, tmp_path: Path, cloud: Path) -> None:
+    start_s, step_s = pace(cloud)
+    call_s = 5 + 3 * start_s  # so that a call trains some steps, on a busy machine too
+    steps = round(1.2 * (call_s - start_s) / step_s)
     long = tmp_path / "long.yaml"
-    long.write_text(MICRO.read_text().replace("max_steps: 10", "max_steps: 60"))
+    long.write_text(MICRO.read_text().replace("max_steps: 10", f"max_steps: {steps}"))
+    shutil.copytree(cloud / "prepare", stage.volume("runs") / "long/prepare")
     words = ("run", "app.py::train", "--recipe", str(long), "--run", "long")
-    out = stage.modal(*words, TUNELINE_CALL_HOURS=str(20 / 3600))
+    out = stage.modal(*words, TUNELINE_CALL_HOURS=str(call_s / 3600))
     assert "a successor goes on from the checkpoint" in out and "long is done up to train" in out
-    assert manifest(stage.volume("runs") / "long/train")["metrics"]["steps"] == 60
+    assert manifest(stage.volume("runs") / "long/train")["metrics"]["steps"] == steps
+
+
+def test_a_container_trains_in_as_many_processes_as_it_is_told_to(stage: Stage, tmp_path: Path, cloud: Path) -> None:
+    pair = tmp_path / "pair.yaml"
+    pair.write_text(MICRO.read_text().replace("max_steps: 10", "max_steps: 2") + "compute: {processes: 2}\n")
+    shutil.copytree(cloud / "prepare", stage.volume("runs") / "pair/prepare")
+    stage.modal("run", "app.py::train", "--recipe", str(pair), "--run", "pair")
+    assert any("2 processes, ddp" in event.get("text", "") for event in trained(stage.volume("runs") / "pair"))
+    one, two = (losses(stage.volume("runs") / name) for name in ("cloud", "pair"))
+    assert two[0] == pytest.approx(one[0], rel=1e-3) and len(two) == 2  # the same rows make a step
+
+
+def trained(run: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event for event in events if event["stage"] == "train"]
+
+
+def losses(run: Path) -> list[float]:
+    return [event["loss"] for event in trained(run) if event["kind"] == "metrics" and "loss" in event]
+
+
+def pace(run: Path) -> tuple[float, float]:
+    """Seconds until a run's first step, and of its fastest."""
+    times = {event["step"]: at(event) for event in trained(run) if "loss" in event}
+    took = [times[step] - times[step - 1] for step in times if step - 1 in times]
+    return min(times.values()) - at(trained(run)[0]), min(seconds for seconds in took if seconds > 0)
+
+
+def at(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def test_a_full_volume_is_called_by_its_name(stage: Stage, cloud: Path) -> None:
@@ -101,9 +112,22 @@ def test_a_full_volume_is_called_by_its_name(stage: Stage, cloud: Path) -> None:
     stage.modal("run", "app.py::prepare", "--recipe", str(MICRO), "--run", "full")
 
 
+def test_the_gates_no_is_an_exit_code_of_its_own_and_told(
+    stage: Stage, watched: Checkout, cloud: Path, tmp_path: Path, told: list[Any]
+) -> None:
+    shutil.copytree(cloud, stage.volume("runs") / "refused", ignore=shutil.ignore_patterns("evaluate"))
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(MICRO.read_text().replace("rows: 16}", "rows: 4, floor: 0.99}"))
+    for verb, found in (("evaluate", 4), ("pipeline", 5)):
+        out = watched.run(verb, strict, "refused", code=3)
+        assert out.count("finished already") == found and "refused is done up to evaluate" in out
+        assert "below the floor of 99.0%" in out.rpartition("\nerror: ")[2]
+        assert told[-1]["run"] == "refused" and "its gate says no" in told[-1]["text"]
+
+
 @pytest.fixture(scope="session")
-def deployed(stage: Stage, cloud: Path) -> str:
-    out = stage.modal("deploy", "app.py")
+def deployed(watched: Checkout) -> str:
+    out = watched.modal("deploy", "app.py")
     return re.findall(r"Endpoint\.serve -> (http\S+)", out)[0]
 
 
@@ -116,14 +140,16 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert functions["evaluate_a10"]["gpu"] == "A10:1" and functions["prepare_cpu"]["gpu"] is None
     assert functions["convert_cpu"]["ephemeral_disk_mib"] == 700 * 1024
     assert any("stages/convert/llama_cpp.py" in layer for layer in functions["convert_cpu"]["layers"])
-    assert functions["evaluate_promoted_cpu"]["schedule"] == {}  # off as shipped
+    assert functions["scheduled_cpu"]["schedule"]["cron"]["cronString"] == "0 6 * * 1"
+    judge = functions["evaluate_promoted_cpu"]
+    assert judge["timeout_s"] < 24 * 3600 and judge["memory_limit_mib"] == judge["memory_mib"]  # a bound on its cost
     endpoint = functions["Endpoint.*"]
     assert endpoint["min_containers"] == 0 and endpoint["scaledown_s"] == 300
     assert endpoint["urls"] == {"serve": deployed}
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path) -> None:
+def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path, told: list[Any]) -> None:
     key = stage.tuneline("keys", "add", "maria", "--modal").strip().splitlines()[-1]
     assert httpx.get(f"{deployed}/v1/models", timeout=120).status_code == 401
     stage.tuneline("promote", "cloud", "--as", "router", "--override", "nothing is demanded of micro", "--modal")
@@ -148,9 +174,10 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path)
     earlier.parent.mkdir(parents=True)
     perfect = {row["suite"]: row | {"name_accuracy": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
     earlier.write_text(json.dumps({"suites": perfect}))
-    told = stage.ask("trigger/tuneline/evaluate_promoted_cpu", post=True)
-    assert told["status"] == 1, told
+    ended = stage.ask("trigger/tuneline/scheduled_cpu", post=True)
+    assert ended["status"] == 1, ended
     today = max(file for file in earlier.parent.glob("*.json"))
     score = json.loads(today.read_text())
     assert today != earlier and score["run"] == "cloud" and "(last)" in score["worse"][0]
     assert not any("(promoted)" in worse for worse in score["worse"])
+    assert "router (cloud) got worse" in told[-1]["text"] and told[-1]["worse"] == score["worse"]

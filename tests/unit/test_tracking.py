@@ -1,9 +1,12 @@
 """Metrics to Weights & Biases, without a network: its own offline mode, read back from what it wrote."""
 
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
+from stages.notify import notify
 from stages.tracking import tracked
 
 
@@ -24,3 +27,15 @@ def test_metrics_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         track({"kind": "metrics", "step": 1, "loss": 2.125})
     (written,) = tmp_path.glob("wandb/offline-run-*/run-demo-train.wandb")
     assert b"train/loss" in written.read_bytes() and b"2.125" in written.read_bytes()
+
+
+def test_a_notice_is_an_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("TUNELINE_WEBHOOK", raising=False)
+    assert not notify("router got worse", name="router")  # no webhook
+    alert = wandb.init.return_value.__enter__.return_value.alert
+    alert.assert_called_once_with(title="router: notice", text="router got worse")
+    wandb.init.side_effect = OSError("no network")
+    notify("router got worse", name="router")  # nothing is lost for it

@@ -1,0 +1,25 @@
+"""llama.cpp in an image: built from the pinned source into `.cache` of the folder the code runs in.
+
+That is where `stages.convert.llama_cpp` looks for it.
+"""
+
+import modal
+
+from images.pins import pinned
+from images.source import ENVIRONMENT, HOME, with_files
+
+_BUILDER = ("stages/__init__.py", "stages/artifact.py", "stages/errors.py", "stages/paths.py", "configs/recipe.py")
+"""What stages/convert/llama_cpp.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
+_MORE = ("configs/__init__.py", "configs/hardware.py", "configs/hardware.yaml")
+_SOURCE = ("stages/convert/llama_cpp.py", "stages/convert/CMakeLists.txt")
+
+
+def with_llama(image: modal.Image) -> modal.Image:
+    """`image`, which has pydantic and PyYAML, and llama.cpp.
+
+    SOURCE_DATE_EPOCH makes ggml build for AVX2 instead of the machine that builds (its CMakeLists.txt): an image is
+    built once and runs on many.
+    """
+    image = image.apt_install("build-essential").pip_install(*pinned("cmake", "scikit-build-core")).env(ENVIRONMENT)
+    image = with_files(image, *_BUILDER, *_MORE, *_SOURCE)
+    return image.run_commands(f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python stages/convert/llama_cpp.py")

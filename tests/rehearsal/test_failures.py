@@ -1,0 +1,73 @@
+"""How app.py fails: a message with what, where and the next command, the right exit code, and no traceback of ours."""
+
+from pathlib import Path
+
+from tests.conftest import MICRO
+from tests.rehearsal.conftest import Checkout, Stage
+
+
+def recipe(folder: Path, compute: str) -> Path:
+    file = folder / "small.yaml"
+    file.write_text(MICRO.read_text() + f"compute: {{{compute}}}\n")
+    return file
+
+
+def last(out: str) -> str:
+    """The message, which stands behind all that containers said."""
+    before, error, message = out.rpartition("\nerror: ")
+    assert error and "Traceback" not in message and "Traceback" not in before.partition("started as")[0]
+    return message
+
+
+def test_a_secret_that_is_missing_is_named_with_the_command_that_makes_it(stage: Stage, checkout: Checkout) -> None:
+    checkout.change("configs/cloud.yaml", "secrets: []", "secrets: [wandb]")
+    message = last(checkout.run("fetch", MICRO, "secret", code=2))
+    assert "`modal secret create --force tuneline-wandb WANDB_API_KEY=…`" in message and "cloud.yaml" in message
+    stage.modal("secret", "create", "tuneline-wandb", "WORD=x")
+    assert "missing key(s): WANDB_API_KEY" in last(checkout.run("fetch", MICRO, "secret", code=2))
+    assert not (stage.volume("runs") / "secret").exists()
+    checkout.modal("deploy", "app.py", "--name", "secretless")  # what it lacks it is told when it needs it
+
+
+def test_a_walk_whose_container_cannot_import(checkout: Checkout) -> None:
+    checkout.change("images/cpu.py", "image = with_source(packages)", "image = packages")
+    message = last(checkout.run("fetch", MICRO, "lacking", code=1))
+    assert message.startswith("the walk cannot start its container: ModuleNotFoundError: No module named 'images'")
+    assert "FOLDERS in images/source.py" in message
+
+
+def test_a_stage_whose_container_cannot_import(checkout: Checkout) -> None:
+    checkout.change("images/train.py", "image = with_source(\n", "image = (\n")
+    message = last(checkout.run("train", MICRO, "lacking", "--only", code=1))
+    assert message.startswith("train cannot start its container: ModuleNotFoundError: No module named 'images'")
+
+
+def test_a_stage_that_is_out_of_memory(stage: Stage, tmp_path: Path) -> None:
+    hungry = recipe(tmp_path, "prepare: {memory_gib: 0.05}")
+    message = last(stage.modal("run", "app.py::prepare", "--only", "--recipe", str(hungry), "--run", "hungry", code=1))
+    assert "prepare was lost" in message and "out of memory" in message
+    assert "raise compute.prepare.memory_gib, now 0.05; run the same command again" in message
+
+
+def test_a_stage_that_is_out_of_time(stage: Stage, tmp_path: Path) -> None:
+    slow = recipe(tmp_path, "prepare: {hours: 0.00001}")
+    message = last(stage.modal("run", "app.py::prepare", "--only", "--recipe", str(slow), "--run", "slow", code=1))
+    assert "raise compute.prepare.hours, now 1e-05, and run the same command again" in message
+
+
+def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
+    checkout.change("volumes/walking.py", "SPARE_S = 60.0", "SPARE_S = 2.0")
+    checkout.change("volumes/working.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
+    hangs = recipe(checkout.folder, "prepare: {hours: 0.0003, retries: 0}")
+    message = last(checkout.run("prepare", hangs, "hangs", "--only", code=1))
+    assert "prepare took too long and was stopped" in message and "raise compute.prepare.hours, now 0.0003" in message
+
+
+def test_an_app_of_somebody_else_is_not_replaced(stage: Stage, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text("import modal\napp = modal.App('tuneline')\n\n@app.function()\ndef f() -> None: ...\n")
+    stage.modal("deploy", str(other))
+    assert "would be replaced: `modal app stop tuneline` ends it" in stage.tuneline("deploy", code=2)
+    stage.modal("app", "stop", "tuneline", "--yes")
+    assert "Endpoint.serve -> http" in stage.tuneline("deploy")
+    assert "Endpoint.serve -> http" in stage.tuneline("deploy")  # its own it replaces
