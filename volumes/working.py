@@ -87,7 +87,8 @@ def _work(stage: str, recipe: Recipe, run: str, seconds: float) -> None:
             if event["kind"] == "checkpoint":
                 _commit("runs")
 
-        in_subprocess(recipe, paths.run_folder(run), follow, seconds=seconds)(stage)
+        price = getattr(recipe.compute, stage).usd_per_hour
+        in_subprocess(recipe, paths.run_folder(run), follow, seconds, price)(stage)
 
 
 def policy(verb: str, words: list[str]) -> Outcome:

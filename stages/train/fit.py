@@ -99,10 +99,13 @@ def fit(
         raise StageFailed(_advice(divergence.why, step, scratch / "checkpoints", settings))
     if stop.stopped and step < trainer.state.max_steps:
         raise StageFailed(f"stopped by SIGTERM at step {step}, after a checkpoint; the same command goes on from there")
-    kept, validation_loss = step, trainer.evaluate()["eval_loss"]
+    validated = validations(trainer.state)
+    if not validated or validated[-1][0] != step:  # of the last step there may be one
+        validated.append((step, trainer.evaluate()["eval_loss"]))
+    kept, validation_loss = validated[-1]
     result = scratch / "adapter"
     if settings.keep == "best":
-        kept, validation_loss = lowest(validations(trainer.state))
+        kept, validation_loss = lowest(validated)
     else:
         _save(trainer, recipe, result)
     if is_first():
