@@ -22,11 +22,14 @@ from stages.errors import BadRequest, NotFound, StageFailed, StaleArtifact, Tune
 from stages.events import Events, Follower
 from stages.lock import run_lock
 from stages.spending import PRICE, Meter, usd_per_hour
+from stages.tracking import tracked
 
 if TYPE_CHECKING:
     from configs.recipe import Recipe
 
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
+BESIDE = {"preflight": "prepare"}
+"""Stages that nothing else needs, each with the last one before it."""
 RECIPE = "recipe.json"
 LAST_LINES = 12
 LOOK_EVERY_S = 0.2
@@ -42,9 +45,20 @@ def run_line(recipe: "Recipe", until: str, call: Callable[[str], Artifact], *, o
     Raises:
         BadRequest: there is no such stage. Whatever `call` raises ends the walk.
     """
+    return [call(stage) for stage in ((until,) if only else up_to(until))]
+
+
+def up_to(until: str) -> tuple[str, ...]:
+    """The stages that a verb walks.
+
+    Raises:
+        BadRequest: there is no such stage.
+    """
+    if until in BESIDE:
+        return (*up_to(BESIDE[until]), until)
     if until not in ORDER:
-        raise BadRequest(f"{until!r} is no stage; there are {', '.join(ORDER)}")
-    return [call(stage) for stage in ((until,) if only else ORDER[: ORDER.index(until) + 1])]
+        raise BadRequest(f"{until!r} is no stage; there are {', '.join((*ORDER, *BESIDE))}")
+    return ORDER[: ORDER.index(until) + 1]
 
 
 def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]:
@@ -115,8 +129,10 @@ def in_subprocess(
             follow({"stage": stage, "kind": "finished"})
             return done
         meter = Meter(recipe, run, price)
+        settings = recipe.section(stage) if hasattr(recipe, stage) else {}
         try:
-            _start_and_follow(stage, recipe, run, follow, seconds, meter)
+            with tracked(run, stage, settings, lambda text: follow({"stage": stage, "kind": "warning", "text": text})):
+                _start_and_follow(stage, recipe, run, follow, seconds, meter)
         except StageFailed as error:
             if meter.over():
                 raise meter.error(f"{stage} was stopped, what was saved stays") from error

@@ -1,7 +1,7 @@
 """What a run has cost so far, by its events; and when `compute.max_cost_usd` is reached.
 
-Who starts a stage tells what an hour there costs: on Modal the recipe's container by `configs/hardware.yaml`, on a rented
-machine `TUNELINE_USD_PER_HOUR`. Without a price nothing is counted and nothing stops.
+Who starts a stage tells what an hour there costs: on Modal the recipe's container by `configs/hardware.yaml`, on a
+rented machine `TUNELINE_USD_PER_HOUR`. Without a price nothing is counted and nothing stops.
 """
 
 import os

@@ -118,6 +118,7 @@ def _context(run: Run) -> Row:
         "prepared": run.metrics("prepare"),
         "trained": run.metrics("train"),
         "curves": _curves(run.path),
+        "samples": _samples(run.path),
         "evaluated": evaluated,
         "confidence": evaluated.get("confidence", 0.95),
         "suites": [_suite(run, evaluated, suite, judged) for suite in suites],
@@ -186,6 +187,16 @@ def _curves(run: Path) -> Row:
         "last_loss": loss[-1] if loss else None,
         "last_validation": validation[-1] if validation else None,
     }
+
+
+def _samples(run: Path) -> Row:
+    """What was answered at the first and the last validation."""
+    told = sorted((e for e in read_events(run) if e.get("kind") == "sample"), key=lambda event: event["step"])
+    if not told:
+        return {}
+    first, last = told[0], told[-1]
+    rows = [later | {"before": one["got"]} for one, later in zip(first["samples"], last["samples"], strict=False)]
+    return {"first": first["step"], "last": last["step"], "rows": rows}
 
 
 def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:

@@ -32,6 +32,7 @@ from stages.train.flops import flops_per_token
 from stages.train.launch import micro_rows
 from stages.train.load import fill, load
 from stages.train.loss import IGNORED
+from stages.train.samples import Samples
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
 
@@ -84,6 +85,7 @@ def fit(
         Alerts(recipe.watch, events),
         best,
         Checkpoints(events),
+        Samples(rows["validation"], renderer.tokenizer, events, sharded=is_sharded()),
         stop,
         *([shard.Shares(events)] if is_sharded() else []),
     ):

@@ -48,6 +48,9 @@ def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(her
         assert two[name].shape == weight.shape
         assert torch.allclose(two[name], weight, atol=2e-3), name
     assert metrics["steps"] == 6
+    notes = [event["text"] for event in small.events(here, "sharded", "note")]
+    assert not small.events(here, "sharded", "sample")
+    assert notes.count("no samples are generated while the model is sharded") == 1
 
 
 def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
@@ -77,6 +80,7 @@ def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path
 def test_ddp_in_two_processes_has_the_losses_of_one(here: Path) -> None:
     small.train(here, "copied", small.recipe(here, compute=TWO | {"strategy": "ddp"}))
     assert small.losses(here, "copied") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+    assert [event["step"] for event in small.events(here, "copied", "sample")] == [3, 6]
 
 
 def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None:
