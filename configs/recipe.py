@@ -372,7 +372,9 @@ class Compute(Section):
     @property
     def preflight(self) -> Container:
         """Training's own hardware, for as long as a few steps take."""
-        return self.train.model_copy(update={"hours": min(1.0, self.train.hours), "retries": min(1, self.train.retries)})
+        return self.train.model_copy(
+            update={"hours": min(1.0, self.train.hours), "retries": min(1, self.train.retries)}
+        )
 
 
 class Watch(Section):

@@ -57,7 +57,8 @@ def refuse_measured(recipe: Recipe, run: Path) -> None:
     if spent + measured["usd"] > most:
         raise BadRecipe(
             f"compute.max_cost_usd: {most:g}: as preflight measured it, training takes {measured['hours']:.3g} h and "
-            f"{measured['usd']:.2f} USD, and {spent:.2f} USD are spent; allow it, train fewer steps, or take other hardware"
+            f"{measured['usd']:.2f} USD, and {spent:.2f} USD are spent; allow it, train fewer steps, "
+            "or take other hardware"
         )
 
 
@@ -112,7 +113,10 @@ def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     if recipe.train.packing:  # a row of the batch then is a sequence of many
         wanted *= max(1, recipe.data.max_tokens // max(1, round(statistics.mean(lengths))))
     folder.mkdir(parents=True)
-    chosen = {"train": [rows[i] for i in order[:wanted]], "validation": read_prepared(prepared / "validation.jsonl")[:1]}
+    chosen = {
+        "train": [rows[i] for i in order[:wanted]],
+        "validation": read_prepared(prepared / "validation.jsonl")[:1],
+    }
     for name, some in chosen.items():
         lines = "".join(row.model_dump_json(exclude_none=True) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def tracked(run: Path, stage: str, settings: dict[str, Any], tell: Callable[[str
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
-            start_new_session=True,  # a Ctrl-C is not for it
+            start_new_session=True,  # a Ctrl-C is not for it, and it ends with all that it started
         )
     try:
         yield
@@ -61,7 +62,7 @@ def tracked(run: Path, stage: str, settings: dict[str, Any], tell: Callable[[str
             if code := reader.wait(END_S):
                 tell(f"W&B: ended with {code}; the run has everything in {FILE}; see {log}")
         except subprocess.TimeoutExpired:
-            reader.kill()
+            os.killpg(reader.pid, signal.SIGKILL)  # what wandb started as well
             reader.wait()
             tell(f"W&B: did not answer for {END_S:.0f} s and was left behind; the run has everything in {FILE}")
 

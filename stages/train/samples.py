@@ -25,9 +25,7 @@ class Samples(TrainerCallback):
         if self.sharded:  # a layer is whole only while all processes compute it, and these would have to wait
             self.events.emit("note", text="no samples are generated while the model is sharded")
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if self.sharded or not is_first():
             return
         samples = [

@@ -40,7 +40,11 @@ def command(box: Path, *words: str) -> "subprocess.Popen[str]":
         "TUNELINE_USD_PER_HOUR": "2.99",
     }
     return subprocess.Popen(
-        ["bash", str(ROOT / "images/box.sh"), *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["bash", str(ROOT / "images/box.sh"), *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
