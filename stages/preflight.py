@@ -56,9 +56,9 @@ def refuse_measured(recipe: Recipe, run: Path) -> None:
     spent = spent_usd(run)
     if spent + measured["usd"] > most:
         raise BadRecipe(
-            f"compute.max_cost_usd: {most:g}: as preflight measured it, training takes {measured['hours']:.3g} h and "
-            f"{measured['usd']:.2f} USD, and {spent:.2f} USD are spent; allow it, train fewer steps, "
-            "or take other hardware"
+            f"compute.max_cost_usd: {most:g}: as preflight measured it, training takes "
+            f"{_told(measured['hours'])} h and {measured['usd']:.2f} USD, and {spent:.2f} USD are spent; "
+            "allow it, train fewer steps, or take other hardware"
         )
 
 
@@ -96,9 +96,13 @@ def table(run: Path) -> str:
     names = {"seconds_per_step": "seconds a step", "memory_gb": "GB at the peak", "hours": "hours", "usd": "USD"}
     for key, name in names.items():
         low_high, found = metrics["planned"].get(key), metrics["measured"][key]
-        said = "–" if low_high is None else "–".join(f"{x:.3g}" for x in dict.fromkeys(low_high))
-        lines.append(f"{name:<16} {said:>16} {'no price' if found is None else f'{found:.3g}':>10}")
+        said = "–" if low_high is None else "–".join(map(_told, dict.fromkeys(low_high)))
+        lines.append(f"{name:<16} {said:>16} {'no price' if found is None else _told(found):>10}")
     return "\n".join(lines)
+
+
+def _told(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:

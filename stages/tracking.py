@@ -40,8 +40,8 @@ def tracked(run: Path, stage: str, settings: dict[str, Any], tell: Callable[[str
         return
     events, log = run / FILE, run / "logs" / "wandb.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    job = {"run": str(run), "stage": stage, "settings": settings}
-    job["offset"] = events.stat().st_size if events.exists() else 0
+    offset = events.stat().st_size if events.exists() else 0
+    job = {"run": str(run), "stage": stage, "settings": settings, "offset": offset}
     told = log.with_suffix(".json")  # a suite's settings may be too long for a command line
     told.write_text(json.dumps(job))
     with log.open("ab") as output:

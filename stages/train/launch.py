@@ -24,7 +24,7 @@ STRATEGY = "TUNELINE_STRATEGY"
 """The environment variable that tells a worker how they share."""
 TORCHRUN = "TUNELINE_TORCHRUN"
 """The environment variable with torchrun's words for several nodes, which all see the run's folder:
-`--nnodes=2 --node-rank=0 --master-addr=… --master-port=…`. On the others torchrun itself is started; docs/training.md."""
+`--nnodes=2 --node-rank=0 --master-addr=… --master-port=…`. docs/training.md says how the others join."""
 BYTES_A_PARAMETER = {"qlora": 0.55, "lora": 2.0, "full": 16.0}
 """NF4 with its doubly quantized scales; bf16; fp32 with gradient and two moments."""
 BYTES_A_TRAINED = 10.06

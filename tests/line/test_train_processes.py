@@ -99,7 +99,7 @@ def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.Monkey
     finally:
         other.kill()
     assert small.losses(here, "nodes")[:1] == pytest.approx(small.losses(here, "one")[:1], abs=2e-3)
-    assert [e["text"] for e in small.events(here, "nodes", "note")][0].startswith("2 processes, fsdp2")
+    assert next(e["text"] for e in small.events(here, "nodes", "note")).startswith("2 processes, fsdp2")
 
 
 def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_wandb_that_fails_is_told_and_the_run_goes_on(
     told: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, says: str
 ) -> None:
     fake(tmp_path, code, monkeypatch)
+    monkeypatch.setattr(tracking, "END_S", 120)
     with tracked(tmp_path / "demo", "train", {}, told.append):
         went_on = True
     assert went_on and "W&B: ended with 1" in told[0]
