@@ -88,6 +88,8 @@ FUNCTIONS = {
     ("prepare", False): prepare_cpu,
     ("train", True): train_h100,
     ("train", False): train_cpu,
+    ("preflight", True): train_h100,
+    ("preflight", False): train_cpu,
     ("convert", False): convert_cpu,
     ("convert", True): convert_compress,
     ("evaluate", True): evaluate_a10,
@@ -161,6 +163,11 @@ def fetch(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
 @app.local_entrypoint()
 def prepare(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
     enter(app, walk_cpu, "prepare", recipe, run, only=only)
+
+
+@app.local_entrypoint()
+def preflight(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
+    enter(app, walk_cpu, "preflight", recipe, run, only=only)
 
 
 @app.local_entrypoint()

@@ -81,6 +81,18 @@ def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json
 
 
 @app.command()
+def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
+    """Three training steps on the longest rows, and the run priced by them; exit 2 if above max_cost_usd."""
+    from configs.recipe import load_recipe
+    from stages.preflight import refuse_measured, table
+
+    folder = _walk(recipe, run, "preflight", only=False, as_json=as_json)
+    if not as_json:
+        console.print(table(folder), **PLAIN)
+    refuse_measured(load_recipe(recipe), folder)
+
+
+@app.command()
 def train(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
     """Train the adapter."""
     _walk(recipe, run, "train", only=only, as_json=as_json)
@@ -536,14 +548,14 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
     from stages import paths
     from stages.convert.llama_cpp import installed
     from stages.errors import NotFound
-    from stages.line import ORDER, in_subprocess, plan, run_line
+    from stages.line import in_subprocess, plan, run_line, up_to
     from terminal import Progress, plan_table
 
     recipe = _checked(recipe_file)
     folder = paths.run_folder(recipe.name if name is None else name)
     if until in ("convert", "evaluate"):
         installed()  # said now, not after the training
-    states = plan(recipe, folder, ORDER[: ORDER.index(until) + 1])
+    states = plan(recipe, folder, up_to(until))
     if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
         raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")
     out = errors_console if as_json else console

@@ -110,8 +110,12 @@ def _measured(event: dict[str, Any]) -> str:
 
 def plan_table(run: str, states: dict[str, str]) -> RenderableType:
     """What will be done in which run."""
+    from stages.spending import usd_per_hour
+
     stages = " → ".join(f"{stage} ({state})" if state == "finished" else stage for stage, state in states.items())
-    return f"run [bold]{run}[/bold], on this machine, at no cost: {stages}"
+    price = usd_per_hour()
+    cost = "at no cost" if price is None else f"at {price:g} USD an hour"
+    return f"run [bold]{run}[/bold], on this machine, {cost}: {stages}"
 
 
 def stage_states(folder: Path) -> dict[str, str]:

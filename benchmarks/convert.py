@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder: its statistics.py is not Python's
+sys.path[0] = str(ROOT)
 from stages.convert.llama_cpp import installed  # noqa: E402
 
 SHARD_BYTES = 1 << 30

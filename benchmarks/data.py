@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder: its statistics.py is not Python's
+sys.path[0] = str(ROOT)
 TARGETS = {"with_deduplication": 5.0, "without": 3.0}
 PEAK_GIB, NEAR_BYTES_A_ROW = 1.0, 700
 FAULTS_A_KIND = 40

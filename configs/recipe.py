@@ -482,7 +482,7 @@ class Compute(Section):
     convert: Container = Container(cores=8, memory_gib=32, hours=4)
     evaluate: Container = Container(gpu="A10", cores=4, memory_gib=32, hours=4)
     max_cost_usd: float | None = Field(None, gt=0)
-    """A run that could cost more is refused before anything starts."""
+    """A run that could cost more is refused before anything starts; one that has cost so much checkpoints and stops."""
     threads: int | None = Field(None, gt=0)
     """CPU threads; None takes the cores this process may use. The same number gives the same bytes."""
     micro_batch_rows: int | None = Field(None, gt=0)
@@ -491,6 +491,13 @@ class Compute(Section):
     """Processes that train together; None is one a GPU."""
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     """How they share: ddp, a model each; fsdp2, a shard each. auto takes ddp where the model fits one GPU."""
+
+    @property
+    def preflight(self) -> Container:
+        """Training's own hardware, for as long as a few steps take."""
+        return self.train.model_copy(
+            update={"hours": min(1.0, self.train.hours), "retries": min(1, self.train.retries)}
+        )
 
 
 class Watch(Section):

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.errors import NotFound, StageFailed, StaleArtifact
+from stages.spending import usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
 RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-python")
@@ -66,7 +67,7 @@ class Manifest(BaseModel):
     seconds: float
     """Working time over all attempts, without the time between them."""
     cost_usd: float | None = None
-    """None where nobody is billed by the second."""
+    """Of those seconds, at the price of an hour where it was made; None where nobody is billed."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ def _seal(
         started=datetime.fromisoformat(started),
         ended=datetime.now(UTC),
         seconds=round(seconds, 3),
+        cost_usd=None if (price := usd_per_hour()) is None else round(price * seconds / 3600, 4),
     )
     write_atomic(path / MANIFEST, manifest.model_dump_json(indent=1))
     (path / DRAFT).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Every event has `time` (ISO, UTC), `stage` and `kind`, and fields of its kind:
     progress         `done` of `total` in `unit`, `text`
     metrics          `step` and numbers (loss, learning_rate, gradient_norm, tokens_per_second, …)
     checkpoint       `step`, `path`
+    sample           `step`, `samples`: each a `prompt`, what was `wanted`, what it `got`
     warning, note    `text`; a warning is an alert to whoever follows, a note is said once
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 FILE = "events.jsonl"
-Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "warning", "note"]
+Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "sample", "warning", "note"]
 
 
 class Events:
@@ -68,9 +69,9 @@ def read_events(run: Path) -> Iterator[dict[str, Any]]:
 class Follower:
     """Reads what was appended since the last look; a line that is not whole yet waits for the next."""
 
-    def __init__(self, run: Path, *, from_end: bool = False) -> None:
+    def __init__(self, run: Path, *, from_end: bool = False, offset: int = 0) -> None:
         self.path = run / FILE
-        self._offset = self.path.stat().st_size if from_end and self.path.exists() else 0
+        self._offset = self.path.stat().st_size if from_end and self.path.exists() else offset
 
     def new(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():

@@ -21,11 +21,15 @@ from stages.artifact import Artifact
 from stages.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
 from stages.events import Events, Follower
 from stages.lock import run_lock
+from stages.spending import PRICE, Meter, usd_per_hour
+from stages.tracking import tracked
 
 if TYPE_CHECKING:
     from configs.recipe import Recipe
 
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
+BESIDE = {"preflight": "prepare"}
+"""Stages that nothing else needs, each with the last one before it."""
 RECIPE = "recipe.json"
 LAST_LINES = 12
 LOOK_EVERY_S = 0.2
@@ -41,9 +45,20 @@ def run_line(recipe: "Recipe", until: str, call: Callable[[str], Artifact], *, o
     Raises:
         BadRequest: there is no such stage. Whatever `call` raises ends the walk.
     """
+    return [call(stage) for stage in ((until,) if only else up_to(until))]
+
+
+def up_to(until: str) -> tuple[str, ...]:
+    """The stages that a verb walks.
+
+    Raises:
+        BadRequest: there is no such stage.
+    """
+    if until in BESIDE:
+        return (*up_to(BESIDE[until]), until)
     if until not in ORDER:
-        raise BadRequest(f"{until!r} is no stage; there are {', '.join(ORDER)}")
-    return [call(stage) for stage in ((until,) if only else ORDER[: ORDER.index(until) + 1])]
+        raise BadRequest(f"{until!r} is no stage; there are {', '.join((*ORDER, *BESIDE))}")
+    return ORDER[: ORDER.index(until) + 1]
 
 
 def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]:
@@ -64,7 +79,7 @@ def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
     function = getattr(import_module(f"stages.{stage}"), stage)
     with run_lock(run, stage), _recorded(recipe, run):
         events, started = Events(run, stage), time.monotonic()
-        events.emit("started")
+        events.emit("started", **({"usd_per_hour": price} if (price := usd_per_hour()) else {}))
         try:
             made: Artifact = function(recipe, run)
         except Exception as error:
@@ -99,19 +114,29 @@ def _disk_is_full(error: BaseException) -> bool:
 
 
 def in_subprocess(
-    recipe: "Recipe", run: Path, follow: Follow, seconds: float | None = None
+    recipe: "Recipe", run: Path, follow: Follow, seconds: float | None = None, price: float | None = None
 ) -> Callable[[str], Artifact]:
     """A caller for `run_line`: each stage in a process of its own, its events given to `follow` as they come.
 
     A stage that is finished is only looked at. Errors come back as they were raised there. After `seconds` a stage is
-    told to stop; training saves a checkpoint then, and the same call made again goes on from it.
+    told to stop; training saves a checkpoint then, and the same call made again goes on from it. So it is when the run
+    has cost `compute.max_cost_usd`, at `price` USD an hour.
     """
+    price = usd_per_hour() if price is None else price
 
     def call(stage: str) -> Artifact:
         if done := finished(stage, recipe, run):
             follow({"stage": stage, "kind": "finished"})
             return done
-        _start_and_follow(stage, recipe, run, follow, seconds)
+        meter = Meter(recipe, run, price)
+        settings = recipe.section(stage) if hasattr(recipe, stage) else {}
+        try:
+            with tracked(run, stage, settings, lambda text: follow({"stage": stage, "kind": "warning", "text": text})):
+                _start_and_follow(stage, recipe, run, follow, seconds, meter)
+        except StageFailed as error:
+            if meter.over():
+                raise meter.error(f"{stage} was stopped, what was saved stays") from error
+            raise
         done = finished(stage, recipe, run)
         if done is None:
             raise StageFailed(f"{stage} ended without its artifact; see {run / 'logs' / stage}.log")
@@ -136,7 +161,9 @@ def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
     return None
 
 
-def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow, seconds: float | None) -> None:
+def _start_and_follow(
+    stage: str, recipe: "Recipe", run: Path, follow: Follow, seconds: float | None, meter: Meter
+) -> None:
     log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     # Nameless files: a second command on the same run, refused or not, cannot touch what these two say to each other.
@@ -148,12 +175,12 @@ def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow, s
             stdin=asked,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(stage, recipe),
+            env=_environment(stage, recipe) | ({PRICE: str(meter.price)} if meter.price else {}),
             pass_fds=[outcome.fileno()],
             preexec_fn=bound_to(os.getpid()),
         )
         try:
-            _follow(child, follower, follow, seconds)
+            _follow(child, follower, follow, seconds, meter)
         finally:
             if child.poll() is None:
                 follow({"stage": stage, "kind": "stopping"})
@@ -163,12 +190,14 @@ def _start_and_follow(stage: str, recipe: "Recipe", run: Path, follow: Follow, s
             raise _error(stage, child.returncode, outcome, log)
 
 
-def _follow(child: subprocess.Popen[bytes], follower: Follower, follow: Follow, seconds: float | None) -> None:
-    running, deadline = True, None if seconds is None else time.monotonic() + seconds
+def _follow(
+    child: subprocess.Popen[bytes], follower: Follower, follow: Follow, seconds: float | None, meter: Meter
+) -> None:
+    running, told, deadline = True, False, None if seconds is None else time.monotonic() + seconds
     while running:
-        if deadline and time.monotonic() > deadline:
+        if not told and (meter.over() or (deadline and time.monotonic() > deadline)):
             child.terminate()
-            deadline = None
+            told = True
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(LOOK_EVERY_S)
         running = child.poll() is None

@@ -6,7 +6,7 @@ import os
 import urllib.error
 import urllib.request
 
-from stages.tracking import tracked
+from stages.tracking import alert
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +20,7 @@ def notify(text: str, **facts: object) -> bool:
     W&B gets it as an alert, where it is on. Either that fails is a warning: no run is lost for it. The address of the
     webhook may be a secret and is never shown.
     """
-    try:
-        with tracked(str(facts.get("run") or facts.get("name") or "tuneline"), "notice", {}) as track:
-            track({"kind": "warning", "text": text})
-    except Exception as error:  # whatever W&B raises when it cannot be reached
-        log.warning("W&B did not take the message: %s", error)
+    alert(str(facts.get("run") or facts.get("name") or "tuneline"), text, log.warning)
     address = os.environ.get(VARIABLE, "")
     if not address.startswith(("https://", "http://")):
         return False

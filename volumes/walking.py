@@ -14,7 +14,7 @@ from configs.recipe import Container, Recipe
 from stages import paths
 from stages.artifact import open_artifact
 from stages.errors import BadRecipe, StageFailed, TunelineError
-from stages.line import ORDER, finished
+from stages.line import finished, up_to
 from stages.notify import notify
 from volumes import ENVIRONMENT
 from volumes.ended import AGAIN, why
@@ -47,6 +47,8 @@ def walk(
                     break
             if outcome["state"] == "finished" and stages[-1] == "evaluate":
                 _heed_gate(run)
+            if outcome["state"] == "finished" and stages[-1] == "preflight":
+                _heed_preflight(recipe, run)
     except TunelineError as error:
         outcome = {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     if outcome["state"] == "unfinished":
@@ -97,6 +99,14 @@ def _heed_gate(run: str) -> None:
 
     with working(reads=("runs",), writes=()):
         leave_unless_passed(open_artifact(paths.run_folder(run) / "evaluate"))
+
+
+def _heed_preflight(recipe: Recipe, run: str) -> None:
+    from stages.preflight import refuse_measured, table
+
+    with working(reads=("runs",), writes=()):
+        print(table(paths.run_folder(run)), flush=True)
+        refuse_measured(recipe, paths.run_folder(run))
 
 
 def sized(function: "modal.Function[Any, Any, Any]", asked: Container, hours: float) -> "modal.Function[Any, Any, Any]":
@@ -157,7 +167,7 @@ def scheduled(judge: "modal.Function[Any, Any, Any]") -> None:
 
 def order(until: str, only: bool) -> list[str]:
     """The stages a verb walks."""
-    return [until] if only else list(ORDER[: ORDER.index(until) + 1])
+    return [until] if only else list(up_to(until))
 
 
 def _waiting(key: str) -> "modal.FunctionCall[Any] | None":

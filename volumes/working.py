@@ -17,7 +17,6 @@ from configs.recipe import Recipe
 from stages import paths
 from stages.errors import StageFailed, TunelineError
 from stages.line import in_subprocess
-from stages.tracking import tracked
 from volumes import VOLUMES
 
 CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
@@ -93,21 +92,16 @@ def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) 
 
     written = ("models", "runs") if stage == "fetch" else ("runs",)
     reads = tuple(name for name in ("data", "models") if name not in written)
-    settings = recipe.section(stage) if hasattr(recipe, stage) else {}
-    with (
-        working(reads, written),
-        Progress(Console()) as progress,
-        tracked(run, stage, settings) as track,
-    ):
+    with working(reads, written), Progress(Console()) as progress:
 
         def follow(event: dict[str, Any]) -> None:
             progress.event(event)
-            track(event)
             told.add(event["kind"])
             if event["kind"] == "checkpoint":
                 _commit("runs")
 
-        in_subprocess(recipe, paths.run_folder(run), follow, seconds=seconds)(stage)
+        price = getattr(recipe.compute, stage).usd_per_hour
+        in_subprocess(recipe, paths.run_folder(run), follow, seconds, price)(stage)
 
 
 def policy(verb: str, words: list[str]) -> Outcome:

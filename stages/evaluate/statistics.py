@@ -2,7 +2,7 @@
 
 Items of one cluster (a sentence frame, a conversation) are right or wrong together, so they say less than as many
 independent ones. Every function takes each item's cluster; a cluster of its own for each gives the textbook's result.
-What holds and where it ends is measured by `benchmarks/statistics.py`.
+What holds and where it ends is measured by `benchmarks/intervals.py`.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
 def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], confidence: float, seed: int = 0) -> Interval:
     """Percentile interval of a mean when whole clusters are drawn again, with replacement.
 
-    For values that are more than right or wrong; for shares `interval` covers better (`benchmarks/statistics.py`).
+    For values that are more than right or wrong; for shares `interval` covers better (`benchmarks/intervals.py`).
     """
     import numpy as np
 

@@ -123,6 +123,7 @@ def _context(run: Run) -> Row:
         "prepared": run.metrics("prepare"),
         "trained": run.metrics("train"),
         "curves": _curves(run.path),
+        "samples": _samples(run.path),
         "evaluated": evaluated,
         "confidence": evaluated.get("confidence", 0.95),
         "suites": [_suite(run, evaluated, suite, judged) for suite in suites],
@@ -206,6 +207,16 @@ def _curves(run: Path) -> Row:
 def _short(number: float) -> str:
     """Without its leading 0, so that it fits beside a plot on a phone."""
     return f"{number:g}".replace("0.", ".", 1)
+
+
+def _samples(run: Path) -> Row:
+    """What was answered at the first and the last validation."""
+    told = sorted((e for e in read_events(run) if e.get("kind") == "sample"), key=lambda event: event["step"])
+    if not told:
+        return {}
+    first, last = told[0], told[-1]
+    rows = [later | {"before": one["got"]} for one, later in zip(first["samples"], last["samples"], strict=False)]
+    return {"first": first["step"], "last": last["step"], "rows": rows}
 
 
 def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:

@@ -32,6 +32,7 @@ from stages.train.flops import flops_per_token
 from stages.train.launch import micro_rows
 from stages.train.load import fill, load
 from stages.train.loss import IGNORED
+from stages.train.samples import Samples
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
 
@@ -84,6 +85,7 @@ def fit(
         Alerts(recipe.watch, events),
         best,
         Checkpoints(events),
+        Samples(rows["validation"], renderer.tokenizer, events, sharded=is_sharded()),
         stop,
         *([shard.Shares(events)] if is_sharded() else []),
     ):
@@ -99,10 +101,13 @@ def fit(
         raise StageFailed(_advice(divergence.why, step, scratch / "checkpoints", settings))
     if stop.stopped and step < trainer.state.max_steps:
         raise StageFailed(f"stopped by SIGTERM at step {step}, after a checkpoint; the same command goes on from there")
-    kept, validation_loss = step, trainer.evaluate()["eval_loss"]
+    validated = validations(trainer.state)
+    if not validated or validated[-1][0] != step:  # of the last step there may be one
+        validated.append((step, trainer.evaluate()["eval_loss"]))
+    kept, validation_loss = validated[-1]
     result = scratch / "adapter"
     if settings.keep == "best":
-        kept, validation_loss = lowest(validations(trainer.state))
+        kept, validation_loss = lowest(validated)
     else:
         _save(trainer, recipe, result)
     if is_first():

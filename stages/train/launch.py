@@ -3,23 +3,32 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from configs.models import shape_of
 from configs.recipe import Recipe
 from stages import artifact, errors
 from stages.convert.shards import shards
 from stages.errors import BadRecipe, StageFailed, TunelineError
 from stages.events import Events, Silent
 from stages.line import bound_to
+from stages.plan.memory import trainable
+from stages.plan.training import work_of
 
 STRATEGY = "TUNELINE_STRATEGY"
 """The environment variable that tells a worker how they share."""
+TORCHRUN = "TUNELINE_TORCHRUN"
+"""The environment variable with torchrun's words for several nodes, which all see the run's folder:
+`--nnodes=2 --node-rank=0 --master-addr=… --master-port=…`. docs/training.md says how the others join."""
 BYTES_A_PARAMETER = {"qlora": 0.55, "lora": 2.0, "full": 16.0}
 """NF4 with its doubly quantized scales; bf16; fp32 with gradient and two moments."""
+BYTES_A_TRAINED = 10.06
+"""Of an adapter: fp32 weight and gradient, two moments in 8 bit."""
 ROOM = 0.7
 """Of a GPU's memory the model may take so much; the rest is for activations and the adapter."""
 GPU_ROWS = 8
@@ -39,7 +48,7 @@ def launch(recipe: Recipe, base: Path, prepared: Path, folder: Path, run: Path, 
     """
     import torch
 
-    processes = recipe.compute.processes or max(1, torch.cuda.device_count())
+    processes = (recipe.compute.processes or max(1, torch.cuda.device_count())) * _nodes()
     events, on_gpu = Events(run, "train"), torch.cuda.is_available()
     for attempt in range(HALVINGS + 1):
         try:
@@ -103,9 +112,10 @@ def _once(
     job, outcome = scratch / "job.json", scratch / "outcome.json"
     outcome.unlink(missing_ok=True)
     paths = {"base": base, "prepared": prepared, "folder": folder, "run": run, "start": start}
-    told = {name: str(path) if path else None for name, path in paths.items()}
+    told: dict[str, str | None] = {name: str(path) if path else None for name, path in paths.items()}
+    told["strategy"] = strategy
     artifact.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
-    _torchrun(job, processes, strategy)
+    _torchrun(job, processes // _nodes())
     if not outcome.exists():
         raise StageFailed(
             f"train: the {processes} processes ended without a result; run the same command again: "
@@ -134,8 +144,11 @@ def chosen(recipe: Recipe, base: Path, memory: int | None) -> tuple[str, str]:
 
 
 def _model_bytes(recipe: Recipe, base: Path) -> float:
-    """A first estimate, from the 16-bit files' size."""
-    return sum(shard.stat().st_size for shard in shards(base)) / 2 * BYTES_A_PARAMETER[recipe.train.method]
+    """A first estimate: the 16-bit files' size, and what is trained beside the base."""
+    frozen = sum(shard.stat().st_size for shard in shards(base)) / 2 * BYTES_A_PARAMETER[recipe.train.method]
+    config = base / "config.json"
+    shape = shape_of(json.loads(config.read_text())) if config.exists() and recipe.train.method != "full" else None
+    return frozen + (0.0 if shape is None else trainable(shape, work_of(recipe)) * BYTES_A_TRAINED)
 
 
 def _out_of_memory(error: BaseException) -> str | None:
@@ -166,9 +179,9 @@ def _memory() -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def _torchrun(job: Path, processes: int, strategy: str) -> None:
+def _torchrun(job: Path, processes: int) -> None:
     """Start the workers and wait; a SIGTERM goes to each of them, so that they save a checkpoint together."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_words(), f"--nproc-per-node={processes}"]
     command += ["-m", "stages.train.launch", str(job)]
     pids = job.parent / "pids"
     pids.mkdir(exist_ok=True)
@@ -176,22 +189,31 @@ def _torchrun(job: Path, processes: int, strategy: str) -> None:
         old.unlink()
 
     def forward(*_: Any) -> None:
-        for file in pids.iterdir():
-            os.kill(int(file.name), signal.SIGTERM)
+        for file in pids.glob(f"*@{socket.gethostname()}"):  # those of other nodes hear of it from these
+            os.kill(int(file.name.partition("@")[0]), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, forward)
-    environment = os.environ | {STRATEGY: strategy, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     try:
         subprocess.run(command, env=environment, check=False, preexec_fn=bound_to(os.getpid()))
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+def _words() -> list[str]:
+    return os.environ.get(TORCHRUN, "--standalone").split()
+
+
+def _nodes() -> int:
+    return next((int(word.partition("=")[2]) for word in _words() if word.startswith("--nnodes=")), 1)
+
+
 def _worker(job: Path) -> int:
     """One of the processes; the first that has something to tell writes it down."""
     bound_to(os.getppid())()  # dies with torchrun, which may be killed
-    (job.parent / "pids" / str(os.getpid())).touch()
+    (job.parent / "pids" / f"{os.getpid()}@{socket.gethostname()}").touch()
     told = json.loads(job.read_text())
+    os.environ[STRATEGY] = told["strategy"]
     path = {name: Path(told[name]) if told[name] else None for name in ("base", "prepared", "folder", "run", "start")}
     recipe, outcome = Recipe.model_validate_json(told["recipe"]), Path(told["outcome"])
     first = os.environ["RANK"] == "0"

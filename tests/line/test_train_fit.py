@@ -16,6 +16,7 @@ from stages.convert.merge import merge
 from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed
 from stages.fetch import fetch
+from stages.train import samples
 from stages.train import trainer as training
 from tests.line import small
 from tests.unit import llama4
@@ -177,7 +178,15 @@ def test_out_of_memory_halves_the_rows_and_the_same_rows_make_a_step(
         return step(self, model, inputs, *more)
 
     small.train(here, "enough", small.recipe(here))
+    validated = [event["step"] for event in small.events(here, "enough", "metrics") if "validation_loss" in event]
+    assert validated == [3, 6]  # not twice at the last step
+    sampled = small.events(here, "enough", "sample")
+    assert [event["step"] for event in sampled] == [3, 6]
+    for sample in (sample for event in sampled for sample in event["samples"]):
+        assert sample["prompt"].endswith("<|start_header_id|>assistant<|end_header_id|>\n\n") and sample["got"]
+        assert sample["wanted"].startswith("Ana has") and sample["wanted"].endswith("<|eot_id|>")
     monkeypatch.setattr(training.Trainer, "training_step", with_little_memory)
+    monkeypatch.setattr(samples, "ROWS", 0)  # and they change nothing: the losses below are equal
     small.train(here, "little", small.recipe(here))
     told = [event["text"] for event in small.events(here, "little", "warning")]
     assert [text.split(":")[0] for text in told] == [

@@ -1,5 +1,6 @@
 """Two processes on this machine's CPU: the losses of one, each with its share of the 4-bit base."""
 
+import json
 import os
 import re
 import signal
@@ -48,6 +49,9 @@ def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(her
         assert two[name].shape == weight.shape
         assert torch.allclose(two[name], weight, atol=2e-3), name
     assert metrics["steps"] == 6
+    notes = [event["text"] for event in small.events(here, "sharded", "note")]
+    assert not small.events(here, "sharded", "sample")
+    assert notes.count("no samples are generated while the model is sharded") == 1
 
 
 def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
@@ -77,6 +81,25 @@ def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path
 def test_ddp_in_two_processes_has_the_losses_of_one(here: Path) -> None:
     small.train(here, "copied", small.recipe(here, compute=TWO | {"strategy": "ddp"}))
     assert small.losses(here, "copied") == pytest.approx(small.losses(here, "one"), abs=2e-3)
+    assert [event["step"] for event in small.events(here, "copied", "sample")] == [3, 6]
+
+
+def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--nnodes=2 --node-rank={} --master-addr=127.0.0.1 --master-port=29611"
+    monkeypatch.setenv("TUNELINE_TORCHRUN", words.format(0))
+    job = here / "nodes/train/scratch/job.json"
+    join = (
+        f"while [ ! -e {job} ]; do sleep 0.1; done; exec {sys.executable} -m torch.distributed.run {words.format(1)} "
+    )
+    join += f"--nproc-per-node=1 -m stages.train.launch {job}"
+    other = subprocess.Popen(["bash", "-c", join], env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    try:
+        small.train(here, "nodes", small.recipe(here, compute=TWO | {"processes": 1}, max_steps=3))
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+    assert small.losses(here, "nodes")[:1] == pytest.approx(small.losses(here, "one")[:1], abs=2e-3)
+    assert next(e["text"] for e in small.events(here, "nodes", "note")).startswith("2 processes, fsdp2")
 
 
 def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None:
@@ -96,5 +119,13 @@ def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path
         file.truncate(140 * 10**9)  # a sparse file of 70 B parameters' size
     assert chosen(small.recipe(here), base, 80 * 1024**3)[0] == "ddp"
     assert chosen(small.recipe(here), base, 48 * 1024**3)[0] == "fsdp2"
+    registered = {"num_hidden_layers": 48, "hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8}
+    widths = {"head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "vocab_size": 202048}
+    scout = {"model_type": "llama4_text", "num_local_experts": 16, "num_experts_per_tok": 1} | registered | widths
+    (base / "config.json").write_text(json.dumps(scout | {"interleave_moe_layer_step": 1}))
+    experts = small.recipe(here, rank=128, targets=["attention", "mlp", "router", "experts"])
+    assert chosen(small.recipe(here), base, 80 * 1024**3)[0] == "ddp"
+    assert chosen(experts, base, 80 * 1024**3)[0] == "fsdp2"  # 44 GB of adapter beside the base
+    (base / "config.json").unlink()
     strategy, why = chosen(small.recipe(here, method="lora"), base, 80 * 1024**3)
     assert (strategy, why) == ("fsdp2", "140.0 GB of model, 86 GB a GPU: each holds a shard")

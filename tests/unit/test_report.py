@@ -41,6 +41,8 @@ def make_all(run: Path) -> None:
     for step in (1, 2, 3):
         events.emit("metrics", step=step, loss=3.0 / step, learning_rate=1e-3)
     events.emit("metrics", step=3, validation_loss=1.25)
+    for step, got in ((1, "no idea"), (2, "hm"), (3, f"email.send {EVIL}")):
+        events.emit("sample", step=step, samples=[{"prompt": f"mail {EVIL}", "wanted": "email.send", "got": got}])
     settings = {"base": "tiny", "train": {"rank": 32}}
     trained = artifact.make(
         run / "train", stage_version=1, settings=settings, needs={"prepare": prepared}, build=lambda _: {}
@@ -108,6 +110,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     page = Page(text)
     assert "Right tool on unseen: 2.5\u202f% → 97.5\u202f% (n = 40)" in text
     assert "The gate says no: insufficient evidence." in text and "below the floor of 90.0" in text
+    assert "no idea" in text and "email.send &lt;script" in text and ">hm<" not in text
     assert "svg" in page.tags and "is not finished in this run" not in text
     assert "<b>?</b> unseen: tuned-F16 is right in 97.5%" in text  # the share reaches the floor, its bound does not
     assert "tuned F16 is</th>" in text and "+95.0</td>" in text and "KL divergence from tuned F16" in text

@@ -5,7 +5,7 @@ import re
 import yaml
 
 from configs.recipe import ROOT, Compute, Train, Watch
-from stages.line import ORDER
+from stages.line import BESIDE, ORDER
 
 PAGE = (ROOT / "docs/training.md").read_text()
 
@@ -24,6 +24,9 @@ def test_the_examples_are_recipes() -> None:
 
 
 def test_the_commands_are_there() -> None:
-    ((verb, recipe),) = re.findall(r"^    tuneline (\w+) (\S+)$", PAGE, re.M)
-    assert verb in ORDER and (ROOT / recipe).exists()
+    commands = re.findall(r"^    tuneline (\w+) (\S+)$", PAGE, re.M)
+    assert [verb for verb, _ in commands] == ["train", "preflight"] and {"train", "preflight"} < {*ORDER, *BESIDE}
+    assert all((ROOT / recipe).exists() for _, recipe in commands)
+    ((script, recipe),) = re.findall(r"^    bash (\S+) \S+@\S+ (\S+)$", PAGE, re.M)
+    assert (ROOT / script).exists() and (ROOT / recipe).exists()
     assert all((ROOT / script).exists() for script in re.findall(r"`python (\S+)`", PAGE))

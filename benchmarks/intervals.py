@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder: there, this file would stand for Python's own `statistics`
+sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 from scipy.special import ndtri  # noqa: E402
