@@ -85,8 +85,9 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     kept.write(folder / "validation.jsonl", validation)
     if tools := examined.toolbox.catalogue:
         artifact.write_atomic(folder / "tools.json", tools.model_dump_json())
-    if data.catalogue == "learned":
-        artifact.write_atomic(folder / TEMPLATE, HIDE_TOOLS + (renderer.tokenizer.chat_template or ""))
+    if data.catalogue == "learned" or not renderer.is_own:
+        hidden = HIDE_TOOLS if data.catalogue == "learned" else ""
+        artifact.write_atomic(folder / TEMPLATE, hidden + renderer.template)
     write_carriers(folder, examined.carriers)
     lengths = sorted(examined.lengths)
     return {
@@ -119,7 +120,7 @@ class _Kept:
             self._of_files.append(len(self.places))
         self._parts.append(entry.part)
         self._offsets.append(self._out.tell())
-        self._out.write(entry.row.model_dump_json(exclude_none=True).encode() + b"\n")
+        self._out.write((entry.line or entry.row.model_dump_json(exclude_none=True).encode()) + b"\n")
 
     def split(self, examined: Examination, events: Events) -> tuple[list[int], list[int]]:
         """(training, validation) as numbers of rows; duplicates are on the side of the first, or left out."""

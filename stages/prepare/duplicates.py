@@ -37,9 +37,8 @@ class Index:
         self.count += 1
         if (first := self._hashes.setdefault(key, number)) != number:
             return first
-        pairs = {f"{a} {b}" for a, b in pairwise(words)} or set(words)
-        if pairs:
-            self._waiting.append(list(pairs))
+        if words:
+            self._waiting.append([f"{a} {b}" for a, b in pairwise(words)] or words)
             self._numbers.append(number)
             if len(self._waiting) >= BATCH:
                 self._sign()

@@ -5,26 +5,31 @@ What is kept of a row is a few numbers; what can only be said at the end (near-d
 
 import random
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue
 from configs.recipe import Data, Source, find
 from stages.errors import BadData
+from stages.prepare.aside import Aside, show
 from stages.prepare.checks import Toolbox
 from stages.prepare.duplicates import Index
 from stages.prepare.grammar import expand
 from stages.prepare.language import language_of, other_than
 from stages.prepare.problems import Findings, Problem
 from stages.prepare.read import Mend, Read, read_file, read_source
-from stages.prepare.render import Renderer
+from stages.prepare.render import Measured, Renderer
 from stages.prepare.rows import Row, row_of, show_tools
 
 BATCH = 256
+AHEAD = 4
+"""Batches that are measured while others are read."""
+Found = tuple[int, tuple[Row, int | None]]
+"""The number of a source, a row of it, and the row's number among the rows of files."""
 FEWEST_ROWS, FEWEST_OF_A_STYLE = 50, 30
 RARE, COMMON = 0.2, 5.0
 """A label with less than a fifth, or more than five times, of what the labels have in the middle is out of balance."""
@@ -59,6 +64,8 @@ class Entry:
     label: str
     place: int | None
     """Its number among the rows of files, as duplicates are told by; None for rows that were made."""
+    line: bytes | None = None
+    """The row as JSON, where it was measured."""
 
 
 class Examination:
@@ -87,7 +94,8 @@ class Examination:
         self._file_of, self._line_of = array("I"), array("I")
         self._rng, self._sampler, self._seen = random.Random(data.seed), random.Random(data.seed), 0
         if renderer:
-            renderer.catalogue = Catalogue.model_construct(tools=self.toolbox.tools) if self.toolbox.tools else None
+            renderer.catalogue = None
+            show(renderer, self.toolbox.tools)
 
     @property
     def rng(self) -> random.Random:
@@ -100,14 +108,18 @@ class Examination:
         entries = (
             (part, found) for part, source in enumerate(self.data.sources) for found in self._rows_of(part, source)
         )
-        before: Callable[[], Iterator[Entry]] | None = None
-        while batch := list(islice(entries, BATCH)):
-            measuring = self._measuring(batch)
-            if before:  # one batch is tokenized while the next is read
-                yield from before()
-            before = measuring
-        if before:
-            yield from before()
+        if not self.renderer:
+            while batch := list(islice(entries, BATCH)):
+                yield from self._entries(batch, [(0, 0, "")] * len(batch))
+            return
+        with Aside(self.renderer, self.toolbox.tools) as aside:
+            waiting: deque[Callable[[], Iterator[Entry]]] = deque()
+            while batch := list(islice(entries, BATCH)):
+                if len(waiting) == AHEAD:
+                    yield from waiting.popleft()()
+                waiting.append(self._measuring(batch, aside))
+            for measured in waiting:
+                yield from measured()
 
     def finish(self) -> Findings:
         """All findings, those that need all rows included."""
@@ -125,7 +137,7 @@ class Examination:
                 self._found(kind, part.name, 0, f"{part.rows} rows" if part.rows else "no row can be learned from")
         return self.findings
 
-    def _rows_of(self, part: int, source: Source) -> Iterator[tuple[Row, int | None, str]]:
+    def _rows_of(self, part: int, source: Source) -> Iterator[tuple[Row, int | None]]:
         if source.path:
             yield from self._read(part, source)
         elif source.grammar:
@@ -136,13 +148,13 @@ class Examination:
                         f"{source.grammar}: handlers.{request.tool}: not in the catalogue ({self.data.tools})"
                     )
                 self.carriers.add(request.carrier)
-                yield row_of(request, self.data.system, source.grammar.name), None, ""
+                yield row_of(request, self.data.system, source.grammar.name), None
         else:
             assert self._made
             for row in self._made(source, part):
-                yield row, None, ""
+                yield row, None
 
-    def _read(self, part: int, source: Source) -> Iterator[tuple[Row, int | None, str]]:
+    def _read(self, part: int, source: Source) -> Iterator[tuple[Row, int | None]]:
         stated = self.parts[part].files
         found = read_source(
             source,
@@ -165,7 +177,7 @@ class Examination:
             if earlier is not None and self._note_twin(self._held_out + place, earlier, near=False):
                 continue
             self._check_language(part, one)
-            yield self._with_system(one.row), place, one.text
+            yield self._with_system(one.row), place
 
     def _with_system(self, row: Row) -> Row:
         if not self.data.system or not row.messages or row.messages[0].role == "system":
@@ -173,26 +185,26 @@ class Examination:
         head = {"role": "system", "content": self.data.system}
         return Row.model_validate(row.model_dump(exclude_none=True) | {"messages": [head, *row.chat()]})
 
-    def _measuring(self, batch: list[tuple[int, tuple[Row, int | None, str]]]) -> Callable[[], Iterator[Entry]]:
-        rows = [self._shown(row) for _, (row, _, _) in batch]
-        if self.renderer and self.renderer.catalogue is None and self.toolbox.tools:
-            self.renderer.catalogue = Catalogue.model_construct(tools=self.toolbox.tools)
-        lengths = self.renderer.measure(rows) if self.renderer else lambda: [(0, 0)] * len(rows)
+    def _measuring(self, batch: list[Found], aside: Aside) -> Callable[[], Iterator[Entry]]:
+        shown = [(part, (self._shown(row), place)) for part, (row, place) in batch]
+        lines = [row.model_dump_json(exclude_none=True).encode() for _, (row, _) in shown]
+        measures = aside.measure([row for _, (row, _) in shown], lines)
+        return lambda: self._entries(shown, measures(), lines)
 
-        def entries() -> Iterator[Entry]:
-            for (part, (_, place, _)), row, (tokens, learned) in zip(batch, rows, lengths(), strict=True):
-                file, line = self._where(place) if place is not None else (self.parts[part].name, 0)
-                if tokens > self.data.max_tokens:
-                    told = f"{tokens} tokens, data.max_tokens is {self.data.max_tokens}"
-                    self._found("too_long", file, line, told)
-                elif self.renderer and not learned:
-                    self._found("nothing_learned", file, line, "no token is learned")
+    def _entries(self, batch: list[Found], measures: list[Measured], lines: Sequence[bytes] = ()) -> Iterator[Entry]:
+        for (part, (row, place)), (tokens, learned, refused), line in zip_longest(batch, measures, lines):
+            if refused or tokens > self.data.max_tokens or (self.renderer and not learned):
+                file, at = self._where(place) if place is not None else (self.parts[part].name, 0)
+                if refused:
+                    self._found("not_rendered", file, at, f"the chat template refuses it: {refused}")
+                elif not learned:
+                    self._found("nothing_learned", file, at, "no token is learned")
                 else:
-                    yield self._kept(row, part, tokens, learned, place)
+                    self._found("too_long", file, at, f"{tokens} tokens, data.max_tokens is {self.data.max_tokens}")
+            else:
+                yield self._kept(row, part, tokens, learned, place, line)
 
-        return entries
-
-    def _kept(self, row: Row, part: int, tokens: int, learned: int, place: int | None) -> Entry:
+    def _kept(self, row: Row, part: int, tokens: int, learned: int, place: int | None, line: bytes | None) -> Entry:
         one = self.parts[part]
         one.rows, one.tokens, one.learned = one.rows + 1, one.tokens + tokens, one.learned + learned
         self.lengths.append(tokens)
@@ -204,7 +216,7 @@ class Examination:
         if label:
             self.labels[label] += 1
         self._sample(row)
-        return Entry(row, part, tokens, learned, row.style or label, place)
+        return Entry(row, part, tokens, learned, row.style or label, place, line)
 
     def _shown(self, row: Row) -> Row:
         if not self.catalogue or self.data.catalogue != "shown" or row.tools or not row.messages or row.style:

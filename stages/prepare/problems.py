@@ -36,6 +36,7 @@ KINDS = {
     "control_token": Kind("error", "take it out of the text: it would steer the model", True),
     "not_text": Kind("error", "Tuneline learns from text; remove the part", True),
     "broken_transcript": Kind("error", "mend the tags: [CALL] name(args) [RESULT] … [RESPONSE] …", True),
+    "not_rendered": Kind("error", "mend the row, or give the base a template that takes it"),
     "nothing_learned": Kind("error", "the template marks no token of it as the assistant's: mend the template"),
     "secret": Kind("error", "revoke it, and take it out (`tuneline validate --fix` masks it)"),
     "in_test": Kind("error", "remove it from training (`--fix` does)"),

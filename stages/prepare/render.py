@@ -1,24 +1,22 @@
-"""From messages to token ids and the mask of learned tokens, by the base's own chat template.
+"""From messages to token ids and the mask of learned tokens, by the base's chat template.
 
-Training, evaluation and serving use one template, the one that lies beside the base's tokenizer. Assistant turns
-stand inside `{% generation %}`; only what is inside is learned. A row of plain text is learned whole.
+Training, evaluation and serving use one template: the one beside the base's tokenizer, or, where that marks nothing,
+ours that writes the same text (`stages.prepare.templates`). Assistant turns stand inside `{% generation %}`; only what
+is inside is learned. A row of plain text is learned whole.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue
-from stages.errors import BadRecipe
 from stages.prepare.rows import Row
+from stages.prepare.templates import BEGIN, END, compiled, template_for
 
-BEGIN, END = "\ufdd0", "\ufdd1"
-"""Around what is learned, in a rendered text; both are no characters (Unicode, 23.7) and stand in no text."""
+Measured = tuple[int, int, str]
+"""Tokens of a row, how many of them are learned, and why the template refuses it, if it does."""
 _MARKS = re.compile(f"[{BEGIN}{END}]")
 
 
@@ -33,19 +31,18 @@ class Rendered:
 class Renderer:
     """Renders rows with one base's tokenizer and chat template."""
 
-    def __init__(self, base: Path, catalogue: Catalogue | None) -> None:
+    def __init__(self, base: Path, catalogue: Catalogue | None, template: Path | None = None) -> None:
+        """`template`, if there is such a file, is the one to render with: what `prepare` wrote for the tuned model."""
         from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
         self.catalogue = catalogue
-        template = self.tokenizer.chat_template or ""
-        if "{% generation %}" not in _without_dashes(template):
-            raise BadRecipe(
-                f"{base}: its chat template marks no assistant turn with {{% generation %}}: nothing could be learned; "
-                "put one that does in chat_template.jinja beside its tokenizer"
-            )
-        self._template = _compiled(template)
-        self._threads = ThreadPoolExecutor(1)
+        own = template.read_text("utf-8") if template and template.exists() else self.tokenizer.chat_template
+        self.template = template_for(base, own, self.tokenizer.get_vocab())
+        """The base's own, or ours that writes the same text and marks what is learned; the tuned model's too."""
+        self.is_own = self.template == own
+        self.tokenizer.chat_template = self.template
+        self._template = compiled(self.template)
         self._shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
 
     def __call__(self, row: Row) -> Rendered:
@@ -61,18 +58,22 @@ class Renderer:
                 mask[first : last + 1] = [1] * (last + 1 - first)
             yield Rendered(encoding.ids, mask)
 
-    def measure(self, rows: Sequence[Row]) -> Callable[[], list[tuple[int, int]]]:
-        """What gives (tokens, learned tokens) of each row; they are tokenized meanwhile, on another thread."""
-        rendered = [self.text(row) for row in rows]
-        job = self._threads.submit(self._encode, [text for text, _ in rendered])
+    def measure(self, rows: Sequence[Row]) -> list[Measured]:
+        """Tokens and learned tokens of each row."""
+        rendered = [self._tried(row) for row in rows]
+        encodings = self._encode([text for text, _, _ in rendered])
+        return [
+            (len(encoding), sum(last + 1 - first for first, last in _tokens(encoding, spans)), refused)
+            for encoding, (_, spans, refused) in zip(encodings, rendered, strict=True)
+        ]
 
-        def measured() -> list[tuple[int, int]]:
-            return [
-                (len(encoding), sum(last + 1 - first for first, last in _tokens(encoding, spans)))
-                for encoding, (_, spans) in zip(job.result(), rendered, strict=True)
-            ]
+    def _tried(self, row: Row) -> tuple[str, list[tuple[int, int]], str]:
+        from jinja2.exceptions import TemplateError
 
-        return measured
+        try:
+            return *self.text(row), ""
+        except (TemplateError, TypeError, ValueError) as error:
+            return "", [], str(error) or type(error).__name__
 
     def tools(self, row: Row) -> list[dict[str, Any]] | None:
         """The schemas a row shows, as the template takes them."""
@@ -122,45 +123,3 @@ def _tokens(encoding: Any, spans: list[tuple[int, int]]) -> Iterator[tuple[int, 
         last = next((t for at in range(end - 1, begin - 1, -1) if (t := encoding.char_to_token(at)) is not None), None)
         if first is not None and last is not None:
             yield first, last
-
-
-def _compiled(template: str) -> Any:
-    """The template as transformers compiles it, with marks around what is learned instead of its positions.
-
-    Source: transformers.utils.chat_template_utils; a test holds the two renderings equal.
-    """
-    from jinja2 import nodes
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-        def _marked(self, caller: Any) -> str:
-            return f"{BEGIN}{caller()}{END}"
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **how)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals |= {
-        "raise_exception": raise_exception,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-    }
-    return environment.from_string(template)
-
-
-def _without_dashes(template: str) -> str:
-    return template.replace("{%-", "{%").replace("-%}", "%}")

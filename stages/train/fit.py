@@ -23,7 +23,7 @@ from stages import artifact
 from stages.convert.adapter import WEIGHTS
 from stages.errors import BadRecipe, StageFailed
 from stages.events import Events
-from stages.prepare import load_tools, read_prepared
+from stages.prepare import TEMPLATE, load_tools, read_prepared
 from stages.prepare.render import Renderer
 from stages.train import shard
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
@@ -61,7 +61,7 @@ def fit(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     set_seed(recipe.train.seed)
     settings = recipe.train
-    renderer = Renderer(base, load_tools(prepared))
+    renderer = Renderer(base, load_tools(prepared), prepared / TEMPLATE)
     rows = {name: _dataset(renderer, prepared / f"{name}.jsonl") for name in ("train", "validation")}
     model = load(settings, base, start, events, sharded=is_sharded())
     scratch = folder / artifact.SCRATCH

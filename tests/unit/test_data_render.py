@@ -79,8 +79,8 @@ def test_every_assistant_token_is_learned_and_no_other(rows: list[Row], catalogu
 
 def test_measuring_counts_what_rendering_gives(rows: list[Row], catalogue: Catalogue) -> None:
     renderer = Renderer(TINY, catalogue)
-    counted = renderer.measure(rows[:200])()
-    assert counted == [(len(r.ids), sum(r.mask)) for r in renderer.batch(rows[:200])]
+    counted = renderer.measure(rows[:200])
+    assert counted == [(len(r.ids), sum(r.mask), "") for r in renderer.batch(rows[:200])]
 
 
 def test_no_mark_of_ours_is_left_in_a_text(rows: list[Row], catalogue: Catalogue) -> None:
