@@ -68,8 +68,7 @@ class Training:
 def training(recipe: Recipe, shape: Shape, rows: Rows) -> Training:
     """From the recipe alone; nothing is looked at but small files."""
     steps, epochs = _steps(recipe, rows)
-    seen = None if steps is None else steps * recipe.train.batch_rows
-    tokens = None if seen is None else combined((seen, seen), rows.tokens, PADDED)
+    tokens = _tokens(recipe, steps, rows)
     ways = [_way(recipe, shape, tokens, *found) for found in _fitting(recipe, shape, rows.learned)]
     return Training(
         parameters_trained=trainable(shape, work_of(recipe)),
@@ -81,6 +80,12 @@ def training(recipe: Recipe, shape: Shape, rows: Rows) -> Training:
         tokens=tokens,
         ways=tuple(sorted(ways, key=lambda way: (way.usd, way.count))),
     )
+
+
+def way_on_cpu(recipe: Recipe, shape: Shape, rows: Rows) -> Way:
+    """The training on this machine's CPU, whatever the recipe would hire."""
+    steps, _ = _steps(recipe, rows)
+    return _way(recipe, shape, _tokens(recipe, steps, rows), "CPU", 0, *on_cpu(recipe, shape, rows.learned))
 
 
 def work_of(recipe: Recipe, learned: float = 1.0) -> Work:
@@ -142,6 +147,11 @@ def _steps(recipe: Recipe, rows: Rows) -> tuple[int | None, float | None]:
     an_epoch = None if rows.train is None else math.ceil(rows.train / train.batch_rows)
     steps = train.max_steps or (None if an_epoch is None else math.ceil(train.epochs * an_epoch))
     return steps, None if steps is None or not rows.train else steps * train.batch_rows / rows.train
+
+
+def _tokens(recipe: Recipe, steps: int | None, rows: Rows) -> Range | None:
+    seen = None if steps is None else steps * recipe.train.batch_rows
+    return None if seen is None else combined((seen, seen), rows.tokens, PADDED)
 
 
 def _row_counts(recipe: Recipe, gpus: int) -> list[int]:

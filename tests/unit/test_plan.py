@@ -14,6 +14,7 @@ from configs.models import registry
 from configs.recipe import ROOT, Recipe, load_recipe
 from stages.errors import BadRecipe
 from stages.plan import plan_of, refuse
+from stages.plan.against import against
 from stages.plan.line import bounds, table
 from stages.plan.memory import Parts, Work, peak
 from stages.plan.serving import SERVED_RANK, VLLM_RANKS, refuse_unservable, serving
@@ -175,6 +176,39 @@ def test_an_api_bill_is_held_against_the_month() -> None:
     assert month and serving(asked, eight, api_usd=2 * month).break_even_share == pytest.approx(0.5)
     more = serving(asked, eight, context=100_000, streams=64)
     assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
+
+
+def trained(run: Path, asked: Recipe, **metrics: float) -> list[dict[str, Any]]:
+    (run / "prepare").mkdir(parents=True)
+    (run / "recipe.json").write_text(asked.model_dump_json())
+    prepared = {"metrics": {"rows_train": 3200, "tokens_mean": 500.0, "learned_tokens_mean": 100.0}}
+    (run / "prepare/manifest.json").write_text(json.dumps(prepared))
+    return [{"stage": "train", "kind": "metrics", "step": step, **metrics} for step in (1, 2, 3)]
+
+
+def test_what_was_planned_is_held_against_what_a_gpu_measured(tmp_path: Path) -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+    way = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked)
+    events = trained(tmp_path, asked, tokens_per_second=3 * way.tokens_per_second[1], memory_gb=30.0)
+    found = {one.what: one for one in against(tmp_path, 7200, events)}
+    assert found["memory"].measured == 30 and found["time"].measured == 2
+    assert found["cost"].measured == pytest.approx(2 * 3600 * hardware().usd_per_second("H100", 8, 64), rel=0.2)
+    # Told the line that would have been right, the next plan is.
+    own = tmp_path / "own.yaml"
+    own.write_text(found["speed"].mend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OVERRIDES, str(own))
+        hardware.cache_clear()
+        corrected = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked).tokens_per_second
+    hardware.cache_clear()
+    assert corrected[0] < found["speed"].measured < corrected[1]
+
+
+def test_a_run_on_the_cpu_is_held_against_a_plan_for_the_cpu(tmp_path: Path) -> None:
+    events = trained(tmp_path, recipe("tiny"), tokens_per_second=1000.0, process_gb=1.1)
+    found = {one.what: one for one in against(tmp_path, 60, events)}
+    assert set(found) == {"speed", "time", "memory"} and found["memory"].measured == pytest.approx(0.5)
+    assert against(tmp_path / "none", 60, events) == []
 
 
 def test_above_max_cost_usd_nothing_starts() -> None:
