@@ -5,7 +5,7 @@ trainer with the arguments of `stages.train.fit`, two optimizer steps. Measured 
 moment the model is there (VmHWM, reset), less what the same process held after two steps of a tiny model: the
 interpreter, its libraries, and what they keep for good.
 
-    python benchmarks/plan.py [--only NAME …]      # one at a time, 10 to 30 minutes on one core, up to 8 GB
+    python benchmarks/plan.py [--only NAME …]      # one at a time, 5 to 10 minutes on one idle core, up to 4 GB
 """
 
 import argparse
@@ -40,9 +40,9 @@ class Case:
     hidden: int
     layers: int
     ffn: int
-    rows: int
+    rows: int = 1
     tokens: int
-    vocabulary: int = 16384
+    vocabulary: int
     heads: int = 16
     kv_heads: int = 4
     rank: int = 16
@@ -78,37 +78,68 @@ class Case:
         )
 
 
-TINY = Case(method="lora", hidden=64, layers=1, ffn=128, heads=4, rows=1, tokens=64, vocabulary=4096)
+TINY = Case(method="lora", hidden=64, layers=1, ffn=128, heads=4, tokens=64, vocabulary=4096)
+LARGE = {"vocabulary": 128256}
 CALIBRATION = {
-    "lora": Case(method="lora", hidden=1536, layers=12, ffn=4096, rows=2, tokens=512),
-    "qlora": Case(method="qlora", hidden=2048, layers=16, ffn=5632, rows=2, tokens=512, vocabulary=32000, rank=32),
-    "full": Case(method="full", hidden=1024, layers=10, ffn=2816, rows=2, tokens=256),
-    "packed": Case(method="lora", hidden=1024, layers=12, ffn=2816, rows=1, tokens=1024, packed=True),
+    "lora": Case(
+        method="lora", hidden=768, layers=12, ffn=2048, heads=12, rows=3, tokens=512, vocabulary=64000, learned=0.25
+    ),
+    "qlora": Case(method="qlora", hidden=1024, layers=16, ffn=2816, rows=2, tokens=256, rank=32, **LARGE),
+    "full": Case(method="full", hidden=768, layers=8, ffn=2048, heads=12, rows=2, tokens=128, vocabulary=32000),
+    "packed": Case(method="lora", hidden=512, layers=14, ffn=1408, heads=8, tokens=1536, vocabulary=48000, packed=True),
     "checkpointed": Case(
-        method="lora", hidden=1536, layers=12, ffn=4096, rows=4, tokens=512, vocabulary=32000, checkpointing=True
+        method="lora", hidden=1024, layers=8, ffn=2816, rows=2, tokens=256, learned=1.0, checkpointing=True, **LARGE
     ),
 }
 UNSEEN = {
-    "lora, long": Case(method="lora", hidden=1280, layers=14, ffn=3456, rows=1, tokens=1024, rank=64, learned=0.25),
+    "lora, long": Case(
+        method="lora",
+        hidden=384,
+        layers=20,
+        ffn=1024,
+        heads=6,
+        kv_heads=2,
+        tokens=2560,
+        rank=64,
+        vocabulary=64000,
+        learned=0.1,
+    ),
     "qlora, checkpointed": Case(
         method="qlora",
-        hidden=2560,
-        layers=18,
-        ffn=6912,
+        hidden=1280,
+        layers=8,
+        ffn=3456,
         heads=20,
-        rows=2,
-        tokens=768,
-        vocabulary=48000,
+        rows=3,
+        tokens=192,
+        vocabulary=144000,
         checkpointing=True,
     ),
     "full, checkpointed": Case(
-        method="full", hidden=1280, layers=8, ffn=3456, rows=1, tokens=512, vocabulary=24000, checkpointing=True
+        method="full",
+        hidden=640,
+        layers=10,
+        ffn=1728,
+        heads=10,
+        kv_heads=5,
+        rows=2,
+        tokens=256,
+        vocabulary=48000,
+        checkpointing=True,
     ),
     "qlora, packed": Case(
-        method="qlora", hidden=1536, layers=20, ffn=4096, heads=12, rows=1, tokens=1024, packed=True, vocabulary=24000
+        method="qlora",
+        hidden=768,
+        layers=12,
+        ffn=2048,
+        heads=12,
+        kv_heads=3,
+        tokens=1280,
+        vocabulary=64000,
+        packed=True,
     ),
     "lora, wide vocabulary": Case(
-        method="lora", hidden=1024, layers=8, ffn=2816, rows=4, tokens=256, vocabulary=128256, learned=1.0, tied=True
+        method="lora", hidden=512, layers=8, ffn=1408, heads=8, rows=4, tokens=256, learned=1.0, tied=True, **LARGE
     ),
 }
 CASES = CALIBRATION | UNSEEN
@@ -224,6 +255,7 @@ def _train(case: Case, folder: Path) -> int:
     )
     trainer.remove_callback(PrinterCallback)
     fit._train_in_fp32(model)
+    fit.return_freed_memory(10**9)  # as for all models that are worth planning
     held = _held()
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM starts anew
     trainer.train()

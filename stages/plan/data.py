@@ -14,6 +14,8 @@ BYTES_A_TOKEN = (3.0, 5.0)
 """English and code in Llama's vocabulary; other languages take more tokens."""
 CALL_TOKENS = (60, 160)
 """A request, its call and the template around them, without tools."""
+ROWS_DIFFER = 1.5
+"""A position counts as learned if it is in any row of those computed at a time; an assumption."""
 TOOL_OVERHEAD = 1.3
 """A tool as the template shows it, against its lines in the catalogue's file without phrases."""
 
@@ -29,6 +31,8 @@ class Rows:
     longest: int
     """What memory has to hold, in tokens."""
     measured: bool
+    learned: float = 1.0
+    """Share of the longest rows at which something is learned: there are logits for no other token."""
 
 
 def rows_of(recipe: Recipe, run: Path) -> Rows:
@@ -39,18 +43,21 @@ def rows_of(recipe: Recipe, run: Path) -> Rows:
     counted = [_source(source, data) for source in data.sources]
     low, high = min(c[1][0] for c in counted), max(c[1][1] for c in counted)
     tokens = min(low, data.max_tokens), min(high, data.max_tokens)
+    calls = all(source.path is None for source in data.sources)
+    learned = min(1.0, CALL_TOKENS[1] / data.max_tokens) if calls else 1.0
     if any(count is None for count, _ in counted):
-        return Rows(None, tokens, data.max_tokens, measured=False)
+        return Rows(None, tokens, data.max_tokens, measured=False, learned=learned)
     total = sum(count for count, _ in counted if count is not None)
     train = total - min(data.validation_share * total, data.validation_rows)
-    return Rows(train, tokens, data.max_tokens, measured=False)
+    return Rows(train, tokens, data.max_tokens, measured=False, learned=learned)
 
 
 def _prepared(manifest: Path, data: Data) -> Rows | None:
     try:
         metrics = json.loads(manifest.read_text(encoding="utf-8"))["metrics"]
         mean = float(metrics["tokens_mean"])
-        return Rows(float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True)
+        learned = min(1.0, ROWS_DIFFER * metrics.get("learned_tokens_mean", mean) / mean)
+        return Rows(float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=learned)
     except (OSError, ValueError, KeyError):
         return None
 

@@ -1,8 +1,8 @@
 """Peak memory of training one GPU's share, by part, from a shape: no torch, no weights.
 
-The parts are what lives at the peak of a step: everything that stays, the layers' inputs that activation checkpointing
-keeps, and the larger of two things that never live together, the layer being recomputed and the loss over the
-vocabulary. Bytes throughout.
+The parts are what lives at the peak of a step: everything that stays, what the layers keep for the backward pass, and
+the largest of three things that never live together: the layer at work, the loss over the vocabulary, and the
+optimizer at one matrix. Bytes throughout. Each factor is a tensor one can name; what is calibrated says so.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ CONTEXT_BYTES = 0.8 * GIB
 """CUDA's own, with cuBLAS's workspace."""
 FRAGMENTED = 0.03
 """Of everything else: what the allocator holds and cannot use."""
-CPU_TILE_COPIES = 4
-"""On the CPU torch's own operations work on a tile of logits; each leaves one of the same size."""
+LOSS_BYTES = 12
+"""Of a logit where something is learned: its log-softmax, the gradient of that and its own, in 32 bit
+(F.cross_entropy in stages/train/loss.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,9 @@ class Work:
     trained_bytes: int = 4
     optimizer_bytes: float = 2.06
     """Of each trained parameter: 8-bit Adam has two and their scales; 8 in 32 bit."""
-    whole_logits: bool = False
+    head: Literal["learned", "eighths", "tiled"] = "learned"
+    """How the loss is computed: ours, over the positions at which something is learned; torchtune's, in 16 bit and
+    worked on in eighths; or by kernels that never hold more than a tile of the logits."""
     all_experts: bool = False
     """Whether every token runs through every expert, as in Transformers' own Llama 4."""
     with_other: bool = False
@@ -90,19 +93,17 @@ class Parts:
 def peak(shape: Shape, work: Work) -> Parts:
     """The parts for one GPU of `work.gpus`."""
     trained, share = trainable(shape, work), work.gpus if work.sharded else 1
-    full = work.method == "full"
-    trained_bytes = work.compute_bytes if full else work.trained_bytes
     weights = _weights(shape, work)
     gathered = _gathered(shape, work, weights) if work.sharded else 0.0
-    buckets = trained * trained_bytes if work.gpus > 1 and not work.sharded else 0.0  # DDP reduces copies
+    buckets = trained * work.trained_bytes if work.gpus > 1 and not work.sharded else 0.0  # DDP reduces copies
     stored, layer = _activations(shape, work)
-    logits = _logits(shape, work)
+    logits, stepping = _logits(shape, work), _stepping(shape, work)
     parts = Parts(
         weights=weights / share + gathered,
-        adapter=0.0 if full else trained * trained_bytes / share,
-        gradients=trained * trained_bytes / share + buckets,
+        adapter=trained * work.trained_bytes / share,
+        gradients=trained * work.trained_bytes / share + buckets,
         optimizer=trained * work.optimizer_bytes / share,
-        activations=stored + max(0.0, layer - logits),
+        activations=max(stored + max(0.0, layer - logits), stepping - logits),
         logits=logits,
         overhead=0.0,
     )
@@ -112,8 +113,8 @@ def peak(shape: Shape, work: Work) -> Parts:
 
 def trainable(shape: Shape, work: Work) -> int:
     """How many parameters are trained."""
-    if work.method == "full":
-        return shape.text
+    if work.method == "full":  # one matrix that is both embeddings stays as it is
+        return shape.text - (shape.embeddings if shape.tied else 0)
     whole = sum(shape.vocabulary * shape.hidden for _ in work.saved)
     return adapter_parameters(shape, work.rank, work.targets) + whole
 
@@ -134,9 +135,11 @@ def adapter_parameters(shape: Shape, rank: int, targets: Iterable[str]) -> int:
 
 def _weights(shape: Shape, work: Work) -> float:
     other = shape.other * work.compute_bytes if work.with_other else 0
-    if work.method != "qlora":
-        return shape.text * work.compute_bytes + other
-    return shape.linear * NF4_BYTES + (shape.text - shape.linear) * work.unquantized_bytes + other
+    if work.method == "qlora":
+        return shape.linear * NF4_BYTES + (shape.text - shape.linear) * work.unquantized_bytes + other
+    if work.method == "full":  # in 32 bit, beside what is trained; autocast keeps a copy of that in 16
+        return shape.text * 4 + other + (0 if work.on_cpu else trainable(shape, work) * work.compute_bytes)
+    return shape.text * work.compute_bytes + other
 
 
 def _gathered(shape: Shape, work: Work, weights: float) -> float:
@@ -156,19 +159,37 @@ def _activations(shape: Shape, work: Work) -> tuple[float, float]:
     kept = 4 * hidden + 2 * width + 2 * kv + 4 * ffn + routed
     if not work.on_cpu:
         kept += 4 * hidden
+    if work.method == "full":
+        kept += 2 * hidden  # a norm's own weight needs what it is multiplied with
+    else:
+        kept += 7 * work.rank
     gradients = 2 * ffn + 2 * hidden
-    buffer = max(hidden * max(ffn // max(experts, 1), width), 1) * work.compute_bytes if work.method == "qlora" else 0
+    matrix = hidden * max(ffn // max(experts, 1), width)
+    buffer = matrix * work.compute_bytes if work.method == "qlora" else 0
     layer = tokens * work.compute_bytes * (kept + gradients) + buffer
+    last = tokens * hidden * work.compute_bytes
     if work.checkpointing == "none":
-        return shape.layers * tokens * work.compute_bytes * kept, tokens * work.compute_bytes * gradients + buffer
+        return (
+            shape.layers * tokens * work.compute_bytes * kept + last,
+            tokens * work.compute_bytes * gradients + buffer,
+        )
     inputs = shape.layers * tokens * hidden * work.compute_bytes
-    return (0.0 if work.checkpointing == "offloaded" else inputs), layer
+    return (0.0 if work.checkpointing == "offloaded" else inputs + last), layer
+
+
+def _stepping(shape: Shape, work: Work) -> float:
+    """What torch's Adam needs beside its state, a matrix at a time: the root, and what it is divided by."""
+    if work.method != "full":
+        return 0.0
+    return 2 * 4.0 * max(0 if shape.tied else shape.vocabulary * shape.hidden, shape.hidden * shape.ffn)
 
 
 def _logits(shape: Shape, work: Work) -> float:
     tokens = work.rows * work.tokens
-    if work.whole_logits:  # kept at 16 bit, worked on in eighths
+    if work.head == "learned":
+        return tokens * work.learned * (shape.vocabulary * LOSS_BYTES + 2 * shape.hidden * work.compute_bytes)
+    if work.head == "eighths":
         return tokens * shape.vocabulary * work.compute_bytes * (1 + 2 / 8)
     tile = min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * work.compute_bytes
     slice_of_head = min(shape.vocabulary, TILE_VOCABULARY) * shape.hidden * work.compute_bytes
-    return tile * (CPU_TILE_COPIES if work.on_cpu else 1) + slice_of_head + tokens * shape.hidden * 4
+    return tile + slice_of_head + tokens * shape.hidden * 4

@@ -68,9 +68,8 @@ class Training:
 def training(recipe: Recipe, shape: Shape, rows: Rows) -> Training:
     """From the recipe alone; nothing is looked at but small files."""
     steps, epochs = _steps(recipe, rows)
-    seen = None if steps is None else steps * recipe.train.batch_rows
-    tokens = None if seen is None else combined((seen, seen), rows.tokens, PADDED)
-    ways = [_way(recipe, shape, tokens, *found) for found in _fitting(recipe, shape)]
+    tokens = _tokens(recipe, steps, rows)
+    ways = [_way(recipe, shape, tokens, *found) for found in _fitting(recipe, shape, rows.learned)]
     return Training(
         parameters_trained=trainable(shape, work_of(recipe)),
         parameters_total=shape.total,
@@ -83,8 +82,14 @@ def training(recipe: Recipe, shape: Shape, rows: Rows) -> Training:
     )
 
 
-def work_of(recipe: Recipe) -> Work:
-    """What memory depends on, of one row at a time on one GPU."""
+def way_on_cpu(recipe: Recipe, shape: Shape, rows: Rows) -> Way:
+    """The training on this machine's CPU, whatever the recipe would hire."""
+    steps, _ = _steps(recipe, rows)
+    return _way(recipe, shape, _tokens(recipe, steps, rows), "CPU", 0, *on_cpu(recipe, shape, rows.learned))
+
+
+def work_of(recipe: Recipe, learned: float = 1.0) -> Work:
+    """What memory depends on, of one row at a time on one GPU; `learned` is the share of its tokens that is."""
     train = recipe.train.model_dump()
     return Work(
         method=train["method"],
@@ -92,10 +97,11 @@ def work_of(recipe: Recipe) -> Work:
         targets=frozenset(train["targets"]),
         saved=frozenset(train.get("modules_to_save", ())),
         tokens=recipe.data.max_tokens,
+        learned=1.0 if train["packing"] else learned,
     )
 
 
-def placed(recipe: Recipe, shape: Shape, kind: str, count: int) -> tuple[Work, Parts] | None:
+def placed(recipe: Recipe, shape: Shape, kind: str, count: int, learned: float = 1.0) -> tuple[Work, Parts] | None:
     """The training on `count` GPUs of a kind, with as many rows at a time as fit; None if not even one does.
 
     DDP where the model fits one GPU, FSDP2 where it does not.
@@ -105,19 +111,18 @@ def placed(recipe: Recipe, shape: Shape, kind: str, count: int) -> tuple[Work, P
     fits = hardware().usable_bytes(kind)
     for sharded in (False, True) if count > 1 else (False,):
         for rows in _row_counts(recipe, count):
-            work = dataclasses.replace(work_of(recipe), rows=rows, gpus=count, sharded=sharded)
+            work = dataclasses.replace(work_of(recipe, learned), rows=rows, gpus=count, sharded=sharded)
             parts = peak(shape, work)
             if parts.total <= fits:
                 return work, parts
     return None
 
 
-def on_cpu(recipe: Recipe, shape: Shape) -> tuple[Work, Parts]:
+def on_cpu(recipe: Recipe, shape: Shape, learned: float = 1.0) -> tuple[Work, Parts]:
     """The training on the CPU, in 32 bit, all rows of a batch at a time."""
-    rows = recipe.compute.micro_batch_rows or recipe.train.batch_rows
-    work = dataclasses.replace(
-        work_of(recipe), rows=rows, checkpointing="none", compute_bytes=4, optimizer_bytes=8, on_cpu=True
-    )
+    rows, gpu = recipe.compute.micro_batch_rows or recipe.train.batch_rows, work_of(recipe, learned)
+    kept = ("method", "rank", "targets", "saved", "tokens", "learned")
+    work = Work.on_the_cpu(rows=rows, **{name: getattr(gpu, name) for name in kept})
     return work, peak(shape, work)
 
 
@@ -144,6 +149,11 @@ def _steps(recipe: Recipe, rows: Rows) -> tuple[int | None, float | None]:
     return steps, None if steps is None or not rows.train else steps * train.batch_rows / rows.train
 
 
+def _tokens(recipe: Recipe, steps: int | None, rows: Rows) -> Range | None:
+    seen = None if steps is None else steps * recipe.train.batch_rows
+    return None if seen is None else combined((seen, seen), rows.tokens, PADDED)
+
+
 def _row_counts(recipe: Recipe, gpus: int) -> list[int]:
     if asked := recipe.compute.micro_batch_rows:
         return [asked]
@@ -151,17 +161,17 @@ def _row_counts(recipe: Recipe, gpus: int) -> list[int]:
     return [rows for rows in (8, 4, 2, 1) if rows <= most]
 
 
-def _fitting(recipe: Recipe, shape: Shape) -> list[tuple[str, int, Work, Parts]]:
+def _fitting(recipe: Recipe, shape: Shape, learned: float) -> list[tuple[str, int, Work, Parts]]:
     """Of each kind the fewest that hold it, and what the recipe asks for; the CPU where it asks for none."""
     asked = hardware().parse(recipe.compute.train.gpu) if recipe.compute.train.gpu else None
-    found = [("CPU", 0, *on_cpu(recipe, shape))] if asked is None else []
+    found = [("CPU", 0, *on_cpu(recipe, shape, learned))] if asked is None else []
     for kind in hardware().chips:
         for count in COUNTS:
-            if placing := placed(recipe, shape, kind, count):
+            if placing := placed(recipe, shape, kind, count, learned):
                 found.append((kind, count, *placing))
                 break
     if asked and asked not in [(kind, count) for kind, count, _, _ in found]:
-        found += [(*asked, *placing)] if (placing := placed(recipe, shape, *asked)) else []
+        found += [(*asked, *placing)] if (placing := placed(recipe, shape, *asked, learned)) else []
     return found
 
 

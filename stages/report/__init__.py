@@ -141,6 +141,7 @@ def _context(run: Run) -> Row:
         "sizes_chart": safe(_sizes_chart(sized)) if sized else "",
         "divergence_chart": safe(_divergence_chart(sized)) if sized else "",
         "times": _times(run),
+        "planned": _planned(run),
         "versions": _versions(run),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
     }
@@ -337,6 +338,30 @@ def _types(details: Row) -> Row:
 def _times(run: Run) -> list[tuple[str, Manifest]]:
     fetched = [("fetch", run.fetched)] if run.fetched else []
     return [*fetched, *((stage, run.manifests[stage]) for stage in STAGES if stage in run.manifests)]
+
+
+def _planned(run: Run) -> list[Row]:
+    """The plan of the training against what was measured."""
+    if (manifest := run.manifests.get("train")) is None:
+        return []
+    from stages.plan.against import against
+
+    found = against(run.path, manifest.seconds, read_events(run.path))
+    return [
+        {
+            "what": one.what,
+            "planned": f"{figures(one.planned)} {one.unit}",
+            "measured": f"{figures((one.measured, one.measured))} {one.unit}",
+            "mend": one.mend,
+        }
+        for one in found
+    ]
+
+
+def figures(both: tuple[float, float]) -> str:
+    """One figure, or a range, to three places."""
+    low, high = (f"{float(f'{value:.3g}'):,.10g}" for value in both)
+    return low if low == high else f"{low} – {high}"
 
 
 def _versions(run: Run) -> dict[str, str]:

@@ -14,7 +14,7 @@ from stages.events import Events
 from stages.train.checkpoints import mark_whole
 from stages.train.flops import peak_flops
 from stages.train.trainer import any_process, is_first, world
-from stages.train.watch import peak_memory_gb
+from stages.train.watch import peak_memory_gb, process_memory_gb
 
 NAMES = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm", "eval_loss": "validation_loss"}
 
@@ -61,6 +61,8 @@ class Report(TrainerCallback):
             fields["model_flops_utilization"] = round(speed * self.flops_per_token / (self._peak * world()), 4)
         if memory := peak_memory_gb():
             fields["memory_gb"] = round(memory, 2)
+        else:
+            fields["process_gb"] = round(process_memory_gb(), 2)
         self._tokens, self._learned, self._at = tokens, learned, now
         return fields
 

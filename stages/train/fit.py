@@ -26,6 +26,7 @@ from stages.events import Events
 from stages.prepare import TEMPLATE, load_tools, read_prepared
 from stages.prepare.render import Renderer
 from stages.train import shard
+from stages.train.allocator import return_freed_memory
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
 from stages.train.flops import flops_per_token
@@ -64,6 +65,7 @@ def fit(
     renderer = Renderer(base, load_tools(prepared), prepared / TEMPLATE)
     rows = {name: _dataset(renderer, prepared / f"{name}.jsonl") for name in ("train", "validation")}
     model = load(settings, base, start, events, sharded=is_sharded())
+    return_freed_memory(sum(parameter.numel() for parameter in model.parameters()))
     scratch = folder / artifact.SCRATCH
     stop, divergence = StopOnSignal(), Divergence()
     trainer = Trainer(

@@ -3,6 +3,7 @@
 import math
 import shutil
 import statistics
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -139,6 +140,13 @@ def without_gain(history: list[tuple[int, float]], min_delta: float) -> int:
     for _, loss in history:
         best, since = (loss, 0) if loss < best - min_delta else (best, since + 1)
     return since
+
+
+def process_memory_gb() -> float:
+    """The most this process has held so far, in 10^9 bytes; the interpreter and its libraries too."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def peak_memory_gb() -> float:

@@ -14,6 +14,7 @@ from configs.models import registry
 from configs.recipe import ROOT, Recipe, load_recipe
 from stages.errors import BadRecipe
 from stages.plan import plan_of, refuse
+from stages.plan.against import against
 from stages.plan.line import bounds, table
 from stages.plan.memory import Parts, Work, peak
 from stages.plan.serving import SERVED_RANK, VLLM_RANKS, refuse_unservable, serving
@@ -33,15 +34,19 @@ cross-entropy, linearized experts of which each token runs through all, and the 
     ("shape", "work", "published"),
     [
         # pytorch/torchtune, README.md, "Memory and training speed" (commit 0031bfb): GiB
-        ("llama-3-8b", TORCHTUNE | {"whole_logits": True}, 7.4 * GIB),
-        ("llama-3-8b", TORCHTUNE | {"whole_logits": True, "method": "lora"}, 16.2 * GIB),
+        ("llama-3-8b", TORCHTUNE | {"head": "eighths"}, 7.4 * GIB),
+        ("llama-3-8b", TORCHTUNE | {"head": "eighths", "method": "lora"}, 16.2 * GIB),
         (
             "llama-3-70b",
-            TORCHTUNE | {"whole_logits": True, "method": "lora", "rank": 16, "gpus": 8, "sharded": True},
+            TORCHTUNE | {"head": "eighths", "method": "lora", "rank": 16, "gpus": 8, "sharded": True},
             27.6 * GIB,
         ),
         # axolotl-ai-cloud/axolotl, examples/llama-4/README.md: "64.5GB VRAM for post-training with 4k context"
-        ("llama-4-scout", AXOLOTL | {"checkpointing": "offloaded", "all_experts": True, "with_other": True}, 64.5e9),
+        (
+            "llama-4-scout",
+            AXOLOTL | {"head": "tiled", "checkpointing": "offloaded", "all_experts": True, "with_other": True},
+            64.5e9,
+        ),
     ],
 )
 def test_published_peaks_are_reproduced_within_15_percent(shape: str, work: dict[str, Any], published: float) -> None:
@@ -59,7 +64,7 @@ def test_memory_follows_what_is_trained_and_how() -> None:
     assert parts_of(Work(rows=4)).activations > 3 * one.activations
     assert parts_of(Work(checkpointing="none")).activations > 5 * one.activations
     assert parts_of(Work(gpus=4)).weights == one.weights > 1.4 * parts_of(Work(gpus=8, sharded=True)).weights
-    assert parts_of(Work(whole_logits=True, rows=8)).logits > 10 * one.logits
+    assert one.logits > 2048 * 128256 * 10 > 8 * parts_of(Work(learned=0.1)).logits
     assert one.total == pytest.approx(one.allocated + one.overhead)
 
 
@@ -171,6 +176,39 @@ def test_an_api_bill_is_held_against_the_month() -> None:
     assert month and serving(asked, eight, api_usd=2 * month).break_even_share == pytest.approx(0.5)
     more = serving(asked, eight, context=100_000, streams=64)
     assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
+
+
+def trained(run: Path, asked: Recipe, **metrics: float) -> list[dict[str, Any]]:
+    (run / "prepare").mkdir(parents=True)
+    (run / "recipe.json").write_text(asked.model_dump_json())
+    prepared = {"metrics": {"rows_train": 3200, "tokens_mean": 500.0, "learned_tokens_mean": 100.0}}
+    (run / "prepare/manifest.json").write_text(json.dumps(prepared))
+    return [{"stage": "train", "kind": "metrics", "step": step, **metrics} for step in (1, 2, 3)]
+
+
+def test_what_was_planned_is_held_against_what_a_gpu_measured(tmp_path: Path) -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+    way = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked)
+    events = trained(tmp_path, asked, tokens_per_second=3 * way.tokens_per_second[1], memory_gb=30.0)
+    found = {one.what: one for one in against(tmp_path, 7200, events)}
+    assert found["memory"].measured == 30 and found["time"].measured == 2
+    assert found["cost"].measured == pytest.approx(2 * 3600 * hardware().usd_per_second("H100", 8, 64), rel=0.2)
+    # Told the line that would have been right, the next plan is.
+    own = tmp_path / "own.yaml"
+    own.write_text(found["speed"].mend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OVERRIDES, str(own))
+        hardware.cache_clear()
+        corrected = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked).tokens_per_second
+    hardware.cache_clear()
+    assert corrected[0] < found["speed"].measured < corrected[1]
+
+
+def test_a_run_on_the_cpu_is_held_against_a_plan_for_the_cpu(tmp_path: Path) -> None:
+    events = trained(tmp_path, recipe("tiny"), tokens_per_second=1000.0, process_gb=1.1)
+    found = {one.what: one for one in against(tmp_path, 60, events)}
+    assert set(found) == {"speed", "time", "memory"} and found["memory"].measured == pytest.approx(0.5)
+    assert against(tmp_path / "none", 60, events) == []
 
 
 def test_above_max_cost_usd_nothing_starts() -> None:

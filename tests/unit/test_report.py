@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Evaluate, Suite
+from configs.recipe import Evaluate, Recipe, Suite
 from stages import artifact
 from stages.artifact import flatten
 from stages.errors import NotFound
@@ -205,3 +205,15 @@ def test_charts() -> None:
     assert 'aria-label="50.0%' in whisker(0.5, 0.4, 0.6, "tuned")
     assert lines([], "nothing") == ""
     assert "&lt;b&gt;" in lines([Series("a", "tuned", [(0, 0), (1, 0)])], "<b>")
+
+
+def test_the_plan_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    make_all(tmp_path / "r")
+    assert "Planned and measured" not in write_report(tmp_path / "r").read_text(), "without a recipe there is no plan"
+    sources = [{"grammar": "data/requests/train.yaml", "rows": 9000}]
+    recipe = Recipe.model_validate({"name": "r", "data": {"sources": sources}})
+    (tmp_path / "r/recipe.json").write_text(recipe.model_dump_json())
+    Events(tmp_path / "r", "train").emit("metrics", step=3, tokens_per_second=1e9, process_gb=1.6)
+    page = write_report(tmp_path / "r").read_text()
+    assert "Planned and measured" in page and "1,000,000,000 tokens/s" in page and "1 GB" in page
+    assert "cpu_gflops_per_core" in page
