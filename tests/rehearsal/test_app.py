@@ -76,7 +76,7 @@ def test_a_call_that_nears_its_end_is_followed_by_another_until_cancelled(
         """A later call's first step is not the first of all."""
         last = list(itertools.takewhile(lambda event: event["kind"] != "started", reversed(trained(run))))
         steps = [event["step"] for event in last if "loss" in event]
-        return process.poll() is not None or bool(steps) and min(steps) > 1
+        return process.poll() is not None or (bool(steps) and min(steps) > 1)
 
     eventually(went_on, 600)
     listed = json.loads(stage.tuneline("runs", "show", "long", "--modal", "--json"))
@@ -167,9 +167,8 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
 
     def healthy() -> bool:
         seen.add(httpx.get(f"{deployed}/health", timeout=120).status_code)
-        return 200 in seen and httpx.get(f"{deployed}/v1/models", headers={"Authorization": f"Bearer {key}"}).json()[
-            "data"
-        ] == [{"id": "router", "object": "model", "owned_by": "tuneline"}]
+        models = httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).json()["data"]
+        return 200 in seen and models == [{"id": "router", "object": "model", "owned_by": "tuneline"}]
 
     eventually(healthy, 90)
     client = OpenAI(base_url=f"{deployed}/v1", api_key=key, max_retries=10)
@@ -179,6 +178,9 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == whole
     with pytest.raises(AuthenticationError):
         OpenAI(base_url=f"{deployed}/v1", api_key="tl-no", max_retries=0).models.list()
+
+    stage.tuneline("keys", "revoke", "maria", "--modal")
+    eventually(lambda: httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).status_code == 401)
 
     earlier = stage.volume("scores") / "router/2020-01-01.json"
     earlier.parent.mkdir(parents=True)
@@ -190,4 +192,9 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
     score = json.loads(today.read_text())
     assert today != earlier and score["run"] == "cloud" and "(last)" in score["worse"][0]
     assert not any("(promoted)" in worse for worse in score["worse"])
+    assert all(score["references"][known] for known in ("last", "promoted", "baseline"))
     assert "router (cloud) got worse" in told[-1]["text"] and told[-1]["worse"] == score["worse"]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
