@@ -23,7 +23,7 @@ def why(what: str, error: Exception, asked: Container | None = None) -> str:
             add = "Its Function in app.py names its image: add what is missing there, or to FOLDERS in images/source.py"
             return f"{what} cannot start its container: {type(error).__name__}: {error}. {add}; then {AGAIN}"
         case modal.exception.Error():
-            return f"{what} ended without a result: {error}; {LOG}; {AGAIN}"
+            return f"{what} ended without a result: {str(error) or 'cancelled'}; {LOG}; {AGAIN}"
     return f"{what} failed in a way it should not; this is a bug: {type(error).__name__}: {error}; {LOG}"
 
 

@@ -52,6 +52,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     references = {
         "last": _last(name),
         "promoted": _judged(run, Path(version.file).stem),
+        "baseline": _judged(run, _baseline(run)),
         "candidate": _newest(version.run),
     }
     score: dict[str, Any] = {
@@ -96,6 +97,13 @@ def _judged(run: Path, target: str) -> dict[str, Any] | None:
         return None
     board = artifact.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
     return {row["suite"]: row for row in board if row["target"] == target}
+
+
+def _baseline(run: Path) -> str:
+    """What a promoted model was held against by its gate: worse than that, it should not serve."""
+    if not artifact.finished(run / "evaluate"):
+        return ""
+    return str(artifact.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
 
 
 def _newest(promoted_run: str) -> dict[str, Any] | None:

@@ -1,6 +1,10 @@
 """What the rehearsal believes of Modal, asked of Modal itself: the checks that need no hand on the plane."""
 
 from tests.rehearsal.conftest import Cloud
+from tests.rehearsal.test_failures import (  # noqa: F401
+    test_a_stage_that_is_out_of_memory,
+    test_a_stage_that_is_out_of_time,
+)
 from tests.rehearsal.test_machine import (  # noqa: F401
     test_a_cancelled_call_ends_its_input_and_its_container_if_asked_to,
     test_a_container_that_leaves_is_started_again_then_given_up,

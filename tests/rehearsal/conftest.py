@@ -103,6 +103,10 @@ class Checkout:
     def run(self, verb: str, recipe: Path, run: str, *words: str, code: int = 0) -> str:
         return self.modal("run", f"app.py::{verb}", "--recipe", str(recipe), "--run", run, *words, code=code)
 
+    def start(self, verb: str, recipe: Path, run: str, *words: str) -> "subprocess.Popen[str]":
+        words = ("run", f"app.py::{verb}", "--recipe", str(recipe), "--run", run, *words)
+        return self.stage.start(MODAL, *words, cwd=self.folder)
+
     def modal(self, *words: str, code: int = 0) -> str:
         return self.stage.modal(*words, code=code, cwd=self.folder)
 

@@ -1,5 +1,6 @@
 """app.py through the real modal command: the line, preemption, what is deployed, the schedule, the endpoint."""
 
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from openai import AuthenticationError, OpenAI
 
 from stages.artifact import sha256
 from tests.conftest import MICRO
-from tests.rehearsal.conftest import Checkout, Stage, eventually
+from tests.rehearsal.conftest import MODAL, Checkout, Stage, eventually
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
@@ -59,17 +60,32 @@ def test_bad_input_ends_with_2_and_leaves_nothing(stage: Stage, tmp_path: Path) 
     assert not (stage.volume("runs") / "wrong").exists() and not (stage.volume("runs") / "dear").exists()
 
 
-def test_a_call_that_nears_its_end_is_followed_by_another(stage: Stage, tmp_path: Path, cloud: Path) -> None:
-    start_s, step_s = pace(cloud)
-    call_s = 5 + 3 * start_s  # so that a call trains some steps, on a busy machine too
-    steps = round(1.2 * (call_s - start_s) / step_s)
-    long = tmp_path / "long.yaml"
-    long.write_text(MICRO.read_text().replace("max_steps: 10", f"max_steps: {steps}"))
-    shutil.copytree(cloud / "prepare", stage.volume("runs") / "long/prepare")
+def test_a_call_that_nears_its_end_is_followed_by_another_until_cancelled(
+    stage: Stage, tmp_path: Path, cloud: Path
+) -> None:
+    events = trained(cloud)
+    first = next(event for event in events if "loss" in event)
+    call_s = 5 + 2 * (at(first) - at(events[0]))  # so that a call trains some steps, on a busy machine too
+    run, long = stage.volume("runs") / "long", tmp_path / "long.yaml"
+    long.write_text(MICRO.read_text().replace("max_steps: 10", "max_steps: 100000"))
+    shutil.copytree(cloud / "prepare", run / "prepare")
     words = ("run", "app.py::train", "--recipe", str(long), "--run", "long")
-    out = stage.modal(*words, TUNELINE_CALL_HOURS=str(call_s / 3600))
-    assert "a successor goes on from the checkpoint" in out and "long is done up to train" in out
-    assert manifest(stage.volume("runs") / "long/train")["metrics"]["steps"] == steps
+    process = stage.start(MODAL, *words, TUNELINE_CALL_HOURS=str(call_s / 3600))
+
+    def went_on() -> bool:
+        """A later call's first step is not the first of all."""
+        last = list(itertools.takewhile(lambda event: event["kind"] != "started", reversed(trained(run))))
+        steps = [event["step"] for event in last if "loss" in event]
+        return process.poll() is not None or (bool(steps) and min(steps) > 1)
+
+    eventually(went_on, 600)
+    listed = json.loads(stage.tuneline("runs", "show", "long", "--modal", "--json"))
+    assert "train" not in listed and "prepare" in listed
+    assert "is cancelled" in stage.tuneline("runs", "cancel", "long", "--modal")
+    out, _ = process.communicate()
+    assert process.returncode == 1 and "a successor goes on from the checkpoint" in out
+    assert "error: the walk ended without a result: cancelled" in out
+    assert "nobody is making it" in stage.tuneline("runs", "cancel", "long", "--modal", code=2)
 
 
 def test_a_container_trains_in_as_many_processes_as_it_is_told_to(stage: Stage, tmp_path: Path, cloud: Path) -> None:
@@ -83,19 +99,13 @@ def test_a_container_trains_in_as_many_processes_as_it_is_told_to(stage: Stage, 
 
 
 def trained(run: Path) -> list[dict[str, Any]]:
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    file = run / "events.jsonl"
+    events = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [event for event in events if event["stage"] == "train"]
 
 
 def losses(run: Path) -> list[float]:
     return [event["loss"] for event in trained(run) if event["kind"] == "metrics" and "loss" in event]
-
-
-def pace(run: Path) -> tuple[float, float]:
-    """Seconds until a run's first step, and of its fastest."""
-    times = {event["step"]: at(event) for event in trained(run) if "loss" in event}
-    took = [times[step] - times[step - 1] for step in times if step - 1 in times]
-    return min(times.values()) - at(trained(run)[0]), min(seconds for seconds in took if seconds > 0)
 
 
 def at(event: dict[str, Any]) -> float:
@@ -157,9 +167,8 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
 
     def healthy() -> bool:
         seen.add(httpx.get(f"{deployed}/health", timeout=120).status_code)
-        return 200 in seen and httpx.get(f"{deployed}/v1/models", headers={"Authorization": f"Bearer {key}"}).json()[
-            "data"
-        ] == [{"id": "router", "object": "model", "owned_by": "tuneline"}]
+        models = httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).json()["data"]
+        return 200 in seen and models == [{"id": "router", "object": "model", "owned_by": "tuneline"}]
 
     eventually(healthy, 90)
     client = OpenAI(base_url=f"{deployed}/v1", api_key=key, max_retries=10)
@@ -169,6 +178,9 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == whole
     with pytest.raises(AuthenticationError):
         OpenAI(base_url=f"{deployed}/v1", api_key="tl-no", max_retries=0).models.list()
+
+    stage.tuneline("keys", "revoke", "maria", "--modal")
+    eventually(lambda: httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).status_code == 401)
 
     earlier = stage.volume("scores") / "router/2020-01-01.json"
     earlier.parent.mkdir(parents=True)
@@ -180,4 +192,9 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
     score = json.loads(today.read_text())
     assert today != earlier and score["run"] == "cloud" and "(last)" in score["worse"][0]
     assert not any("(promoted)" in worse for worse in score["worse"])
+    assert all(score["references"][known] for known in ("last", "promoted", "baseline"))
     assert "router (cloud) got worse" in told[-1]["text"] and told[-1]["worse"] == score["worse"]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.conftest import MICRO
-from tests.rehearsal.conftest import Checkout, Stage
+from tests.rehearsal.conftest import Checkout, Cloud, Stage, eventually
 
 
 def recipe(folder: Path, compute: str) -> Path:
@@ -14,7 +14,7 @@ def recipe(folder: Path, compute: str) -> Path:
 
 def last(out: str) -> str:
     """The message, which stands behind all that containers said."""
-    before, error, message = out.rpartition("\nerror: ")
+    before, error, message = f"\n{out}".rpartition("\nerror: ")
     assert error and "Traceback" not in message and "Traceback" not in before.partition("started as")[0]
     return message
 
@@ -42,14 +42,14 @@ def test_a_stage_whose_container_cannot_import(checkout: Checkout) -> None:
     assert message.startswith("train cannot start its container: ModuleNotFoundError: No module named 'images'")
 
 
-def test_a_stage_that_is_out_of_memory(stage: Stage, tmp_path: Path) -> None:
+def test_a_stage_that_is_out_of_memory(stage: Cloud, tmp_path: Path) -> None:
     hungry = recipe(tmp_path, "prepare: {memory_gib: 0.05}")
     message = last(stage.modal("run", "app.py::prepare", "--only", "--recipe", str(hungry), "--run", "hungry", code=1))
     assert "prepare was lost" in message and "out of memory" in message
     assert "raise compute.prepare.memory_gib, now 0.05; run the same command again" in message
 
 
-def test_a_stage_that_is_out_of_time(stage: Stage, tmp_path: Path) -> None:
+def test_a_stage_that_is_out_of_time(stage: Cloud, tmp_path: Path) -> None:
     slow = recipe(tmp_path, "prepare: {hours: 0.00001}")
     message = last(stage.modal("run", "app.py::prepare", "--only", "--recipe", str(slow), "--run", "slow", code=1))
     assert "raise compute.prepare.hours, now 1e-05, and run the same command again" in message
@@ -61,6 +61,19 @@ def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
     hangs = recipe(checkout.folder, "prepare: {hours: 0.0003, retries: 0}")
     message = last(checkout.run("prepare", hangs, "hangs", "--only", code=1))
     assert "prepare took too long and was stopped" in message and "raise compute.prepare.hours, now 0.0003" in message
+
+
+def test_the_same_command_follows_what_is_being_made_and_is_told_of_its_end(stage: Stage, checkout: Checkout) -> None:
+    checkout.change("volumes/working.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
+    containers = stage.rehearsal.plane.state.containers
+    before, first = len(containers), checkout.start("prepare", MICRO, "held", "--only")
+    eventually(lambda: any(c.function.name == "prepare_cpu" for c in list(containers.values())[before:]), 120)
+    second = checkout.start("prepare", MICRO, "held", "--only")
+    assert second.stdout and "following it" in next(line for line in second.stdout if "is being made already" in line)
+    assert "is cancelled" in stage.tuneline("runs", "cancel", "held", "--modal")
+    for process in (first, second):
+        out, _ = process.communicate()
+        assert process.returncode == 1 and last(out).startswith("the walk ended without a result: cancelled")
 
 
 def test_an_app_of_somebody_else_is_not_replaced(stage: Stage, tmp_path: Path) -> None:
