@@ -19,7 +19,9 @@ index=${TORCH_INDEX:-https://download.pytorch.org/whl/cu130}
 there() { ssh ${BOX_SSH:-} "$host" "$@"; }
 
 echo "box: copying this folder to $host:$dir"
-git ls-files -zco --exclude-standard "$recipe" . | sort -zu | tar --null -T - --ignore-failed-read -czf - 2>/dev/null |
+git ls-files -zco --exclude-standard |
+    while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+    tar --null -T - -czf - |
     there "mkdir -p $dir && tar -xzf - -C $dir"
 
 # By standard input: words of a command, and with them the secrets, anybody there could read.
