@@ -15,11 +15,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] && [ -f "$2" ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 host=$1 recipe=$2 verb=${3:-run} dir=${BOX_DIR:-tuneline}
+git ls-files -co --exclude-standard -- "$recipe" 2>/dev/null | grep -q . || {
+    echo "box: $recipe: not in this folder, or ignored by git: it would not be copied" >&2
+    exit 2
+}
 index=${TORCH_INDEX:-https://download.pytorch.org/whl/cu130}
 there() { ssh ${BOX_SSH:-} "$host" "$@"; }
 
 echo "box: copying this folder to $host:$dir"
-git ls-files -zco --exclude-standard "$recipe" . | sort -zu | tar --null -T - --ignore-failed-read -czf - 2>/dev/null |
+git ls-files -zco --exclude-standard |
+    while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done |
+    tar --null -T - -czf - |
     there "mkdir -p $dir && tar -xzf - -C $dir"
 
 # By standard input: words of a command, and with them the secrets, anybody there could read.

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from stages.errors import StageFailed
+from stages.errors import BadRequest, StageFailed
 from stages.events import read_events
 
 if TYPE_CHECKING:
@@ -20,8 +20,18 @@ PRICE = "TUNELINE_USD_PER_HOUR"
 
 
 def usd_per_hour() -> float | None:
-    """Of this machine; None if nobody is billed."""
-    return float(os.environ[PRICE]) if os.environ.get(PRICE) else None
+    """Of this machine; None if nobody is billed.
+
+    Raises:
+        BadRequest: the environment has no number.
+    """
+    told = os.environ.get(PRICE)
+    if not told:
+        return None
+    try:
+        return float(told)
+    except ValueError:
+        raise BadRequest(f"{PRICE}={told}: USD an hour, as in 2.99") from None
 
 
 def spent_usd(run: Path) -> float:

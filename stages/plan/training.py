@@ -104,12 +104,13 @@ def work_of(recipe: Recipe, learned: float = 1.0) -> Work:
 def placed(recipe: Recipe, shape: Shape, kind: str, count: int, learned: float = 1.0) -> tuple[Work, Parts] | None:
     """The training on `count` GPUs of a kind, with as many rows at a time as fit; None if not even one does.
 
-    DDP where the model fits one GPU, FSDP2 where it does not.
+    DDP where the model fits one GPU, FSDP2 where it does not, unless the recipe's compute.strategy says which.
     """
     if not hardware().chips[kind].bf16:
         return None
     fits = hardware().usable_bytes(kind)
-    for sharded in (False, True) if count > 1 else (False,):
+    shared = {"auto": (False, True), "ddp": (False,), "fsdp2": (True,)}[recipe.compute.strategy]
+    for sharded in shared if count > 1 else (False,):
         for rows in _row_counts(recipe, count):
             work = dataclasses.replace(work_of(recipe, learned), rows=rows, gpus=count, sharded=sharded)
             parts = peak(shape, work)

@@ -9,7 +9,7 @@ from stages.events import Events
 from stages.train.loss import IGNORED
 from stages.train.trainer import is_first
 
-ROWS, TOKENS = 3, 48
+ROWS, TOKENS = 3, 32
 """So few that they cost little beside a validation."""
 
 
@@ -19,6 +19,7 @@ class Samples(TrainerCallback):
     def __init__(self, rows: Any, tokenizer: Any, events: Events, *, sharded: bool) -> None:
         """`rows` have input_ids and labels, with IGNORED where nothing is learned."""
         self.tokenizer, self.events, self.sharded = tokenizer, events, sharded
+        self.padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.asked = [split for i in range(min(ROWS, len(rows))) if (split := _split(rows[i]))]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -28,30 +29,38 @@ class Samples(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if self.sharded or not is_first():
             return
+        answers = self._answers(given["model"]) if self.asked else []
         samples = [
-            {"prompt": self._text(prompt), "wanted": self._text(wanted), "got": self._answer(given["model"], prompt)}
-            for prompt, wanted in self.asked
+            {"prompt": self._text(prompt), "wanted": self._text(wanted), "got": got}
+            for (prompt, wanted), got in zip(self.asked, answers, strict=True)
         ]
         self.events.emit("sample", step=state.global_step, samples=samples)
 
-    def _answer(self, model: Any, prompt: list[int]) -> str:
-        training = model.training
+    def _answers(self, model: Any) -> list[str]:
+        """All at once, padded on the left: that costs what one does."""
+        longest, training = max(len(prompt) for prompt, _ in self.asked), model.training
+        padded = [[self.padding] * (longest - len(prompt)) + prompt for prompt, _ in self.asked]
+        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, _ in self.asked]
         model.eval()
-        ids = torch.tensor([prompt], device=model.device)
         try:
             with torch.no_grad():
                 made = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
+                    input_ids=torch.tensor(padded, device=model.device),
+                    attention_mask=torch.tensor(mask, device=model.device),
                     do_sample=False,
                     max_new_tokens=TOKENS,
                     use_cache=True,
-                    pad_token_id=self.tokenizer.pad_token_id,
+                    pad_token_id=self.padding,
                     eos_token_id=self.tokenizer.eos_token_id,
                 )
         finally:
             model.train(training)
-        return self._text(made[0, len(prompt) :].tolist())
+        return [self._text(self._until_end(row)) for row in made[:, longest:].tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        """Without what pads an answer that ended before the others."""
+        end = self.tokenizer.eos_token_id
+        return ids[: ids.index(end) + 1] if end in ids else ids
 
     def _text(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids)

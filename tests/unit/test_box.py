@@ -68,4 +68,8 @@ def test_the_same_command_twice_runs_once_and_ends_as_it_ended_there(box: Path) 
 def test_without_a_recipe_it_says_how(box: Path) -> None:
     process = command(box, "me@box", "nowhere.yaml")
     assert "bash images/box.sh USER@HOST RECIPE [VERB]" in process.communicate()[0]
+    assert process.returncode == 2
+    (box / "mine.yaml").write_text("base: tiny")
+    process = command(box, "me@box", str(box / "mine.yaml"))
+    assert "not in this folder" in process.communicate()[0]
     assert process.returncode == 2 and not (box / "hosts").exists()

@@ -267,3 +267,10 @@ def test_a_recipe_that_should_not_start_is_planned_and_refused(tmp_path: Path) -
     file.write_text((RECIPES / "balanced.yaml").read_text().replace("rank: 64", "rank: 256"))
     told = tuneline("plan", str(file))
     assert told.returncode == 2 and "KV cache" in told.stdout and "rank 256" in told.stderr
+
+
+def test_scout_with_its_experts_is_planned_as_its_recipe_shares_it() -> None:
+    planned = plan_of(load_recipe(RECIPES / "llama-4-scout-experts.yaml"))
+    assert planned.training.parameters_trained == pytest.approx(4.4e9, rel=0.01)
+    assert [(way.gpu, way.count, way.how) for way in planned.training.ways if way.asked] == [("H200", 4, "FSDP2")]
+    assert planned.serving.form == "merged" and not any("serve.form" in why for why in planned.serving.refused)

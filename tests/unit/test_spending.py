@@ -8,7 +8,7 @@ import pytest
 
 from configs.recipe import Recipe
 from stages import spending
-from stages.errors import StageFailed
+from stages.errors import BadRequest, StageFailed
 from stages.spending import Meter, spent_usd
 
 LIMITED = Recipe.model_validate(
@@ -64,5 +64,8 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
 def test_without_a_price_nothing_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(spending.PRICE, raising=False)
     assert spending.usd_per_hour() is None
+    monkeypatch.setenv(spending.PRICE, "2,99")
+    with pytest.raises(BadRequest, match=r"TUNELINE_USD_PER_HOUR=2,99: USD an hour"):
+        spending.usd_per_hour()
     monkeypatch.setattr(spending, "monotonic", lambda: 1e9)
     assert not Meter(LIMITED, tmp_path, price=None).over()
