@@ -133,6 +133,15 @@ def report(run: ExistingRun) -> None:
 
 
 @app.command()
+def card(run: ExistingRun) -> None:
+    """Write the model card, and the notice its base's licence asks for, beside the run's files."""
+    from stages.report.card import write_card
+
+    for file in write_card(_existing(run)):
+        console.print(str(file), **PLAIN)
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
@@ -154,6 +163,40 @@ def compare(
         return
     console.print(comparison_table(found))
     console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+
+
+@app.command()
+def rate(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
+    items: Annotated[int, typer.Option(min=1, help="How many answers to rate.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
+) -> None:
+    """Write a page on which people say, not knowing whose, which of two answers is better."""
+    from stages.evaluate.ratings import make_ballot, write_key
+    from stages.report.ballot import write_ballot
+
+    ballot = make_ballot(a, b, items, seed)
+    key = write_key(ballot)
+    page = write_ballot(ballot, to or key.with_name(f"ballot-{ballot.id}.html"))
+    told = f"{len(ballot.questions)} items ({ballot.same} more were answered alike by both): {page}"
+    console.print(f"{told}\n`tuneline ratings FILE…` reads what people save; {key} stays here", **PLAIN)
+
+
+@app.command()
+def ratings(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="What people saved.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Which model people prefer, how sure that is, and how far they agree."""
+    from dataclasses import asdict
+
+    from stages.evaluate.ratings import read_ratings
+    from tables import preference_text
+
+    found = read_ratings(files)
+    typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict}) if as_json else preference_text(found))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from configs.hardware import GIB, Range
 
 if TYPE_CHECKING:
     from stages.doctor import Finding
+    from stages.evaluate.ratings import Preference
     from stages.fetch.here import Here
     from stages.plan import Plan
     from stages.plan.fit import Fit, Machine
@@ -231,6 +232,24 @@ def _served(plan: "Plan") -> list[str]:
         verdict = "pays" if serving.break_even_share < 1 else "does not pay"
         lines.append(f"  against your bill: {serving.break_even_share:.0%} of it, so it {verdict}")
     return lines
+
+
+def preference_text(found: "Preference") -> str:
+    """What people's votes on a ballot show."""
+    decided = found.a_won + found.b_won
+    lines = [
+        f"{found.verdict}: B = {found.b} against A = {found.a}",
+        f"  B preferred   {found.b_won} of {decided} items somebody won, {found.share:.1%} "
+        f"({found.low:.1%} to {found.high:.1%}, p = {found.p:.2g}); {found.tied} tied",
+        f"  raters        {', '.join(found.raters)}; {found.items} items rated",
+        f"  the left side was taken in {found.left_share:.0%} of the votes that took one",
+    ]
+    if found.kappa is not None:
+        lines += [
+            f"  agreement     kappa {found.kappa:.2f}, the same vote in {found.agreed:.0%} of {found.both_rated} "
+            "votes of two on one item"
+        ]
+    return "\n".join(lines)
 
 
 def _line(plan: "Plan") -> str:

@@ -135,6 +135,22 @@ class Model(_Fact):
     """Whether the whole line is run on it by our tests."""
 
 
+class Licence(_Fact):
+    """What a base's licence asks of whoever passes on what was made of it."""
+
+    name: str
+    url: str
+    hub: str | None
+    """Its name on the hub; None is `other` there."""
+    built_with: str | None = None
+    """Words to be shown prominently."""
+    name_begins: str | None = None
+    """What the tuned model's name must begin with."""
+    notice: str | None = None
+    """For a text file `NOTICE` beside the model."""
+    asks: tuple[str, ...] = ()
+
+
 class _Never(_Fact):
     name: str
     because: str
@@ -147,6 +163,7 @@ class Registry(_Fact):
     as_of: date
     shapes: dict[str, Shape]
     models: dict[str, Model]
+    licences: dict[str, Licence] = Field(default={})
     never: tuple[_Never, ...] = Field(default=())
 
     def find(self, name: str) -> str | None:

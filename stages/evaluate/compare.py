@@ -93,6 +93,20 @@ def compare(a: str, b: str, *, exact: bool = False, by_tool: bool = False) -> Co
     return Comparison(verdicts, tuple(changes), {s: n for s, n in left_out.items() if n}, exact)
 
 
+def sides(a: str, b: str) -> tuple[str, str, Pairs]:
+    """The names of two models, and their answers to the items both were asked.
+
+    Raises:
+        NotFound, BadRequest: as `compare` does.
+    """
+    before, after = _side(a), _side(b)
+    suites = [suite for suite in before.answers if suite in after.answers]
+    pairs = [pair for suite in suites for pair in _paired(before.answers[suite], after.answers[suite])]
+    if not pairs:
+        raise BadRequest(f"{before.name} and {after.name} were asked no item in common")
+    return before.name, after.name, pairs
+
+
 def _side(word: str) -> Side:
     run, _, target = word.partition(":")
     folder = paths.run_folder(run)

@@ -89,13 +89,13 @@ def _draft_settings(file: Path) -> Row:
     return settings
 
 
-def template(name: str) -> Any:
-    """A page's template, with the filters its figures need."""
+def template(name: str, *, escape: bool = True) -> Any:
+    """A page's template, with the filters its figures need; `escape` for HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

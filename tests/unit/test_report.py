@@ -53,7 +53,9 @@ def make_all(run: Path) -> None:
             (folder / f"{name}.gguf").write_bytes(b"x" * amount)
         return {
             "files": {"tuned-Q4_K_M": {"k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}}},
-            "fidelity": {"tuned-Q4_K_M": {"perplexity": 15.1, "kl_mean_nats": 0.0203, "top_1_agreement": 0.93}},
+            "fidelity": {
+                "tuned-Q4_K_M": {"perplexity": 15.1, "kl_mean_nats": 0.0203, "top_1_agreement": 0.93, "tokens": 99}
+            },
         }
 
     converted = artifact.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)

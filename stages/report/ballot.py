@@ -1,0 +1,20 @@
+"""The blind ballot as one HTML page: no names, keys, and a JSON file to hand in."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from stages import artifact
+from stages.evaluate.ratings import Ballot
+from stages.report import safe, template
+
+
+def write_ballot(ballot: Ballot, file: Path) -> Path:
+    """Writes the page and returns its path."""
+    questions = json.dumps([asdict(question) for question in ballot.questions], ensure_ascii=False)
+    page = template("ballot.html.jinja").render(
+        id=ballot.id, count=len(ballot.questions), questions=safe(questions.replace("<", "\\u003c"))
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_atomic(file, page)
+    return file
