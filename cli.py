@@ -442,7 +442,7 @@ def _user() -> str:
 def models_ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
     from configs.models import registry
-    from stages.fetch.here import bases_here
+    from stages.fetch.here import bases_here, half_here
     from tables import models_text
 
     here = bases_here()
@@ -451,7 +451,7 @@ def models_ls(as_json: AsJson = False) -> None:
         there = [{"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.used.isoformat()} for b in here]
         typer.echo(json.dumps({"known": known, "here": there}))
     else:
-        typer.echo(models_text(here))
+        typer.echo(models_text(here, half_here()))
 
 
 @models_app.command("show")
@@ -477,7 +477,7 @@ def models_fit(
     from tables import fit_text
 
     if (gpu is None) != here:
-        raise BadRequest("give one of --gpu and --here")
+        raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
     where = this_machine() if gpu is None else machine(gpu)
     found = fit(where)
     typer.echo(json.dumps([asdict(each) for each in found]) if as_json else fit_text(where, found))
@@ -525,8 +525,10 @@ def models_verify(
     from stages.errors import StageFailed
     from stages.fetch.here import bases_here, faults, found_here
 
-    wrong = []
-    for base in bases_here() if name is None else found_here(name):
+    wrong, asked = [], bases_here() if name is None else found_here(name)
+    if not asked:
+        typer.echo("no base is here; `tuneline models download NAME` brings one")
+    for base in asked:
         found = faults(base)
         typer.echo(f"{base.slug}: {'whole' if not found else 'NOT whole'}")
         wrong += found

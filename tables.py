@@ -68,8 +68,8 @@ def side_by_side(plans: Sequence["Plan"]) -> str:
     return grid(["", *(plan.recipe for plan in plans)], [[key, *(c[key] for c in columns)] for key in columns[0]], 34)
 
 
-def models_text(here: Sequence["Here"]) -> str:
-    """What is known, and what is here."""
+def models_text(here: Sequence["Here"], half: Sequence[tuple[str, int]] = ()) -> str:
+    """What is known, what is here, and what is here in part."""
     from configs.models import registry
 
     table, there = registry(), {base.known_as for base in here}
@@ -88,6 +88,9 @@ def models_text(here: Sequence["Here"]) -> str:
             for b in here
         ]
         parts.append(grid(["here", "size", "last used", "", "runs"], mine))
+    if half:
+        rows = [[slug, f"{size / 1e9:.2f} GB", "the same command goes on"] for slug, size in half]
+        parts.append(grid(["not whole", "so far", ""], rows))
     return "\n\n".join(parts)
 
 
@@ -173,7 +176,10 @@ def _steps(plan: "Plan") -> str:
 def _ways(ways: Sequence["Way"]) -> list[str]:
     if not ways:
         return ["  nothing in configs/hardware.yaml holds one row at a time; shorter data.max_tokens, or method qlora"]
-    shown = [*ways[:WAYS_SHOWN], *(way for way in ways[WAYS_SHOWN:] if way.asked)]
+    shown = list(ways[:WAYS_SHOWN])
+    for way in ways[WAYS_SHOWN:]:  # what is asked for, and what no other line has an offer of
+        if way.asked or {cost.provider for cost in way.costs} - {cost.provider for w in shown for cost in w.costs}:
+            shown.append(way)
     lines = [
         f"  {'GPUs':<14} {'how':<8} {'rows':>4} {'GiB each':>8} {'hours':>12}  USD, cheapest offer first",
         *(
@@ -226,6 +232,11 @@ def _served(plan: "Plan") -> list[str]:
             f"  speed        {_range(serving.tokens_per_second)} tokens/s a stream, "
             f"{low:.2g} to {high:.2g} USD a thousand queries (1,000 tokens in, 200 out) when busy"
         )
+    if serving.flat:
+        offers = (
+            f"{name} {_money(usd)} USD a month" if usd else f"{name} does not" for name, usd in serving.flat.items()
+        )
+        lines.append(f"  holds it too {', '.join(offers)}")
     pays = ", ".join(f"{_many(tokens)} ({kind})" for kind, tokens in serving.break_even.items())
     lines.append(f"  breaks even  above so many tokens a month bought from an API: {pays}")
     if serving.break_even_share is not None:

@@ -49,7 +49,7 @@ class Case:
     checkpointing: bool = False
     packed: bool = False
     learned: float = 0.5
-    """Of a row, its end."""
+    """Of a row, or of each that is packed, its end."""
     tied: bool = False
 
     @property
@@ -73,7 +73,8 @@ class Case:
             rank=self.rank,
             rows=self.rows,
             tokens=self.tokens,
-            learned=1.0 if self.packed else self.learned,
+            learned=self.learned,
+            masked=self.packed,
             checkpointing="layers" if self.checkpointing else "none",
         )
 
@@ -86,7 +87,7 @@ CALIBRATION = {
     ),
     "qlora": Case(method="qlora", hidden=1024, layers=16, ffn=2816, rows=2, tokens=256, rank=32, **LARGE),
     "full": Case(method="full", hidden=768, layers=8, ffn=2048, heads=12, rows=2, tokens=128, vocabulary=32000),
-    "packed": Case(method="lora", hidden=512, layers=14, ffn=1408, heads=8, tokens=1536, vocabulary=48000, packed=True),
+    "packed": Case(method="lora", hidden=512, layers=14, ffn=1408, heads=8, tokens=1792, vocabulary=48000, packed=True),
     "checkpointed": Case(
         method="lora", hidden=1024, layers=8, ffn=2816, rows=2, tokens=256, learned=1.0, checkpointing=True, **LARGE
     ),
@@ -267,7 +268,9 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
     import torch
     from accelerate import init_empty_weights
     from peft import prepare_model_for_kbit_training
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.quantizers.auto import AutoHfQuantizer
+    from transformers.utils.quantization_config import QuantizationMethod
 
     from stages.events import Silent
     from stages.train.load import _adapted
@@ -297,6 +300,8 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
     model.tie_weights()
     if quantized:
         model.is_loaded_in_4bit = model.is_quantized = True
+        model.quantization_method = QuantizationMethod.BITS_AND_BYTES
+        model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))  # the trainer asks it
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     adapted = _adapted(recipe.train, model, folder, "llama", None, Silent(folder, "train"))
     adapted.stored_prefix = ""

@@ -4,10 +4,9 @@ Until then a base is `unverified`, and a recipe has to name its commit. A file e
 """
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
-from stages import artifact, paths
+from stages import paths
 
 
 def pin_of(repo: str) -> str | None:
@@ -20,11 +19,15 @@ def pin_of(repo: str) -> str | None:
 
 def pin(repo: str, revision: str, *, anew: bool = False) -> None:
     """Hold `repo` at a commit whose files were verified; what is pinned stays, unless `anew`."""
+    from datetime import UTC, datetime
+
+    from stages.artifact import write_atomic  # not needed to read a pin, as each plan does
+
     if anew or pin_of(repo) is None:
         file = _file(repo)
         file.parent.mkdir(parents=True, exist_ok=True)
         verified = datetime.now(UTC).isoformat(timespec="seconds")
-        artifact.write_atomic(file, json.dumps({"revision": revision, "verified": verified}))
+        write_atomic(file, json.dumps({"revision": revision, "verified": verified}))
 
 
 def _file(repo: str) -> Path:

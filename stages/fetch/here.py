@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.models import registry, shape_of
 from stages import artifact, paths
 from stages.errors import BadRequest, NotFound, TunelineError
+from stages.fetch.hub import bytes_in
 from stages.pins import pin_of
 
 
@@ -60,8 +61,14 @@ def bases_here() -> list[Here]:
     return found
 
 
+def half_here() -> list[tuple[str, int]]:
+    """(folder, bytes so far) of those that were begun and are not whole: no command takes them for a model."""
+    begun = [folder for folder in sorted(paths.models().glob("*@*")) if folder.is_dir()]
+    return [(folder.name, bytes_in(folder)) for folder in begun if not artifact.finished(folder)]
+
+
 def found_here(name: str) -> list[Here]:
-    """The bases that `name` means: a name of models.yaml, a hub id, or the folder's own name or its beginning.
+    """The whole bases that `name` means: a name of models.yaml, a hub id, or the folder's own name or its beginning.
 
     Raises:
         NotFound: none is here.

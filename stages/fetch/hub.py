@@ -132,7 +132,7 @@ def download(files: HubFiles, folder: Path, events: Events) -> dict[str, str]:
     logging.getLogger("huggingface_hub.file_download").setLevel(logging.ERROR)  # we tell of retries ourselves
     (folder / WORKINGS).mkdir(exist_ok=True)
     total, stop = sum(files.sizes.values()), threading.Event()
-    refuse_if_full(folder, total - _bytes_in(folder))
+    refuse_if_full(folder, total - bytes_in(folder))
     largest_first = sorted(files.sizes, key=lambda name: -files.sizes[name])
     with _explained(files.source), room(folder), _followed(folder, total, events), ThreadPoolExecutor(PARALLEL) as pool:
         jobs = {pool.submit(_bring, name, files, folder, events, stop): name for name in largest_first}
@@ -356,7 +356,8 @@ def room(folder: Path) -> Iterator[None]:
         raise StageFailed(f"{folder}: the disk is full; make room, or set TUNELINE_MODELS, and run again") from None
 
 
-def _bytes_in(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
+    """Of all files under a folder that may be written to at this moment."""
     sizes = []
     for file in folder.rglob("*"):
         try:
@@ -369,11 +370,11 @@ def _bytes_in(folder: Path) -> int:
 @contextmanager
 def _followed(folder: Path, total: int, events: Events) -> Iterator[None]:
     """Progress as bytes on disk, with the speed of this call and what is left of it."""
-    stop, begun, started = threading.Event(), _bytes_in(folder), time.monotonic()
+    stop, begun, started = threading.Event(), bytes_in(folder), time.monotonic()
 
     def follow() -> None:
         while not stop.wait(PROGRESS_S):
-            done = min(_bytes_in(folder), total)
+            done = min(bytes_in(folder), total)
             speed = max(0, done - begun) / (time.monotonic() - started)
             left = f", {_minutes((total - done) / speed)} left" if speed else ""
             events.progress(done, total, "bytes", f"downloading, {speed / 1e6:.1f} MB/s{left}")

@@ -50,12 +50,14 @@ def machine(gpu: str) -> Machine:
         unit = GIB if amount[2].lower() == "gib" else 1e9
         return Machine(gpu, float(amount[1]) * unit * hardware().usable, 1)
     kind, _, count = gpu.partition(":")
-    chips = {chip.lower(): chip for chip in hardware().chips}
-    if kind.lower() not in chips or not (count or "1").isdecimal() or count == "0":
-        raise BadRequest(
-            f"--gpu {gpu!r}: a kind and a count, or its memory ('11GiB'); known are {', '.join(chips.values())}"
-        )
-    return Machine(gpu, hardware().usable_bytes(chips[kind.lower()]), int(count or 1))
+    asked = kind.strip().lower().replace(" ", "-")
+    meant = [chip for chip in hardware().chips if asked and asked in chip.lower()]
+    exact = [chip for chip in meant if chip.lower() == asked]
+    chosen = exact or meant
+    if len(chosen) != 1 or not (count or "1").isdecimal() or int(count or 1) == 0:
+        told = f"could be {', '.join(meant)}" if len(chosen) > 1 else f"known are {', '.join(hardware().chips)}"
+        raise BadRequest(f"--gpu {gpu!r}: a kind and a count ('H100:2'), or its memory ('11GiB'); {told}")
+    return Machine(gpu, hardware().usable_bytes(chosen[0]), int(count or 1))
 
 
 def this_machine() -> Machine:
@@ -151,8 +153,9 @@ def pick(constraint: str) -> tuple[str, tuple[str, ...], str]:
     Raises:
         BadRequest: none we know.
     """
-    asked = constraint.strip().lower()
-    for name, (models, advice) in GUIDE.items():
-        if asked in (name.lower(), name.lower().replace(" ", "-")):
-            return name, models, advice
-    raise BadRequest(f"--constraint {constraint!r}: known are {', '.join(GUIDE)}")
+    asked = constraint.strip().lower().replace("-", " ")
+    found = [name for name in GUIDE if asked and asked in name.lower()]
+    if asked in found or len(found) == 1:
+        name = asked if asked in found else found[0]
+        return name, *GUIDE[name]
+    raise BadRequest(f"--constraint {constraint!r}: {'could be' if found else 'known are'} {', '.join(found or GUIDE)}")

@@ -58,6 +58,8 @@ class Work:
     sharded: bool = False
     """FSDP2 instead of DDP."""
     on_cpu: bool = False
+    masked: bool = False
+    """Whether torch's own attention gets a mask, for padding or packed rows; other kernels need none."""
     learned: float = 1.0
     """Share of positions at which something is learned: logits are made for no other."""
 
@@ -163,6 +165,8 @@ def _activations(shape: Shape, work: Work) -> tuple[float, float]:
         kept += 2 * hidden  # a norm's own weight needs what it is multiplied with
     else:
         kept += 7 * work.rank
+    if work.masked:  # the mask as numbers, a row of it for each token; and keys and values once for each head
+        kept += work.tokens + 2 * (width - kv)
     gradients = 2 * ffn + 2 * hidden
     matrix = hidden * max(ffn // max(experts, 1), width)
     buffer = matrix * work.compute_bytes if work.method == "qlora" else 0

@@ -61,6 +61,8 @@ class Serving:
     """Tokens a month above which this is cheaper than an API, by the API's kind."""
     break_even_share: float | None
     """Of the API bill the user told: the monthly price over it; below 1 it pays."""
+    flat: dict[str, float | None]
+    """USD a month of offers at a flat price, None where one does not hold it; of a GGUF alone, they have no GPU."""
     refused: tuple[str, ...]
     """Why the engine, or a publishing target, would not load it; the first words say which."""
 
@@ -88,6 +90,7 @@ def serving(
         usd_per_1000_queries=None if usd_hour is None or speed is None else _queries(usd_hour, speed, streams),
         break_even={} if month is None else _break_even(month),
         break_even_share=None if month is None or not api_usd else month / api_usd,
+        flat=_flat(needed) if form == "gguf" else {},
         refused=(*unservable(recipe), *unpublishable(recipe)),
     )
 
@@ -155,6 +158,11 @@ def _speed(active_bytes: float, gb_per_second: Range) -> Range:
     """Tokens a second of one stream."""
     low, high = gb_per_second
     return 1 / (active_bytes / low / 1e9 + TOKEN_S[1]), 1 / (active_bytes / high / 1e9 + TOKEN_S[0])
+
+
+def _flat(needed: float) -> dict[str, float | None]:
+    offers = {name: flat for name, flat in hardware().flat.items() if flat.memory_gib}
+    return {name: flat.usd_per_month if needed <= flat.memory_gib * GIB else None for name, flat in offers.items()}
 
 
 def _queries(usd_hour: float, speed: Range, streams: int) -> Range:

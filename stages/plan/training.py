@@ -123,7 +123,9 @@ def on_cpu(recipe: Recipe, shape: Shape, learned: float = 1.0) -> tuple[Work, Pa
     """The training on the CPU, in 32 bit, all rows of a batch at a time."""
     rows, gpu = recipe.compute.micro_batch_rows or recipe.train.batch_rows, work_of(recipe, learned)
     kept = ("method", "rank", "targets", "saved", "tokens", "learned")
-    work = Work.on_the_cpu(rows=rows, **{name: getattr(gpu, name) for name in kept})
+    work = Work.on_the_cpu(
+        rows=rows, masked=rows > 1 or recipe.train.packing, **{name: getattr(gpu, name) for name in kept}
+    )
     return work, peak(shape, work)
 
 
