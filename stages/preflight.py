@@ -111,7 +111,7 @@ def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     from stages.prepare.render import Renderer
 
     rows, renderer = read_prepared(prepared / "train.jsonl"), Renderer(base, load_tools(prepared))
-    lengths = [tokens for tokens, _ in renderer.measure(rows)()]
+    lengths = [tokens for tokens, _, _ in renderer.measure(rows)]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     wanted = STEPS * recipe.train.batch_rows
     if recipe.train.packing:  # a row of the batch then is a sequence of many
