@@ -45,7 +45,9 @@ asyncio.run(main())
 
 
 def main(items: int) -> None:
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert server.stdout
     url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
     try:
@@ -87,9 +89,9 @@ def _inspect(url: str, items: int) -> float:
     """Two evaluations of different sizes in this process: their difference is the items' own, start-up left out."""
     from inspect_ai import eval as evaluate
 
-    from stages.evaluate.inspect_tasks import task_of
     from configs.catalogue import load_catalogue
     from configs.recipe import Suite
+    from stages.evaluate.inspect_tasks import task_of
     from stages.evaluate.known import Known
 
     os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}

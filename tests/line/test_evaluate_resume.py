@@ -55,7 +55,9 @@ class _Answers(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": f"I heard {request['messages'][-1]['content']}"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
-        body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage})
+        body = json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        )
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
