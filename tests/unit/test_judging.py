@@ -115,9 +115,7 @@ def test_a_conversation_is_asked_in_its_order_and_is_one_cluster(tmp_path: Path)
     assert scorers.scoreboard_row("s", "m", answers, 0.95)["clusters"] == 3
 
 
-ITALIAN = (
-    "La casa vicino alla spiaggia è tranquilla e luminosa. Ogni mattina il sole entra dalle finestre grandi."
-)
+ITALIAN = "La casa vicino alla spiaggia è tranquilla e luminosa. Ogni mattina il sole entra dalle finestre grandi."
 ENGLISH = "The house close to the beach is quiet and full of light. Every morning the sun comes in through big windows."
 
 
