@@ -88,10 +88,10 @@ def _ours(url: str, items: int) -> float:
 def _inspect(url: str, items: int) -> float:
     """Two evaluations of different sizes in this process: their difference is the items' own, start-up left out."""
     from inspect_ai import eval as evaluate
-    from stages.evaluate.inspect_tasks import task_of
 
     from configs.catalogue import load_catalogue
     from configs.recipe import Suite
+    from stages.evaluate.inspect_tasks import task_of
     from stages.evaluate.known import Known
 
     os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}

@@ -390,12 +390,14 @@ class Target(Section):
 
 
 class Standard(Section):
-    """Public benchmarks by name, asked by lm-eval; their data must be at hand (see docs/suites.md)."""
+    """Public benchmarks by name, asked by lm-eval; their data must be at hand (docs/suites.md)."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
     """As lm-eval calls them: `gsm8k`, `ifeval`, `mgsm_direct_it`, …"""
     limit: int | None = Field(None, gt=0)
     """At most so many items of each."""
+    include: Path | None = None
+    """A folder with tasks of your own, in lm-eval's YAML."""
 
 
 class Evaluate(Section):
@@ -563,7 +565,7 @@ def load_recipe(path: Path) -> Recipe:
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     for key, file in _files(recipe):
-        if not find(file).exists() or (find(file).is_dir() and not key.endswith("].path")):
+        if not find(file).exists() or (find(file).is_dir() and not key.endswith(("].path", ".include"))):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
     return _named(recipe)
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         _refuse(recipe, known, files, suites)
         _ask_targets(recipe, known, files, suites, folder, events)
         ask_elsewhere(recipe, known, suites, folder, events)
+        standard = _standard(recipe, files, folder, events)
         perplexity = _perplexity(recipe, prepared.path, files, folder, events)
         answers = {
             (suite, target): answers_of(folder, suite, target, items)
@@ -56,6 +58,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
             "gate": told,
             "classifier": _classify(recipe.evaluate, prepared.path, suites),
             "perplexity": perplexity,
+            "standard": standard,
             "preselector": _preselected(recipe.evaluate, known, suites),
             "overlap": {
                 name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": stand[name]}
@@ -131,6 +134,10 @@ def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Sui
         raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
     if taken := [target.name for target in recipe.evaluate.targets if target.name in files]:
         raise BadRecipe(f"evaluate.targets: name: {taken[0]!r}: a file of this run is called so; take another")
+    if recipe.evaluate.standard:
+        from stages.evaluate.standard import refuse_unless_installed
+
+        refuse_unless_installed(recipe.evaluate.standard)
     if any(item.style for items in suites.values() for item in items):
         _ = known.styles
 
@@ -179,6 +186,20 @@ def _perplexity(
     return perplexity.table(losses, recipe.evaluate.confidence)
 
 
+def _standard(recipe: Recipe, files: Mapping[str, Path], folder: Path, events: Events) -> list[dict[str, Any]]:
+    """Public benchmarks, of the base and of what goes live."""
+    if not recipe.evaluate.standard:
+        return []
+    from stages.evaluate.standard import ask_standard
+
+    rows = []
+    for done, target in enumerate((BASE, served(recipe))):
+        events.progress(done, 2, "models", f"standard benchmarks of {target}")
+        with _serving(recipe, target, files[target], folder) as base_url:
+            rows += ask_standard(recipe.evaluate.standard, base_url, target, folder, CONCURRENCY)
+    return rows
+
+
 def ask_target(
     recipe: Recipe,
     known: Known,
@@ -189,19 +210,27 @@ def ask_target(
     answered: Callable[[], None] = lambda: None,
 ) -> None:
     """Every item of `suites` to one file through its engine; answers as `evaluate` keeps them, below `folder`."""
-    from endpoints.llama_server import serving
 
     async def ask_suites(base_url: str) -> None:
         async with asker(base_url, target, recipe.data.system, known.catalogue) as ask:
             for suite, items in suites.items():
                 await ask_all(items, ask, answers_file(folder, suite, target), answered, known)
 
+    with _serving(recipe, target, gguf, folder) as base_url:
+        asyncio.run(ask_suites(base_url))
+
+
+@contextmanager
+def _serving(recipe: Recipe, target: str, gguf: Path, folder: Path) -> Iterator[str]:
+    """The engine that serves, with one file; its base URL."""
+    from endpoints.llama_server import serving
+
     log = folder / SCRATCH / f"{target}.log"
     log.parent.mkdir(exist_ok=True)
     threads = recipe.compute.threads or len(os.sched_getaffinity(0))
     context = recipe.serve.context
     with serving(gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=log) as server:
-        asyncio.run(ask_suites(server.base_url))
+        yield server.base_url
 
 
 def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:

@@ -57,6 +57,6 @@ def _bill(target: Target, paid: Paid, items: Sequence[Item]) -> str:
         longest = "x" * int(CHARACTERS_A_TOKEN * item.max_tokens)
         before = [*before, request(item), {"role": "assistant", "content": longest}]
     return (
-        f"{target.name}: {len(items)} requests to {target.model} at {target.provider}, {most:.2f} USD at most, "
+        f"{target.name}: {len(items)} requests to {target.model} at {target.provider}, {most:.4f} USD at most, "
         f"never more than {target.budget_usd:g}; {paid.spent:.4f} spent so far"
     )

@@ -1,6 +1,6 @@
 """Perplexity of each file on validation rows, rendered as they are trained: over all tokens, over learned ones.
 
-Learned tokens are what validation loss counts; all tokens are what tools call perplexity. They are two different things.
+Learned tokens are what validation loss counts; all tokens are what tools call perplexity: two different things.
 """
 
 import json

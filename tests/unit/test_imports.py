@@ -8,6 +8,8 @@ from configs.recipe import ROOT
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
 LIGHT = {f"stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}
 """The rest of stages.train runs inside the trainer; only the train stage imports it, once it has started."""
+EXTRA = {"stages.evaluate.inspect_tasks"}
+"""Read by a command of its own extra, `inspect`."""
 IMPORT = """
 import importlib, sys
 class Block:
@@ -27,6 +29,7 @@ def modules() -> list[str]:
     files = [f for folder in ("stages", "configs", "endpoints") for f in (ROOT / folder).rglob("*.py")]
     files += [ROOT / "cli.py"] if (ROOT / "cli.py").exists() else []
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+    names = [name for name in names if name not in EXTRA]
     return sorted(n for n in names if not n.endswith("__main__") and (n in LIGHT or not n.startswith("stages.train.")))
 
 

@@ -1,0 +1,79 @@
+"""inspect-ai and lm-eval are extras: with them, the same items and marks; without, a line that says what to install."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.catalogue import Catalogue, Tool
+from configs.recipe import Standard, Suite
+from stages.errors import BadRequest, StageFailed
+from stages.evaluate import standard
+from stages.evaluate.known import Known
+
+TOOLS = Catalogue(
+    tools={
+        name: Tool(description=name, parameters={"type": "object", "properties": {"n": {"type": "integer"}}})
+        for name in ("docs.create", "rag.search")
+    }
+)
+
+
+def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
+    inspect_ai = pytest.importorskip("inspect_ai")
+    from inspect_ai.model import ModelOutput, get_model
+
+    from stages.evaluate.inspect_tasks import task_of
+
+    suite = Suite.model_validate(
+        {
+            "name": "both",
+            "items": [
+                {"ask": "make", "call": "docs.create", "arguments": {"n": 5}},
+                {"ask": "find", "call": "rag.search", "arguments": {"n": 5}},
+                {"ask": "who?", "says": ["zantara"], "tools": False, "then": [{"ask": "sure?", "says": ["zantara"]}]},
+            ],
+        }
+    )
+    outputs = [
+        ModelOutput.for_tool_call("m", "docs__create", {"n": 5.0}),
+        ModelOutput.for_tool_call("m", "rag__search", {"n": 6}),
+        ModelOutput.from_content("m", "I am Zantara."),
+        ModelOutput.from_content("m", "No, I am somebody else."),
+    ]
+    model = get_model("mockllm/model", custom_outputs=outputs)
+    (log,) = inspect_ai.eval(
+        task_of(suite, Known(TOOLS)), model=model, log_dir=str(tmp_path), display="none", max_samples=1
+    )
+    assert log.status == "success", log.error
+    values = [(s.scores["_marked"].value["name_correct"], s.scores["_marked"].value["exact"]) for s in log.samples]
+    assert values == [(1, 1), (1, 0), (0.5, 0.5)]
+    assert log.samples[2].scores["_marked"].explanation == "not named: zantara"
+    assert [message.role for message in log.samples[2].messages] == ["user", "assistant", "user", "assistant"]
+
+
+def test_without_lm_eval_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard, "find_spec", lambda _: None)
+    with pytest.raises(BadRequest, match=r"gsm8k: needs lm-eval; `pip install 'tuneline\[standard\]'`"):
+        standard.refuse_unless_installed(Standard(tasks=("gsm8k",)))
+
+
+RESULTS = {
+    "results": {"mine": {"alias": "mine", "exact_match,none": 0.25, "exact_match_stderr,none": 0.1, "name": "mine"}},
+    "n-samples": {"mine": {"original": 40, "effective": 20}},
+}
+
+
+def test_results_become_rows_and_what_was_asked_is_not_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "standard").mkdir()
+    (tmp_path / "standard/base.json").write_text(json.dumps(RESULTS))
+    rows = standard.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)
+    assert rows == [
+        {"target": "base", "task": "mine", "metric": "exact_match,none", "value": 0.25, "stderr": 0.1, "n": 20}
+    ]
+
+
+def test_what_lm_eval_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard.sys, "executable", "false")
+    with pytest.raises(StageFailed, match=r"standard: mine: lm-eval failed.*\n.*\n?Data must be at hand"):
+        standard.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)
