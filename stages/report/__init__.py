@@ -14,6 +14,7 @@ from stages.artifact import DRAFT, MANIFEST, Manifest
 from stages.errors import NotFound
 from stages.events import read_events
 from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
+from stages.report.tradeoffs import checks, tradeoffs
 
 FILE = "report.html"
 STAGES = ("prepare", "train", "convert", "evaluate")
@@ -127,6 +128,9 @@ def _context(run: Run) -> Row:
         "failures": _failures(run.path, suites, judged),
         "files": _files(run, board, suites),
         "files_chart": safe(_files_chart(run, board, suites)),
+        "tradeoffs": tradeoffs(run.metrics("convert")),
+        "verified": checks(run.path / "convert"),
+        "skipped": run.metrics("convert").get("skipped", []),
         "times": _times(run),
         "versions": _versions(run),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
