@@ -1,4 +1,4 @@
-"""Quantized checkpoints of the tiny base and a random adapter: by the real tools in their environment, against 16 bit."""
+"""Quantized checkpoints of the tiny base and a random adapter, made by the real tools and held against 16 bit."""
 
 import json
 import os
