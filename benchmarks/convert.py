@@ -9,6 +9,7 @@ import argparse
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stages.convert.llama_cpp import installed  # noqa: E402
 
 SHARD_BYTES = 1 << 30
 RANK = 16
+SAMPLE_S = 0.02
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES = {
     0.1: {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 10},
@@ -175,14 +177,29 @@ def run(what: str, *words: Any, threads: int, program: Path | None = None) -> Co
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
-        _, status, used = os.wait4(process.pid, 0)
+        pid, peak_gb, anonymous_gb = 0, 0.0, 0.0
+        while not pid:
+            peak_gb, anonymous_gb = _memory(process.pid, peak_gb, anonymous_gb)
+            time.sleep(SAMPLE_S)
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(0)
             sys.exit(f"{what}: ended with {process.returncode}\n{log.read().decode()[-3000:]}")
-    cost = Cost(used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1e6)
-    print(f"{what:<32} {cost.cpu_s:7.1f} CPU s {cost.wall_s:7.1f} s {cost.peak_gb:6.2f} GB peak", flush=True)
+    cost = Cost(used.ru_utime + used.ru_stime, time.perf_counter() - started, peak_gb)
+    told = f"{cost.cpu_s:7.1f} CPU s {cost.wall_s:7.1f} s {peak_gb:6.2f} GB peak, {anonymous_gb:.2f} GB of it no file's"
+    print(f"{what:<32} {told}", flush=True)
     return cost
+
+
+def _memory(process: int, peak_gb: float, anonymous_gb: float) -> tuple[float, float]:
+    """The peak so far, as the kernel keeps it for the program, and the most of it seen that is no file's.
+
+    Not `ru_maxrss`: it is also the memory of whoever started the program, before exec. proc_pid_status(5)
+    """
+    text = Path(f"/proc/{process}/status").read_text()
+    found = {key: int(value.split()[0]) * 1024 / 1e9 for key, value in re.findall(r"(VmHWM|RssAnon):\s+(.+)", text)}
+    return max(peak_gb, found.get("VmHWM", 0)), max(anonymous_gb, found.get("RssAnon", 0))
 
 
 def size(path: Path) -> int:

@@ -30,11 +30,15 @@ def main() -> None:
 
 def by_llmcompressor(model: str, kind: str, texts: list[list[int]], out: str) -> None:
     """Calibrated on `texts`, a layer at a time."""
+    import torch
     from datasets import Dataset
     from llmcompressor import oneshot
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True)
+    own = loaded.dtype
+    if not torch.accelerator.is_available():
+        loaded = loaded.float()  # most CPUs have no arithmetic in 16 bit
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
     oneshot(
         model=loaded,
@@ -45,7 +49,7 @@ def by_llmcompressor(model: str, kind: str, texts: list[list[int]], out: str) ->
         shuffle_calibration_samples=False,
         pipeline="sequential",
     )
-    loaded.save_pretrained(out, save_compressed=True)
+    loaded.to(own).save_pretrained(out, save_compressed=True)
 
 
 def modifiers(kind: str) -> list[Any]:

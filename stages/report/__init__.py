@@ -16,6 +16,7 @@ from stages.evaluate.sizes import Size, Sizes
 from stages.events import read_events
 from stages.report import evidence
 from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
+from stages.report.tradeoffs import checks, tradeoffs
 
 FILE = "report.html"
 STAGES = ("prepare", "train", "convert", "evaluate")
@@ -140,6 +141,9 @@ def _context(run: Run) -> Row:
         "sizes": sized,
         "sizes_chart": safe(_sizes_chart(sized)) if sized else "",
         "divergence_chart": safe(_divergence_chart(sized)) if sized else "",
+        "tradeoffs": tradeoffs(run.metrics("convert")),
+        "verified": checks(run.path / "convert"),
+        "skipped": run.metrics("convert").get("skipped", []),
         "times": _times(run),
         "planned": _planned(run),
         "versions": _versions(run),

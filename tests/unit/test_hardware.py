@@ -57,3 +57,15 @@ def test_images_and_the_lock_agree() -> None:
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.M))
     assert {name: locked.get(name) for name in PINS} == PINS
     assert not set(ONLY_IN_IMAGES) & set(locked)
+
+
+def test_environments_of_their_own_pin_all_and_share_what_they_can() -> None:
+    """A tool has one because it wants other versions; what it shares with us is the same, so that figures compare."""
+    for name, tool in (("compress", "llmcompressor"),):
+        text = (ROOT / f"stages/convert/environments/{name}.txt").read_text()
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        pinned = dict(line.lower().replace("_", "-").split("==") for line in lines)
+        assert tool in pinned and tool not in PINS and len(pinned) == len(lines)
+        assert pinned["transformers"] != PINS["transformers"]
+        shared = {"accelerate", "bitsandbytes", "datasets", "numpy", "pydantic", "safetensors", "torch"}
+        assert {package: pinned.get(package) for package in shared} == {package: PINS[package] for package in shared}

@@ -1,6 +1,7 @@
 """The page: whole, safe, and honest about what is missing."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,19 @@ def make_all(run: Path) -> None:
     def convert(folder: Path) -> dict[str, Any]:
         for name, amount in (("base-F16", 4000), ("tuned-F16", 4000), ("tuned-Q4_K_M", 1500)):
             (folder / f"{name}.gguf").write_bytes(b"x" * amount)
+        check = {"check": "token_ids", "file": "tuned-F16.gguf", "passed": True, "detail": f"64 texts {EVIL}"}
+        failed = check | {"file": "tuned-AWQ", "passed": False, "detail": "3 of 64 texts have other ids"}
+        (folder / "verify.json").write_text(json.dumps({"checks": [check, failed]}))
+        figures = {"perplexity": 4.0, "perplexity_ratio": 1.0, "kl_mean_nats": 0.0, "top_1_agreement": 1.0, "tokens": 9}
+        worse = figures | {"perplexity": 4.2, "perplexity_ratio": 1.05, "kl_mean_nats": 0.021, "top_1_agreement": 0.93}
         return {
-            "files": {"tuned-Q4_K_M": {"k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}}},
-            "fidelity": {
-                "tuned-Q4_K_M": {"perplexity": 15.1, "kl_mean_nats": 0.0203, "top_1_agreement": 0.93, "tokens": 99}
+            "files": {
+                "tuned-F16": {"bytes": 4000},
+                "tuned-Q4_K_M": {"bytes": 1500, "k_quant_share": 0.97, "types": {"Q4_K": 97, "F32": 3}},
             },
+            "folders": {"tuned-AWQ": {"bytes": 1000}},
+            "fidelity": {"tuned-F16": figures, "tuned-Q4_K_M": worse, "tuned-AWQ": worse},
+            "skipped": ["greedy: 70 B parameters with their adapter need a GPU"],
         }
 
     converted = artifact.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
@@ -161,6 +170,19 @@ def test_the_smallest_file_that_loses_little_is_recommended() -> None:
     assert strict.rows[1].lost == pytest.approx(0.007) and strict.rows[1].lost_high > 0.01
     assert strict.rows[2].beyond_on == ("unseen",)  # 2 points lost, less than 1 would be chance
     assert tolerant.recommended == tolerant.rows[2] and tolerant.rows[2].shown
+
+
+def test_what_precision_costs_is_told_beside_what_people_quote(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    make_all(run)
+    text = write_report(run).read_text()
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in text.partition("What precision costs")[2].split("<tr>")]
+    awq = next(row for row in rows if "tuned AWQ" in row)
+    assert "near 8 bit" in awq and "25.0\u202f%" in awq and "1.050" in awq and "0.0210" in awq and "93.0\u202f%" in awq
+    assert "Kurtić" in text and "INT8" not in "".join(row for row in rows if "tuned" in row)  # no file, no row
+    ids = next(row for row in rows if row.startswith("|token ids"))
+    assert "1 of 2 – failed" in ids and "tuned AWQ: 3 of 64 texts have other ids" in ids
+    assert "Not verified: greedy: 70 B parameters" in text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Quantized checkpoints of the tiny base and a random adapter, made by the real tools and held against 16 bit."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stages import convert as package
+from stages.artifact import Artifact
+from stages.convert import convert
+from stages.convert.environments import python_of
+from stages.errors import StageFailed
+from tests.conftest import CACHE
+from tests.line.test_convert import RECIPE, TEMPLATE, Inputs, adapter, prepared
+
+__all__ = ["adapter"]  # a fixture
+
+KINDS = ("AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8")
+FOLDERS = {"types": ("F16",), "folders": KINDS, "calibration_tokens": 512, "verify_tokens": 256}
+RECIPE_FOR_VLLM = RECIPE.model_copy(update={"convert": RECIPE.convert.model_copy(update=FOLDERS)})
+
+
+def inputs_with_text(home: Path, adapter: Path) -> Inputs:
+    inputs = prepared(home, adapter)
+    row = {"messages": [{"role": role, "content": f"Hello from the {role}."} for role in ("user", "assistant")]}
+    (inputs.run / "prepare/train.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Artifact:
+    inputs = inputs_with_text(tmp_path_factory.mktemp("folders"), adapter)
+    os.environ.setdefault("TUNELINE_CACHE", CACHE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "open_base", lambda recipe: inputs.base)
+        return convert(RECIPE_FOR_VLLM, inputs.run)
+
+
+@pytest.mark.slow
+def test_each_folder_is_what_vllm_loads(converted: Artifact) -> None:
+    """Four bits and eight, in the formats vLLM knows; with the run's template, and no 16-bit checkpoint left."""
+    methods = {}
+    for kind in KINDS:
+        config = json.loads((converted.path / f"tuned-{kind}/config.json").read_text())
+        quantized = config["quantization_config"]
+        methods[kind] = quantized["quant_method"], quantized.get("format")
+        assert (converted.path / f"tuned-{kind}/chat_template.jinja").read_text() == TEMPLATE
+        assert config["dtype"] == "bfloat16"
+    assert methods == {
+        "AWQ": ("compressed-tensors", "pack-quantized"),
+        "GPTQ": ("compressed-tensors", "pack-quantized"),
+        "INT8": ("compressed-tensors", "int-quantized"),
+        "FP8": ("compressed-tensors", "float-quantized"),
+        "NF4": ("bitsandbytes", None),
+        "LLM.int8": ("bitsandbytes", None),
+    }
+    assert not (converted.path / "merged").exists() and not (converted.path / "scratch").exists()
+
+
+@pytest.mark.slow
+def test_each_is_held_against_16_bit_and_in_the_sums(converted: Artifact) -> None:
+    report = json.loads((converted.path / "verify.json").read_text())
+    fidelity, folders = converted.metrics["fidelity"], converted.metrics["folders"]
+    assert list(folders) == [f"tuned-{kind}" for kind in KINDS] and fidelity == report["fidelity"]
+    assert fidelity["merged"]["kl_mean_nats"] == 0 and fidelity["merged"]["top_1_agreement"] == 1
+    # The same weights and text by another engine.
+    assert fidelity["merged"]["perplexity"] == pytest.approx(fidelity["tuned-F16"]["perplexity"], rel=0.02)
+    for kind in KINDS:
+        assert 0 < fidelity[f"tuned-{kind}"]["kl_mean_nats"] < 1, kind
+        checks = {check["check"] for check in report["checks"] if check["file"] == f"tuned-{kind}" and check["passed"]}
+        assert checks == {"token_ids", "template", "stop_tokens", "fidelity"}
+    eight, four = (
+        min(fidelity[f"tuned-{k}"]["kl_mean_nats"] for k in ks) for ks in (("INT8", "LLM.int8"), ("NF4", "GPTQ"))
+    )
+    assert eight < four
+    assert all(f"tuned-{kind}/model.safetensors" in (converted.path / "SHA256SUMS").read_text() for kind in KINDS)
+
+
+def test_without_text_there_is_nothing_to_calibrate_on(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = prepared(tmp_path, adapter)
+    monkeypatch.setattr(package, "open_base", lambda recipe: inputs.base)
+    with pytest.raises(StageFailed, match=r"convert\.folders: the run has no conversations to calibrate on"):
+        convert(RECIPE_FOR_VLLM, inputs.run)
+
+
+def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(StageFailed, match=r"pip install(.|\n)*No matching distribution found for"):
+        python_of("compress")
+    assert not list(tmp_path.glob("*/made"))
