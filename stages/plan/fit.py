@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.hardware import GIB, hardware
 from configs.models import Shape, registry
@@ -14,8 +14,9 @@ CONTEXT = 4096
 """Tokens of the one stream that has room beside the weights."""
 RUN_BITS = {"16 bit": 16.0, "8 bit": 8.5, "4 bit": 4.89}
 """Of a parameter: as it is, Q8_0, Q4_K_M."""
-TRAIN = {"16 bit": Work(method="lora"), "4 bit": Work(method="qlora")}
-"""Rank 16 on all matrices, one row of 2,048 tokens at a time. bitsandbytes trains in 8 bit too; we do not."""
+TRAIN = {"16 bit": Work(method="lora", learned=0.5), "4 bit": Work(method="qlora", learned=0.5)}
+"""Rank 16 on all matrices, one row of 2,048 tokens at a time, half of it learned. bitsandbytes trains in 8 bit too; we
+do not."""
 ENGINE = 1.1
 """What an engine needs, of weights and cache."""
 
@@ -98,13 +99,13 @@ def _train(key: str, where: Machine) -> str | None:
     shape = registry().shape(key)
     for name, work in TRAIN.items():
         if not where.gpus:
-            on_cpu = Work(method=work.method, checkpointing="none", compute_bytes=4, optimizer_bytes=8, on_cpu=True)
+            on_cpu = Work.on_the_cpu(method=work.method, learned=work.learned)
             if peak(shape, on_cpu).total <= where.cpu_bytes:
                 return f"{name}, CPU"
             continue
         if peak(shape, work).total <= where.gpu_bytes:
             return name if where.gpus == 1 else f"{name}, DDP"
-        sharded = Work(method=work.method, gpus=where.gpus, sharded=True)
+        sharded = replace(work, gpus=where.gpus, sharded=True)
         if where.gpus > 1 and peak(shape, sharded).total <= where.gpu_bytes:
             return f"{name}, FSDP2"
     return None

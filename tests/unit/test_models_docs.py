@@ -15,7 +15,7 @@ from stages import paths
 from stages.doctor import _at_least, examine
 from stages.errors import BadRequest, NotFound, StageFailed
 from stages.fetch import fetch
-from stages.fetch.here import bases_here, faults, found_here, remove
+from stages.fetch.here import bases_here, faults, found_here, half_here, remove
 from stages.plan.fit import GUIDE, Fit, fit, machine, pick
 
 COMMANDS = [
@@ -67,8 +67,10 @@ def test_what_is_here_is_told_verified_and_removed(home: Path) -> None:
 
 def test_a_half_download_is_no_model(home: Path) -> None:
     fetched(home)
-    (bases_here()[0].path / "manifest.json").unlink()
-    assert bases_here() == []
+    folder = bases_here()[0].path
+    (folder / "manifest.json").unlink()
+    assert bases_here() == [] and [name for name, size in half_here() if size > 5e6] == [folder.name]
+    assert "not whole" in CliRunner().invoke(app, ["models", "ls"]).output
 
 
 def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> None:
@@ -94,12 +96,13 @@ def fits(gpu: str) -> dict[str, Fit]:
 
 
 def test_fit_knows_gpus_and_amounts_of_memory() -> None:
-    small, large = fits("11GiB"), fits("h100:8")
+    small, large = fits("12GiB"), fits("h100:8")
     assert small["llama-3.1-8b"].train == "4 bit" and small["llama-3.3-70b-instruct"].run is None
     assert large["llama-3.3-70b-instruct"].train == "16 bit, FSDP2" and large["llama-4-scout"].run == "16 bit"
     assert all(large[key].train is None for key in registry().models if not registry().trainable(key))
-    for wrong in ("FOO", "H100:0", "H100:x", "GiB"):
-        with pytest.raises(BadRequest, match="known are"):
+    assert fits("11GiB")["llama-3.1-8b"].train is None and fits("RTX 4090") == fits("4090")
+    for wrong in ("FOO", "H100:0", "H100:x", "GiB", "A100"):
+        with pytest.raises(BadRequest, match="known are" if wrong != "A100" else "could be A100-40GB, A100-80GB"):
             machine(wrong)
 
 
@@ -115,8 +118,14 @@ def test_the_guide_names_bases_that_are_and_recipes_that_are() -> None:
         assert set(models) <= set(registry().models)
         for recipe in re.findall(r"Recipes?: ([a-z0-9, -]+)", advice):
             assert all((ROOT / f"configs/recipes/{name}.yaml").exists() for name in recipe.split(", "))
-    with pytest.raises(BadRequest, match="known are one consumer GPU"):
-        pick("a boat")
+    assert pick("cpu")[0] == "CPU only" and pick("one-consumer-GPU")[0] == "one consumer GPU"
+    for wrong, says in (
+        ("a boat", "known are one consumer GPU"),
+        ("GPU", "could be one consumer GPU"),
+        ("", "known are"),
+    ):
+        with pytest.raises(BadRequest, match=says):
+            pick(wrong)
 
 
 def nvidia_smi(folder: Path, text: str) -> None:

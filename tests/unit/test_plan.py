@@ -170,6 +170,14 @@ def test_a_context_of_ten_million_tokens_is_answered_with_its_gigabytes() -> Non
     assert told.kv_local_bytes < told.kv_bytes / 3.9 and told.hardware is None
 
 
+def test_a_flat_offer_is_told_where_it_holds_the_file_and_where_not() -> None:
+    flat = {base: serving(recipe(serve={"form": "gguf"}), SHAPES[base]).flat for base in ("llama-3-1b", "llama-3-8b")}
+    assert (
+        flat["llama-3-1b"]["render"] == hardware().flat["render"].usd_per_month and flat["llama-3-8b"]["render"] is None
+    )
+    assert serving(recipe(serve={"form": "merged"}), SHAPES["llama-3-1b"]).flat == {}
+
+
 def test_an_api_bill_is_held_against_the_month() -> None:
     eight, asked = SHAPES["llama-3-8b"], recipe(serve={"form": "merged"})
     month = serving(asked, eight).usd_per_month
@@ -248,7 +256,7 @@ def test_the_command_needs_configs_alone() -> None:
     scout = str(RECIPES / "llama-4-scout.yaml")
     told = tuneline("plan", scout)
     assert told.returncode == 0, told.stderr
-    for word in ("109B", "15.6 epochs", "one GPU", "FSDP2", "Fireworks", "KV cache", "together", "paperspace"):
+    for word in ("109B", "15.6 epochs", "one GPU", "FSDP2", "Fireworks", "KV cache", "together", *hardware().elsewhere):
         assert word in told.stdout
     plan = json.loads(tuneline("plan", scout, "--json", "--context", "10000000").stdout)
     assert plan["training"]["parameters_active"] == SHAPES["llama-4-scout"].active
