@@ -1,22 +1,29 @@
-"""The data side against its peers in one run: rows a second, memory, and planted faults found.
+"""The data side against its peers in one run: rows a second, memory, planted faults found, masks right.
 
-    python benchmarks/data.py speed    validate + deduplicate + render + tokenize, against TRL and datasketch
-    python benchmarks/data.py memory   peak memory from 10,000 rows to more
-    python benchmarks/data.py faults   1,000 faults of 25 kinds in 50,000 rows
+    python benchmarks/data.py speed [--rows 100000]     validate + deduplicate + render + tokenize + pack, against TRL
+                                                        (two processes) and datasketch
+    python benchmarks/data.py memory [--rows 1000000]   peak memory from 10,000 rows to so many
+    python benchmarks/data.py memory --gigabytes 2      peak memory for a file of long rows
+    python benchmarks/data.py faults [--seed N]         1,000 faults of 25 kinds in 50,000 rows; a fresh seed if none
+    python benchmarks/data.py masks                     every assistant token, and no other, of 2,000 conversations
 
-The generator of faults shares no code with the checks. `ROWS=…` makes any of them smaller or larger.
+The generator of faults shares no code with the checks.
 """
 
+import argparse
 import json
 import os
 import random
 import resource
+import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,17 +31,30 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
 TARGETS = {"with_deduplication": 5.0, "without": 3.0}
-PEAK_GIB, NEAR_BYTES_A_ROW = 1.0, 700
+PEAK_GIB, NEAR_BYTES_A_ROW, FLAT_BYTES_A_ROW = 1.0, 700, 64
 FAULTS_A_KIND = 40
+PACKED_TOKENS = 2048
 
 
 def main() -> None:
-    asked = sys.argv[1:2] or ["speed", "memory", "faults"]
-    if asked[0] == "one":
-        print(json.dumps(one(sys.argv[2], Path(sys.argv[3]))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["speed", "memory", "faults", "masks", "one"])
+    parser.add_argument("work", nargs="*")
+    parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--gigabytes", type=float, default=0)
+    parser.add_argument("--seed", type=int, default=None)
+    asked = parser.parse_args()
+    if asked.what == "one":
+        print(json.dumps(one(asked.work[0], Path(asked.work[1]))))
         return
-    for name in asked:
-        {"speed": speed, "memory": memory, "faults": faults}[name](int(os.environ.get("ROWS", 0)))
+    runs = {
+        "speed": lambda: speed(asked.rows),
+        "memory": lambda: memory(asked.rows, asked.gigabytes),
+        "faults": lambda: faults(asked.rows, secrets.randbelow(10**6) if asked.seed is None else asked.seed),
+        "masks": lambda: masks(asked.rows),
+    }
+    for name in [asked.what] if asked.what else runs:
+        runs[name]()
 
 
 # -- speed and memory ------------------------------------------------------------------------------------------------
@@ -46,82 +66,190 @@ def speed(rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         write_chat(file, rows, random.Random(0))
-        for name, ours, theirs in (
+        found = {what: alone(what, file) for what in ("ours", "ours_without", "trl", "datasketch")}
+        for what, one in found.items():
+            print(f"{what}: {one['seconds']:.1f} s ({rows / one['seconds']:.0f} rows/s), {one['cpu']:.1f} CPU-s")
+        for name, own, theirs in (
             ("with_deduplication", "ours", ("trl", "datasketch")),
             ("without", "ours_without", ("trl",)),
         ):
-            own = alone(ours, file)
-            peers = {peer: alone(peer, file) for peer in theirs}
-            seconds = sum(peer["seconds"] for peer in peers.values())
-            ratio = seconds / own["seconds"]
-            told = " + ".join(f"{peer} {found['seconds']:.1f} s" for peer, found in peers.items())
-            print(f"{name}: tuneline {own['seconds']:.1f} s ({rows / own['seconds']:.0f} rows/s), {told}")
+            ratio = sum(found[peer]["seconds"] for peer in theirs) / found[own]["seconds"]
             result = {"rows": rows, "ratio": round(ratio, 2), "target": TARGETS[name], "met": ratio >= TARGETS[name]}
             print(json.dumps({"benchmark": f"data {name}"} | result))
 
 
-def memory(rows: int) -> None:
-    """Peak memory of a process that examines 10,000 rows and of one that examines more."""
-    sizes = (10_000, rows or 1_000_000)
+def memory(rows: int, gigabytes: float) -> None:
+    """Peak memory, all processes together: of few and many rows, or of a file of so many gigabytes."""
     with tempfile.TemporaryDirectory() as folder:
-        peaks = []
-        for size in sizes:
-            file = Path(folder) / f"{size}.jsonl"
+        file = Path(folder) / "rows.jsonl"
+        if gigabytes:
+            write_long(file, int(gigabytes * 1e9), random.Random(0))
+            peak = alone("examine", file)["peak_bytes"]
+            told = {"gigabytes": round(file.stat().st_size / 1e9, 2), "peak_mib": round(peak / 2**20)}
+            print(json.dumps({"benchmark": "data peak"} | told | {"met": peak <= PEAK_GIB * 2**30}))
+            return
+        few, many = 10_000, rows or 1_000_000
+        peaks: dict[tuple[str, int], int] = {}
+        for size in (few, many):
             write_chat(file, size, random.Random(0))
-            peaks.append(alone("ours", file)["peak_bytes"])
-            print(f"{size} rows, {file.stat().st_size / 1e9:.2f} GB: peak {peaks[-1] / 2**20:.0f} MiB")
-    a_row = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
-    met = peaks[1] <= PEAK_GIB * 2**30 and a_row <= NEAR_BYTES_A_ROW
-    print(json.dumps({"benchmark": "data memory", "bytes_a_row": round(a_row), "target": NEAR_BYTES_A_ROW, "met": met}))
+            for what in ("examine", "examine_without"):
+                peaks[what, size] = alone(what, file)["peak_bytes"]
+                print(f"{size} rows, {what}: peak {peaks[what, size] / 2**20:.0f} MiB")
+    without = (peaks["examine_without", many] - peaks["examine_without", few]) / (many - few)
+    index = (peaks["examine", many] - peaks["examine", few]) / (many - few) - without
+    met = without <= FLAT_BYTES_A_ROW and index <= NEAR_BYTES_A_ROW
+    told = {"rows": many, "bytes_a_row": round(without), "index_bytes_a_row": round(index)}
+    print(json.dumps({"benchmark": "data memory"} | told | {"target": NEAR_BYTES_A_ROW, "met": met}))
 
 
 def alone(what: str, file: Path) -> dict[str, Any]:
     """One side in a process of its own, so that neither warms the other's caches."""
     done = subprocess.run(
-        [sys.executable, __file__, "one", what, str(file)], check=True, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, __file__, "one", what, str(file)], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def one(what: str, file: Path) -> dict[str, Any]:
-    work: dict[str, Callable[[Path], Callable[[], None]]] = {
+    work: dict[str, Callable[[Path], Callable[[], Any]]] = {
         "ours": ours,
         "ours_without": ours_without,
+        "examine": partial(ours, pack=False),
+        "examine_without": partial(ours_without, pack=False),
         "trl": trl,
         "datasketch": datasketch,
     }
     run = work[what](file)  # imports and tokenizer are not timed, on either side
-    started = time.perf_counter()
+    before, started = cpu_seconds(), time.perf_counter()
+    watch = Watch() if what.startswith("examine") else None
     run()
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    seconds, spent = time.perf_counter() - started, cpu_seconds() - before
+    return {"seconds": seconds, "cpu": spent, "peak_bytes": watch.peak() if watch else 0}
 
 
-def ours(file: Path, *, deduplicate: bool = True) -> Callable[[], None]:
+def cpu_seconds() -> float:
+    """Of this process and of those it started that have ended."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in both)
+
+
+class Watch:
+    """The most memory that this process and its children hold at a time; pages they share count once (Pss)."""
+
+    def __init__(self) -> None:
+        self._most, self._over = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def peak(self) -> int:
+        """In bytes; never less than this process's own highest (ru_maxrss)."""
+        self._over.set()
+        self._thread.join()
+        return max(self._most, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+    def _look(self) -> None:
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        while not self._over.wait(0.1):
+            pids = ["self", *children.read_text().split()]
+            self._most = max(self._most, sum(pss(pid) for pid in pids))
+
+
+def pss(pid: str) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable[[], Any]:
+    """What `prepare` does to rows; with `pack`, their tokens and masks are kept and packed, as TRL does it."""
+    from array import array
+
     from configs.recipe import Data, Source
     from stages.prepare import examine
-    from stages.prepare.render import Renderer
+    from stages.prepare.render import Measured, Renderer, _tokens
 
-    renderer = Renderer(ROOT / "data/tiny", None)
+    kept = Path(tempfile.mkdtemp())
+
+    class Keeping(Renderer):
+        """Writes ids and masks of what it measures into a file of its process."""
+
+        def measure(self, lines: Any) -> list[Measured]:
+            import orjson
+
+            rendered = [self._tried(orjson.loads(line)) for line in lines]
+            measures = []
+            with (kept / str(os.getpid())).open("ab") as out:
+                for encoding, (_, spans, _) in zip(
+                    self._encode([text for text, _, _ in rendered]), rendered, strict=True
+                ):
+                    ids, mask = encoding.ids, bytearray(len(encoding))
+                    for first, last in _tokens(encoding, spans):
+                        mask[first : last + 1] = b"\1" * (last + 1 - first)
+                    out.write(array("I", [len(ids), *ids]).tobytes() + mask)
+                    measures.append((len(ids), mask.count(1), ""))
+            return measures
+
+    renderer = (Keeping if pack else Renderer)(ROOT / "data/tiny", None)
     if not deduplicate:
         examine.Index.add = lambda self, text: None  # type: ignore[method-assign]
+    if pack:
+        import datasets  # noqa: F401
+        from trl.data_utils import pack_dataset  # noqa: F401
 
-    def run() -> None:
-        examination = examine.Examination(Data(sources=(Source(path=file),), max_tokens=2048), None, renderer)
+    def run() -> Any:
+        data = Data(sources=(Source(path=file),), max_tokens=PACKED_TOKENS)
+        examination = examine.Examination(data, None, renderer)
         for _ in examination.rows():
             pass
         examination.finish()
+        return packed(kept) if pack else None
 
     return run
 
 
-def ours_without(file: Path) -> Callable[[], None]:
-    return ours(file, deduplicate=False)
+def packed(folder: Path) -> Any:
+    """Packs what lies in a folder, by TRL's own function, from arrays that nothing is copied into."""
+    import numpy as np
+    import pyarrow as pa
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    tables = []
+    for file in sorted(folder.iterdir()):
+        raw, at, ids, masks, ends = file.read_bytes(), 0, [], [], [0]
+        while at < len(raw):
+            count = int.from_bytes(raw[at : at + 4], "little")
+            ids.append(np.frombuffer(raw, np.int32, count, at + 4) if at % 4 == 0 else _copied(raw, count, at + 4))
+            masks.append(np.frombuffer(raw, np.uint8, count, at + 4 + 4 * count))
+            ends.append(ends[-1] + count)
+            at += 4 + 5 * count
+        offsets = pa.array(ends, pa.int32())
+        columns = {
+            name: pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)))
+            for name, values in (("input_ids", ids), ("assistant_masks", masks))
+        }
+        tables.append(pa.table(columns))
+        file.unlink()
+    return pack_dataset(Dataset(pa.concat_tables(tables)), PACKED_TOKENS, "bfd")
+
+
+def _copied(raw: bytes, count: int, at: int) -> Any:
+    import numpy as np
+
+    return np.frombuffer(raw[at : at + 4 * count], np.int32)
+
+
+def ours_without(file: Path, *, pack: bool = True) -> Callable[[], Any]:
+    return ours(file, deduplicate=False, pack=pack)
 
 
 def trl(file: Path) -> Callable[[], None]:
-    """TRL's own preparation: chat template with assistant masks, tokenized, on two processes."""
+    """TRL's own preparation: chat template with assistant masks, tokenized on two processes, packed."""
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -135,7 +263,8 @@ def trl(file: Path) -> Callable[[], None]:
             arguments = SFTConfig(
                 output_dir=cache,
                 assistant_only_loss=True,
-                max_length=None,
+                max_length=PACKED_TOKENS,
+                packing=True,
                 dataset_num_proc=2,
                 report_to=[],
                 use_cpu=True,
@@ -195,6 +324,8 @@ TOOL = {
         },
     },
 }
+TOOLS = [f"get_{what}" for what in ("price", "stock", "size", "colour", "weight", "maker", "date", "place")]
+RARE = [f"get_{what}" for what in ("rank", "origin", "age", "smell")]
 Rng = random.Random
 
 
@@ -214,7 +345,9 @@ def chat_row(rng: Rng) -> dict[str, Any]:
     return {"messages": turns}
 
 
-def tool_row(rng: Rng, arguments: Any = None, name: str = "get_price") -> dict[str, Any]:
+def tool_row(rng: Rng, arguments: Any = None, name: str = "", listed: str = "") -> dict[str, Any]:
+    listed = listed or rng.choice(TOOLS)
+    name = name or listed
     item = " ".join(rng.choices(ENGLISH, k=3)) + f" {rng.randint(1, 10**6)}"
     given = {"item": item, "count": rng.randint(1, 9)} if arguments is None else arguments
     call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": given}}
@@ -224,13 +357,21 @@ def tool_row(rng: Rng, arguments: Any = None, name: str = "get_price") -> dict[s
         {"role": "tool", "tool_call_id": "c1", "content": f"{rng.randint(1, 999)} euro"},
         turn("assistant", sentence(rng, ENGLISH)),
     ]
-    return {"messages": turns, "tools": [TOOL]}
+    return {"messages": turns, "tools": [{"type": "function", "function": {**TOOL["function"], "name": listed}}]}
 
 
 def write_chat(file: Path, rows: int, rng: Rng) -> None:
     with file.open("w", encoding="utf-8") as out:
         for _ in range(rows):
             out.write(json.dumps(chat_row(rng), ensure_ascii=False) + "\n")
+
+
+def write_long(file: Path, size: int, rng: Rng) -> None:
+    """Rows of about 12,000 characters, until the file is so big."""
+    with file.open("w", encoding="utf-8") as out:
+        while out.tell() < size:
+            turns = [turn("user" if i % 2 == 0 else "assistant", sentence(rng, ENGLISH, 180, 220)) for i in range(10)]
+            out.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
 
 
 def with_turns(change: Callable[[Rng, list[dict[str, Any]]], Any]) -> Callable[[Rng], bytes]:
@@ -323,13 +464,13 @@ KINDS: dict[str, Callable[[Rng], bytes]] = {
 STATISTICAL = ("a near-duplicate", "another language")
 
 
-def faults(rows: int) -> None:
+def faults(rows: int, seed: int) -> None:
     """Plants faults, examines, and counts what was found where something was planted, and elsewhere."""
     from configs.recipe import Data, Source
     from stages.prepare.examine import Examination
     from stages.prepare.problems import Findings, Problem
 
-    rows, rng = rows or 50_000, random.Random(1)
+    rows, rng = rows or 50_000, random.Random(seed)
     clean = [encoded(tool_row(rng) if i % 5 == 0 else chat_row(rng)) for i in range(rows)]
     planted: dict[int, str] = {}
     later = rng.sample(range(rows // 2, rows), FAULTS_A_KIND * (len(KINDS) + len(STATISTICAL)))
@@ -337,6 +478,9 @@ def faults(rows: int) -> None:
         "a near-duplicate": lambda rng: nearly(rng, clean[: rows // 2]),
         "another language": german,
     }
+    for name in RARE:  # a tool with a handful of rows, where the others have hundreds
+        for place in rng.sample([i for i in range(rows // 2) if i % 5 == 0], 3):
+            clean[place] = encoded(tool_row(rng, listed=name))
     lines = list(clean)
     for kind, make in makers.items():
         for _ in range(FAULTS_A_KIND):
@@ -360,16 +504,71 @@ def faults(rows: int) -> None:
             pass
         examination.finish()
     caught = Counter(kind for line, kind in planted.items() if line in found)
-    alarms = [told for line, all_told in found.items() if line and line not in planted for told in all_told]
+    rare = [next((told for told in found.get(0, ()) if repr(name) in told), "") for name in RARE]
+    alarms = [told for line, all_told in found.items() if line not in planted for told in all_told if told not in rare]
     for kind in makers:
         print(f"{kind:<28} {caught[kind]} of {FAULTS_A_KIND}")
     for told in alarms[:10]:
         print("false alarm:", told)
     structural = sum(caught[kind] for kind in KINDS) / (FAULTS_A_KIND * len(KINDS))
-    statistical = sum(caught[kind] for kind in STATISTICAL) / (FAULTS_A_KIND * len(STATISTICAL))
+    seen = sum(caught[kind] for kind in STATISTICAL) + sum(map(bool, rare))
+    statistical = seen / (FAULTS_A_KIND * len(STATISTICAL) + len(RARE))
     met = structural == 1.0 and statistical >= 0.95 and len(alarms) <= 5
-    told = {"rows": rows, "planted": len(planted), "structural": structural, "statistical": statistical}
+    told = {"rows": rows, "seed": seed, "planted": len(planted), "structural": structural, "statistical": statistical}
+    print(f"{'a rare tool':<28} {sum(map(bool, rare))} of {len(RARE)}")
     print(json.dumps({"benchmark": "data faults"} | told | {"false_alarms": len(alarms), "met": met}))
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------
+
+
+def masks(rows: int) -> None:
+    """For every template: conversations whose mask is what stands between an assistant's header and its turn's end."""
+    import trl as trl_package
+    from transformers import AutoTokenizer
+    from transformers.models.llama4.processing_llama4 import chat_template as llama_4
+
+    from configs.catalogue import load_catalogue
+    from stages.prepare.render import Renderer
+    from tests.unit.test_data_render import conversation
+
+    catalogue, rng = load_catalogue(ROOT / "configs/tools/business.yaml"), random.Random(0)
+    talks = [conversation(rng, catalogue) for _ in range(rows or 2000)]
+    folder = Path(trl_package.__file__).parent / "chat_templates"
+    llama_3 = ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>")
+    originals = {
+        "tiny": (None, *llama_3),
+        "llama-3.1": ((folder / "llama3_1.jinja").read_text("utf-8"), *llama_3),
+        "llama-3.2": ((folder / "llama3_2.jinja").read_text("utf-8"), *llama_3),
+        "llama-4": (llama_4, "<|header_start|>assistant<|header_end|>\n\n", "<|eot|>"),
+    }
+    for name, (template, header, end) in originals.items():
+        with tempfile.TemporaryDirectory() as base:
+            tokenizer: Any = AutoTokenizer.from_pretrained(ROOT / "data/tiny", local_files_only=True)
+            special = ["<|header_start|>", "<|header_end|>", "<|eot|>", "<|python_start|>", "<|python_end|>"]
+            tokenizer.add_special_tokens({"additional_special_tokens": special})
+            tokenizer.chat_template = template or tokenizer.chat_template
+            tokenizer.save_pretrained(base)
+            renderer = Renderer(Path(base), catalogue)
+            wrong = 0
+            for row in talks:
+                one = renderer(row)
+                pieces = renderer.tokenizer.decode(one.ids).split(header)[1:]
+                wanted = [piece.split(end)[0] + end for piece in pieces]
+                runs = [learned for learned, _ in _runs(one.ids, one.mask)]
+                wrong += [renderer.tokenizer.decode(run) for run in runs] != wanted
+        told = {"template": name, "conversations": len(talks), "wrong": wrong, "met": not wrong}
+        print(json.dumps({"benchmark": "data masks"} | told))
+
+
+def _runs(ids: list[int], mask: list[int]) -> list[tuple[list[int], int]]:
+    runs: list[tuple[list[int], int]] = []
+    for at, (token, learned) in enumerate(zip(ids, mask, strict=True)):
+        if learned and (not at or not mask[at - 1]):
+            runs.append(([], at))
+        if learned:
+            runs[-1][0].append(token)
+    return runs
 
 
 if __name__ == "__main__":

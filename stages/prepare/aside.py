@@ -1,4 +1,4 @@
-"""Rows are rendered and tokenized in a process beside the one that reads and checks them: two cores, one stream."""
+"""Rows are rendered and tokenized in processes beside the one that reads and checks them, in one stream."""
 
 import multiprocessing
 import os
@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from configs.catalogue import Catalogue, Tool
 from stages.prepare.render import Measured, Renderer
-from stages.prepare.rows import Row
 
+WORKERS = 4
+"""At most; reading and checking keeps no more of them busy."""
 FEWEST_ROWS = 256
 """A first batch with fewer rows is all there is: not worth a process."""
 
@@ -21,42 +22,56 @@ class Aside:
     """Measures batches elsewhere; answers come in order. `tools` may grow between two batches."""
 
     def __init__(self, renderer: Renderer, tools: dict[str, Tool]) -> None:
-        self._renderer, self._tools, self._told = renderer, tools, 0
-        self._process: Any = None
-        self._pipe: Any = None
+        self._renderer, self._tools = renderer, tools
+        self._workers: list[_Worker] = []
         self._thread = ThreadPoolExecutor(1)
+        self._batches = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._thread.shutdown(cancel_futures=True)
-        if self._process:
-            self._pipe.close()  # its end tells the other process to go
-            self._process.join()
+        for worker in self._workers:
+            worker.stop()
 
-    def measure(self, rows: Sequence[Row], lines: Sequence[bytes]) -> Callable[[], list[Measured]]:
-        """What gives the measures of a batch; `lines` are the rows as JSON."""
-        if self._process is None and len(rows) >= FEWEST_ROWS and _can_fork():
-            self._start()
-        if self._process is None:
-            show(self._renderer, self._tools)
-            return self._thread.submit(self._renderer.measure, rows).result
-        new = list(self._tools.items())[self._told :]
-        self._told = len(self._tools)
+    def measure(self, lines: Sequence[bytes]) -> Callable[[], list[Measured]]:
+        """What gives the measures of a batch of rows, each as JSON."""
+        if not self._batches and len(lines) >= FEWEST_ROWS and _can_fork():
+            self._workers = [_Worker(self._renderer) for _ in range(min(WORKERS, len(os.sched_getaffinity(0))))]
+        self._batches += 1
+        if self._workers:
+            return self._workers[self._batches % len(self._workers)].measure(lines, self._tools)
+        show(self._renderer, self._tools)
+        return self._thread.submit(self._renderer.measure, lines).result
+
+
+class _Worker:
+    """A process that measures what it is sent, and the thread that waits for it."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        context = multiprocessing.get_context("fork")  # the tokenizer is there already
+        self._told, self._thread = 0, ThreadPoolExecutor(1)
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, self._pipe, renderer), daemon=True)
+        self._process.start()
+        other.close()
+
+    def measure(self, lines: Sequence[bytes], tools: dict[str, Tool]) -> Callable[[], list[Measured]]:
+        new = list(tools.items())[self._told :] if len(tools) > self._told else []
+        self._told = len(tools)
         return self._thread.submit(self._ask, (new, lines)).result
+
+    def stop(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self._pipe.close()
+        self._process.terminate()  # it may wait for the end of a pipe that a later worker holds open too
+        self._process.join()
 
     def _ask(self, batch: tuple[list[tuple[str, Tool]], Sequence[bytes]]) -> list[Measured]:
         self._pipe.send(batch)
         answer: list[Measured] = self._pipe.recv()
         return answer
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("fork")  # the tokenizer is there already
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._pipe, self._renderer), daemon=True)
-        self._process.start()
-        other.close()
 
 
 def show(renderer: Renderer, tools: dict[str, Tool]) -> None:
@@ -78,7 +93,7 @@ def _serve(pipe: Any, other: Any, renderer: Renderer) -> None:
             return
         tools.update(new)
         show(renderer, tools)
-        pipe.send(renderer.measure([Row.model_validate_json(line) for line in lines]))
+        pipe.send(renderer.measure(lines))
 
 
 def _can_fork() -> bool:

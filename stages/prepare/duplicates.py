@@ -1,10 +1,12 @@
 """Rows that are equal, or nearly, to others: exact ones by a hash, near ones by MinHash and bands.
 
-A row costs 512 bytes for its signature and 16 for its hash, whatever its length. Two rows are near if the share of
-word pairs they have in common (Jaccard) is about `NEAR` or more.
+A row costs 252 bytes for its signature and about 200 for its hash, whatever its length: of each minimum the low 16 bits
+are kept (b-bit minwise hashing, arXiv 0910.3349). Two rows are near if the share of word pairs they have in common
+(Jaccard) is about `NEAR` or more.
 """
 
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -15,18 +17,19 @@ NEAR = 0.8
 PERMUTATIONS, BAND = 126, 6
 """21 bands of 6: a pair at 0.8 is compared with probability 0.998, one at 0.5 with 0.28 (1 - (1 - J^6)^21)."""
 SEED = 7
-BATCH = 4096
+BATCH, GROWTH = 1024, 1 << 16
 _WORD = re.compile(r"\w+")
 
 
 @dataclass
 class Index:
-    """Texts added one by one, in memory that grows by about 530 bytes each."""
+    """Texts added one by one, in memory that grows by about 450 bytes each."""
 
     _hashes: dict[bytes, int] = field(default_factory=dict)
     _waiting: list[list[str]] = field(default_factory=list)
-    _numbers: list[int] = field(default_factory=list)
-    _matrices: list[Any] = field(default_factory=list)
+    _numbers: "array[int]" = field(default_factory=lambda: array("I"))
+    _signatures: Any = None
+    _signed: int = 0
     count: int = 0
 
     def add(self, text: str) -> int | None:
@@ -49,10 +52,9 @@ class Index:
         import numpy as np
 
         self._sign()
-        if not self._matrices:
+        if not self._signed:
             return
-        signatures = self._matrices[0] if len(self._matrices) == 1 else np.concatenate(self._matrices)
-        self._matrices = [signatures]
+        signatures = self._signatures[: self._signed]
         nearest = np.arange(len(signatures))
         for band in range(0, PERMUTATIONS, BAND):
             for here, there in _same(signatures[:, band : band + BAND]):
@@ -68,7 +70,13 @@ class Index:
         if not self._waiting:
             return
         signatures = RMinHash.digests_from_token_sets(self._waiting, PERMUTATIONS, SEED)
-        self._matrices.append(np.array(signatures, dtype=np.uint32))
+        end = self._signed + len(signatures)
+        if self._signatures is None:
+            self._signatures = np.zeros((GROWTH, PERMUTATIONS), dtype=np.uint16)
+        while end > len(self._signatures):  # in place: two copies would be the peak of all memory
+            self._signatures.resize((len(self._signatures) + GROWTH, PERMUTATIONS), refcheck=False)
+        self._signatures[self._signed : end] = np.array(signatures, dtype=np.uint32).astype(np.uint16)
+        self._signed = end
         self._waiting = []
 
 

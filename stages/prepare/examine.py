@@ -26,7 +26,7 @@ from stages.prepare.render import Measured, Renderer
 from stages.prepare.rows import Row, row_of, show_tools
 
 BATCH = 256
-AHEAD = 4
+AHEAD = 8
 """Batches that are measured while others are read."""
 Found = tuple[int, tuple[Row, int | None]]
 """The number of a source, a row of it, and the row's number among the rows of files."""
@@ -188,7 +188,7 @@ class Examination:
     def _measuring(self, batch: list[Found], aside: Aside) -> Callable[[], Iterator[Entry]]:
         shown = [(part, (self._shown(row), place)) for part, (row, place) in batch]
         lines = [row.model_dump_json(exclude_none=True).encode() for _, (row, _) in shown]
-        measures = aside.measure([row for _, (row, _) in shown], lines)
+        measures = aside.measure(lines)
         return lambda: self._entries(shown, measures(), lines)
 
     def _entries(self, batch: list[Found], measures: list[Measured], lines: Sequence[bytes] = ()) -> Iterator[Entry]:

@@ -42,7 +42,7 @@ class Renderer:
         """The base's own, or ours that writes the same text and marks what is learned; the tuned model's too."""
         self.is_own = self.template == own
         self.tokenizer.chat_template = self.template
-        self._template = compiled(self.template)
+        self._template, self._special = compiled(self.template), self.tokenizer.special_tokens_map
         self._shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
 
     def __call__(self, row: Row) -> Rendered:
@@ -58,45 +58,55 @@ class Renderer:
                 mask[first : last + 1] = [1] * (last + 1 - first)
             yield Rendered(encoding.ids, mask)
 
-    def measure(self, rows: Sequence[Row]) -> list[Measured]:
-        """Tokens and learned tokens of each row."""
-        rendered = [self._tried(row) for row in rows]
+    def measure(self, lines: Sequence[bytes]) -> list[Measured]:
+        """Tokens and learned tokens of each row; rows are JSON, as they are written."""
+        import orjson
+
+        rendered = [self._tried(orjson.loads(line)) for line in lines]
         encodings = self._encode([text for text, _, _ in rendered])
         return [
             (len(encoding), sum(last + 1 - first for first, last in _tokens(encoding, spans)), refused)
             for encoding, (_, spans, refused) in zip(encodings, rendered, strict=True)
         ]
 
-    def _tried(self, row: Row) -> tuple[str, list[tuple[int, int]], str]:
+    def _tried(self, row: dict[str, Any]) -> tuple[str, list[tuple[int, int]], str]:
         from jinja2.exceptions import TemplateError
 
         try:
-            return *self.text(row), ""
+            return *self._text(row.get("text"), row["messages"], row["tools"]), ""
         except (TemplateError, TypeError, ValueError) as error:
             return "", [], str(error) or type(error).__name__
 
     def tools(self, row: Row) -> list[dict[str, Any]] | None:
         """The schemas a row shows, as the template takes them."""
-        if not self.catalogue or not row.tools:
+        return self._schemas(row.tools)
+
+    def _schemas(self, names: list[str]) -> list[dict[str, Any]] | None:
+        if not self.catalogue or not names:
             return None
-        key = tuple(row.tools)
+        key = tuple(names)
         if len(key) < 2 or key == self.catalogue.names:  # others hardly come twice
             if key not in self._shown:
-                self._shown[key] = self.catalogue.openai(row.tools)
+                self._shown[key] = self.catalogue.openai(names)
             return self._shown[key]
-        return self.catalogue.openai(row.tools)
+        return self.catalogue.openai(names)
 
     def text(self, row: Row) -> tuple[str, list[tuple[int, int]]]:
         """A row as the model is shown it, and the parts of it that are learned, in characters."""
-        if row.text is not None and not row.messages:
+        return self._text(row.text, row.chat(), row.tools)
+
+    def _text(
+        self, text: str | None, messages: list[dict[str, Any]], tools: list[str]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        if text is not None and not messages:
             bos, eos = self.tokenizer.bos_token or "", self.tokenizer.eos_token or ""
-            return f"{bos}{row.text}{eos}", [(len(bos), len(bos) + len(row.text) + len(eos))]
+            return f"{bos}{text}{eos}", [(len(bos), len(bos) + len(text) + len(eos))]
         marked = self._template.render(
-            messages=row.chat(),
-            tools=self.tools(row),
+            messages=messages,
+            tools=self._schemas(tools),
             documents=None,
             add_generation_prompt=False,
-            **self.tokenizer.special_tokens_map,
+            **self._special,
         )
         return _unmarked(marked)
 

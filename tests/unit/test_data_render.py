@@ -79,7 +79,7 @@ def test_every_assistant_token_is_learned_and_no_other(rows: list[Row], catalogu
 
 def test_measuring_counts_what_rendering_gives(rows: list[Row], catalogue: Catalogue) -> None:
     renderer = Renderer(TINY, catalogue)
-    counted = renderer.measure(rows[:200])
+    counted = renderer.measure([row.model_dump_json(exclude_none=True).encode() for row in rows[:200]])
     assert counted == [(len(r.ids), sum(r.mask), "") for r in renderer.batch(rows[:200])]
 
 
