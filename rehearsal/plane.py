@@ -1,6 +1,7 @@
 """The control plane: all its parts behind the gRPC service that the client calls."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from rehearsal.stores import Stores
 from rehearsal.volumes import Volumes
 from rehearsal.web import Web
 
+ENDS_WITHIN_S = 5.0
 FROM_CONTAINER = "x-rehearsal-container"
 
 
@@ -53,11 +55,19 @@ class Plane(Containers, Calls, Functions, Volumes, Stores, Queues, Apps, Logs, W
         """End every container, then stop listening."""
         alive = [container for container in self.state.containers.values() if container.alive]
         await asyncio.gather(*(self.kill(container, "plane stopped", grace=2) for container in alive))
+        await self._all_ended(alive)
         self._server.close()
         save(self.state)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _all_ended(self, containers: list[Container]) -> None:
+        """A process that outlives the loop is closed by the garbage collector, which then complains anywhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDS_WITHIN_S):
+                while any(container.alive for container in containers):
+                    await asyncio.sleep(0.02)
 
     def later(self, seconds: float, what: Coroutine[Any, Any, None]) -> None:
         """Do it in the background, after so many seconds."""

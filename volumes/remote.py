@@ -1,6 +1,7 @@
 """What the `tuneline` command asks of Modal: deployment, runs there, and the deployed app's policy."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import modal
 
 from configs.recipe import ROOT
 from stages import errors
-from stages.artifact import MANIFEST
+from stages.artifact import DRAFT, MANIFEST
 from stages.errors import BadRequest, NotFound
 from stages.line import ORDER, RECIPE
 from volumes import VOLUMES
@@ -61,13 +62,15 @@ def policy(verb: str, *words: str) -> str:
 
 
 def mirror(folder: Path) -> None:
-    """The recipe and the manifests of every run on Modal, laid out below `folder` as runs are here."""
+    """The recipe and the manifests of every run on Modal, laid out below `folder` as runs are here, without payload."""
     runs = VOLUMES["runs"]
     with _told():
         for run in _names(runs, "/"):
-            for file in (RECIPE, *(f"{stage}/{MANIFEST}" for stage in ORDER)):
+            for file in (RECIPE, *(f"{stage}/{name}" for stage in ORDER for name in (MANIFEST, DRAFT))):
                 with contextlib.suppress(FileNotFoundError, modal.exception.NotFoundError):
                     content = b"".join(runs.read_file(f"{run}/{file}"))
+                    if file.endswith(MANIFEST):
+                        content = json.dumps(json.loads(content) | {"files": {}}).encode()
                     (folder / run / file).parent.mkdir(parents=True, exist_ok=True)
                     (folder / run / file).write_bytes(content)
 

@@ -47,6 +47,8 @@ def test_the_same_command_finds_all_finished(stage: Stage, cloud: Path) -> None:
     assert out.count("finished already") == 5
     listed = json.loads(stage.tuneline("runs", "ls", "--modal", "--json"))
     assert [run["run"] for run in listed] == ["cloud"]
+    shown = json.loads(stage.tuneline("runs", "show", "cloud", "--modal", "--json"))
+    assert shown["evaluate"]["scoreboard"] and "Scoreboard" in stage.tuneline("runs", "show", "cloud", "--modal")
     assert "ended" in stage.tuneline("runs", "logs", "cloud", "--modal")
 
 
