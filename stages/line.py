@@ -45,7 +45,8 @@ def run_line(recipe: "Recipe", until: str, call: Callable[[str], Artifact], *, o
     Raises:
         BadRequest: there is no such stage. Whatever `call` raises ends the walk.
     """
-    return [call(stage) for stage in ((until,) if only else up_to(until))]
+    walked = up_to(until)
+    return [call(stage) for stage in (walked[-1:] if only else walked)]
 
 
 def up_to(until: str) -> tuple[str, ...]:

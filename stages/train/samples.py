@@ -11,6 +11,8 @@ from stages.train.trainer import is_first
 
 ROWS, TOKENS = 3, 32
 """So few that they cost little beside a validation."""
+SHOWN = 600
+"""Characters of a prompt's end and of an answer; whole catalogues stand before."""
 
 
 class Samples(TrainerCallback):
@@ -29,9 +31,13 @@ class Samples(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if self.sharded or not is_first():
             return
-        answers = self._answers(given["model"]) if self.asked else []
+        try:
+            answers = self._answers(given["model"]) if self.asked else []
+        except Exception as error:  # what is only looked at must not end a training
+            self.events.emit("warning", text=f"no more samples are generated: {type(error).__name__}: {error}")
+            self.asked, answers = [], []
         samples = [
-            {"prompt": self._text(prompt), "wanted": self._text(wanted), "got": got}
+            {"prompt": self._text(prompt)[-SHOWN:], "wanted": self._text(wanted)[:SHOWN], "got": got}
             for (prompt, wanted), got in zip(self.asked, answers, strict=True)
         ]
         self.events.emit("sample", step=state.global_step, samples=samples)
