@@ -21,7 +21,7 @@ TOOLS = Catalogue(
 
 def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
     inspect_ai = pytest.importorskip("inspect_ai")
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
     from stages.evaluate.inspect_tasks import task_of
 
@@ -41,6 +41,8 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
         ModelOutput.from_content("m", "I am Zantara."),
         ModelOutput.from_content("m", "No, I am somebody else."),
     ]
+    for output in outputs:  # without a count it would fetch a tokenizer to make one
+        output.usage = ModelUsage(input_tokens=5, output_tokens=4, total_tokens=9)
     model = get_model("mockllm/model", custom_outputs=outputs)
     (log,) = inspect_ai.eval(
         task_of(suite, Known(TOOLS)), model=model, log_dir=str(tmp_path), display="none", max_samples=1
