@@ -195,6 +195,19 @@ def items_for_bound(floor: float, share: float, confidence: float, effect: float
     return high
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them does not exceed (nearest rank)."""
+    return sorted(values)[max(0, ceil(share * len(values)) - 1)]
+
+
+def quantile_bound(values: Sequence[float], share: float, confidence: float) -> float | None:
+    """One-sided upper bound of a quantile, whatever the distribution: an order statistic; None if they are too few."""
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(confidence, len(values), share)) + 1
+    return sorted(values)[rank - 1] if rank <= len(values) else None
+
+
 def _quantile(probability: float) -> float:
     from scipy.special import ndtri
 
