@@ -201,11 +201,21 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def quantile_bound(values: Sequence[float], share: float, confidence: float) -> float | None:
-    """One-sided upper bound of a quantile, whatever the distribution: an order statistic; None if they are too few."""
-    from scipy.stats import binom
+    """One-sided upper bound of a quantile, whatever the distribution: an order statistic; None if they are too few.
 
-    rank = int(binom.ppf(confidence, len(values), share)) + 1
-    return sorted(values)[rank - 1] if rank <= len(values) else None
+    The least rank that more values lie below the quantile with probability 1 - confidence at most. By hand: the gate is
+    read where there is no scipy.
+    """
+    n = rank = len(values)
+    term = above = share**n  # P(all n lie below the quantile), then P(at least `rank` do)
+    if above > 1 - confidence:
+        return None
+    while rank > 1:
+        term *= rank * (1 - share) / ((n - rank + 1) * share)
+        if above + term > 1 - confidence:
+            break
+        above, rank = above + term, rank - 1
+    return sorted(values)[rank - 1]
 
 
 def _quantile(probability: float) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binom
 
 from configs.recipe import ROOT, Gate, Service, load_recipe
 from endpoints.promotion import promote
@@ -60,7 +61,8 @@ def test_a_failure_is_an_endless_latency() -> None:
 def test_a_quantile_is_bounded_by_an_order_statistic() -> None:
     assert quantile_bound(range(58), 0.95, 0.95) is None  # 0.95^58 > 5 %: even the largest may lie below
     assert quantile_bound(range(59), 0.95, 0.95) == 58
-    assert quantile_bound(range(1000), 0.95, 0.95) == 961
+    for n, share in ((59, 0.95), (200, 0.5), (1000, 0.95), (3000, 0.99)):
+        assert quantile_bound(range(n), share, 0.95) == binom.ppf(0.95, n, share)
 
 
 @pytest.fixture
