@@ -200,6 +200,46 @@ def ratings(
 
 
 @app.command()
+def load(
+    where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests a second, come what may.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For so long.")] = 60.0,
+    run: Annotated[
+        str | None, typer.Option("--for", help="The run whose model the URL serves; its gate reads it.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Hardware a query's cost is told for, as 'A10'; the recipe's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a served model, open loop: latency, first token, requests a second, memory, cost; for the gate too."""
+    from endpoints.load_test import load_test
+    from tables import load_text
+
+    url = where if where.startswith(("http://", "https://")) else None
+    folder = _existing(run or where) if run or not url else None
+    with contextlib.ExitStack() as stack:
+        server = None if url or folder is None else stack.enter_context(_served(folder))
+        found = load_test(url, folder, server, rate=rate, seconds=seconds, gpu=gpu)
+    typer.echo(found.model_dump_json() if as_json else load_text(found))
+
+
+@app.command()
+def judge(
+    run: ExistingRun,
+    model: Annotated[str, typer.Option(help="The model that judges.")] = "",
+    provider: Annotated[str, typer.Option(help="Where it answers: openai, groq, …, or a URL.")] = "openai",
+    labels: Annotated[Path | None, typer.Option(help="People's labels, to hold it against.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet for people to label, and ask nobody.")] = None,
+    items: Annotated[int, typer.Option(min=1, help="How many answers.")] = 200,
+) -> None:
+    """Have a model judge a run's answers; it counts only where its agreement with people was measured."""
+    from endpoints.judging import judge_run
+
+    console.print(judge_run(_existing(run), provider, model, labels, sheet, items), **PLAIN)
+
+
+@app.command()
 def plan(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE…", help="One, or several to compare.")],
     run: RunName = None,

@@ -9,6 +9,7 @@ from configs.hardware import GIB, Range
 
 if TYPE_CHECKING:
     from stages.doctor import Finding
+    from stages.evaluate.load import Load
     from stages.evaluate.ratings import Preference
     from stages.fetch.here import Here
     from stages.plan import Plan
@@ -259,6 +260,28 @@ def preference_text(found: "Preference") -> str:
         lines += [
             f"  agreement     kappa {found.kappa:.2f}, the same vote in {found.agreed:.0%} of {found.both_rated} "
             "votes of two on one item"
+        ]
+    return "\n".join(lines)
+
+
+def load_text(found: "Load") -> str:
+    """What was measured under load, and of what."""
+    failed = f", {found.errors} failed" if found.errors else ""
+    shares = (0.5, 0.95, 0.99)
+    whole = ", ".join(f"p{100 * share:.0f} {found.latency(share):.3f} s" for share in shares)
+    first = ", ".join(f"p{100 * share:.0f} {found.first_token(share):.3f} s" for share in shares)
+    lines = [
+        f"{found.endpoint} ({found.model}): {found.requests} requests, {found.rate:g} a second due, open loop{failed}",
+        f"  latency      {whole}: from when a request was due to its last token",
+        f"  first token  {first}: from when it was due",
+        f"  answered     {found.requests_per_second:.2f} requests and {found.tokens_per_second:.0f} tokens a second",
+    ]
+    if found.memory_gb is not None:
+        lines += [f"  memory       {found.memory_gb:.3f} GB resident at most, the server's process"]
+    if found.usd_per_1000_queries is not None:
+        lines += [
+            f"  cost         {found.usd_per_1000_queries:.4f} USD for 1,000 queries at this rate on {found.hardware} "
+            f"({found.usd_per_hour:.3f} USD an hour)"
         ]
     return "\n".join(lines)
 

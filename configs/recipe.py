@@ -342,6 +342,23 @@ class Suite(Section):
         return self.grammar if isinstance(self.grammar, tuple) else (self.grammar,) if self.grammar else ()
 
 
+class Service(Section):
+    """What the served model must do under load, as `tuneline load` measured it; null takes a demand out."""
+
+    p95_latency_s: float | None = Field(None, gt=0)
+    """At most this, from when a request is due to its last token, for 95 of 100 requests."""
+    p95_first_token_s: float | None = Field(None, gt=0)
+    """At most this, from when a request is due to its first token, for 95 of 100 requests."""
+    requests_per_second: float | None = Field(None, gt=0)
+    """At least this, answered."""
+    memory_gb: float | None = Field(None, gt=0)
+    """At most this much resident memory of the server, in 10^9 bytes."""
+    usd_per_1000_queries: float | None = Field(None, gt=0)
+    """At most this, at the rate that was measured."""
+    errors: float = Field(0.01, ge=0, le=1)
+    """At most this share of requests fails."""
+
+
 class Gate(Section):
     """What a run must show before it goes live, beside its suites' floors; null takes a demand out."""
 
@@ -358,6 +375,11 @@ class Gate(Section):
     perplexity: float | None = Field(None, gt=1)
     """Below this, for prose: the served file's, over all tokens of the run's own rows, validation first, as convert
     measures it; 3.5 is a usual target. It is not exp(validation_loss), which counts learned tokens alone."""
+    service: Service | None = None
+    """What it must do under load."""
+    judged: float | None = Field(None, ge=0, le=1)
+    """The lower bound of the share of answers that a judge (`tuneline judge`) finds good must reach this; it counts
+    only where the judge's agreement with people was measured."""
 
 
 class Target(Section):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from configs.recipe import NAME, Recipe
 from stages import artifact, paths
 from stages.errors import BadRequest, GateFailed, NotFound
+from stages.evaluate.gate import of_run
 from stages.line import RECIPE
 
 
@@ -76,7 +77,7 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
     converted, judged = artifact.open_artifact(folder / "convert"), artifact.open_artifact(folder / "evaluate")
-    before, gate = _versions(name), judged.metrics.get("gate", {})
+    before, gate = _versions(name), of_run(folder, judged.metrics["gate"]) if "gate" in judged.metrics else {}
     if not override:
         _refuse_unless_passed(run, name, gate)
     version = Version(

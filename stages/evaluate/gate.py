@@ -2,14 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from configs.recipe import Evaluate, Gate, Suite
+from configs.recipe import Evaluate, Gate, Recipe, Service, Suite
+from stages import artifact
 from stages.artifact import Artifact
 from stages.errors import GateFailed
 from stages.evaluate import statistics
 from stages.evaluate.ask import NO_TOOL, Answer, wanted
 from stages.evaluate.verdicts import MATTERS, Paired, Verdict, Verdicts, judge_tasks
+from stages.line import RECIPE
+
+if TYPE_CHECKING:
+    from stages.evaluate.load import Load
+
+LOAD, JUDGED = "load.json", "judge.json"
+"""In a run's folder: what was measured after its evaluation."""
+
+TAIL, CONFIDENCE = 0.95, 0.95
+"""Of service targets: which quantile, and how sure its bound is."""
 
 PASS, FAIL, INSUFFICIENT = "pass", "fail", "insufficient evidence"
 
@@ -69,9 +82,97 @@ def leave_unless_passed(evaluated: Artifact) -> None:
     Raises:
         GateFailed: it says no; each reason is a line.
     """
-    gate = evaluated.metrics["gate"]
+    gate = of_run(evaluated.path.parent, evaluated.metrics["gate"])
     if gate["outcome"] != PASS:
         raise GateFailed("\n".join([f"{gate['outcome']}:", *gate["unmet"]]))
+
+
+def of_run(run: Path, told: Row) -> Row:
+    """The gate as evaluation told it, with what was measured since: service under load, and a judge's scores."""
+    file = run / RECIPE
+    gate = Recipe.model_validate_json(file.read_text()).evaluate.gate if file.exists() else None
+    reasons = [*_service(run, gate.service), *_judged(run, gate.judged)] if gate else []
+    if not reasons:
+        return told
+    met = [reason.met for reason in reasons]
+    earlier = told.get("outcome", PASS if told["passed"] else FAIL)
+    outcome = FAIL if earlier == FAIL or False in met else INSUFFICIENT if earlier != PASS or None in met else PASS
+    texts = {known: [r.text for r in reasons if r.met is known] for known in (True, False, None)}
+    return told | {
+        "outcome": outcome,
+        "passed": outcome == PASS,
+        "demands": told.get("demands", 0) + len(reasons),
+        "reasons": [*told["reasons"], *(reason.text for reason in reasons)],
+        "unmet": [*texts[False], *told.get("unmet", []), *texts[None]],
+        "open": [*told.get("open", []), *texts[None]],
+    }
+
+
+def _service(run: Path, wanted: Service | None) -> list[Reason]:
+    if wanted is None:
+        return []
+    from stages.evaluate.load import Load
+
+    if not (run / LOAD).exists():
+        return [Reason(None, f"service: not measured; `tuneline load {run.name}` does")]
+    found = Load.model_validate_json((run / LOAD).read_text())
+    if found.convert != _fingerprint(run / "convert"):
+        return [Reason(None, f"service: measured on other files; `tuneline load {run.name}` measures these")]
+    where = f"of {found.requests} requests at {found.rate:g} a second"
+    failed = found.errors / found.requests
+    reasons: list[Reason | None] = [
+        Reason(failed <= wanted.errors, f"service: {failed:.1%} {where} failed, at most {wanted.errors:.1%} demanded"),
+        _tail("p95 latency", found.latencies, found, wanted.p95_latency_s, where),
+        _tail("p95 time to first token", found.first_tokens, found, wanted.p95_first_token_s, where),
+        _most("memory of the server, GB", found.memory_gb, wanted.memory_gb),
+        _most(f"USD for 1,000 queries on {found.hardware}", found.usd_per_1000_queries, wanted.usd_per_1000_queries),
+    ]
+    if wanted.requests_per_second is not None:
+        reached = found.requests_per_second
+        line = f"service: {reached:.2f} requests a second answered, {wanted.requests_per_second:g} demanded"
+        reasons.append(Reason(reached >= wanted.requests_per_second, line))
+    return [reason for reason in reasons if reason]
+
+
+def _tail(name: str, values: Sequence[float], found: "Load", most: float | None, where: str) -> Reason | None:
+    """By the one-sided bound of the quantile: an order statistic, so that nothing about the shape is assumed."""
+    if most is None:
+        return None
+    every = [*values, *[inf] * found.errors]
+    quantile, bound = statistics.quantile(every, TAIL), statistics.quantile_bound(every, TAIL, CONFIDENCE)
+    if bound is None:
+        line = f"service: {name} {quantile:.3f} s {where}: too few to bound it, 59 at least; at most {most:g} demanded"
+        return Reason(False if quantile > most else None, line)
+    line = f"service: {name} {quantile:.3f} s {where}, upper bound {bound:.3f} s, at most {most:g} demanded"
+    return Reason(False if quantile > most else True if bound <= most else None, line)
+
+
+def _most(name: str, found: float | None, most: float | None) -> Reason | None:
+    if most is None:
+        return None
+    if found is None:
+        return Reason(None, f"service: {name}: not measured, at most {most:g} demanded")
+    return Reason(found <= most, f"service: {name}: {found:.3g}, at most {most:g} demanded")
+
+
+def _judged(run: Path, floor: float | None) -> list[Reason]:
+    if floor is None:
+        return []
+    from stages.evaluate.judge import ENOUGH_LABELS, Judged
+
+    if not (run / JUDGED).exists():
+        return [Reason(None, f"judge: nothing was judged; `tuneline judge {run.name}` does")]
+    found = Judged.model_validate_json((run / JUDGED).read_text())
+    if found.evaluate != _fingerprint(run / "evaluate"):
+        return [Reason(None, f"judge: other answers were judged; `tuneline judge {run.name}` judges these")]
+    line = f"judge: {found.told}"
+    if found.labels < ENOUGH_LABELS:
+        return [Reason(None, f"{line}: does not count with fewer than {ENOUGH_LABELS} labels")]
+    return [Reason(found.bound >= floor, f"{line}; {floor:.1%} demanded of the lower bound")]
+
+
+def _fingerprint(stage: Path) -> str | None:
+    return artifact.open_artifact(stage).manifest.fingerprint if artifact.finished(stage) else None
 
 
 def _told(reasons: Sequence[Reason], evidence: Evidence) -> Row:

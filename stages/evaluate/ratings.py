@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from stages import artifact, paths
 from stages.errors import BadData, BadRequest, NotFound
-from stages.evaluate.ask import Answer
 from stages.evaluate.compare import sides
+from stages.evaluate.judge import said
 
 Vote = Literal["left", "right", "equal"]
 VOTES: tuple[Vote, ...] = ("left", "right", "equal")
@@ -89,7 +89,7 @@ def make_ballot(a: str, b: str, items: int, seed: int) -> Ballot:
         BadRequest: they differ on none. What `compare` raises.
     """
     before, after, pairs = sides(a, b)
-    differing = [(x, y) for x, y in pairs if _said(x) != _said(y)]
+    differing = [(x, y) for x, y in pairs if said(x) != said(y)]
     if not differing:
         raise BadRequest(f"{before} and {after} said the same on all {len(pairs)} items: there is nothing to rate")
     draw = random.Random(seed)
@@ -99,7 +99,7 @@ def make_ballot(a: str, b: str, items: int, seed: int) -> Ballot:
         key, first = f"{number:03d}", draw.random() < 0.5
         a_is_left[key] = first
         left, right = (x, y) if first else (y, x)
-        questions.append(Question(key, x.prompt, _said(left), _said(right)))
+        questions.append(Question(key, x.prompt, said(left), said(right)))
     content = json.dumps([before, after, seed, [asdict(q) for q in questions]])
     name = hashlib.sha256(content.encode()).hexdigest()[:10]
     return Ballot(name, tuple(questions), before, after, a_is_left, len(pairs) - len(differing))
@@ -215,8 +215,3 @@ def _key(ballot: str) -> dict[str, Any]:
 
 def _key_name(ballot: str) -> str:
     return f"ballot-{''.join(c for c in ballot if c.isalnum())}.key.json"
-
-
-def _said(answer: Answer) -> str:
-    calls = [f"{call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})" for call in answer.calls]
-    return "\n".join([*([answer.text] if answer.text else []), *calls]) or answer.error or "(nothing)"

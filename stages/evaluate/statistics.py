@@ -195,6 +195,29 @@ def items_for_bound(floor: float, share: float, confidence: float, effect: float
     return high
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them does not exceed (nearest rank)."""
+    return sorted(values)[max(0, ceil(share * len(values)) - 1)]
+
+
+def quantile_bound(values: Sequence[float], share: float, confidence: float) -> float | None:
+    """One-sided upper bound of a quantile, whatever the distribution: an order statistic; None if they are too few.
+
+    The least rank that more values lie below the quantile with probability 1 - confidence at most. By hand: the gate is
+    read where there is no scipy.
+    """
+    n = rank = len(values)
+    term = above = share**n  # P(all n lie below the quantile), then P(at least `rank` do)
+    if above > 1 - confidence:
+        return None
+    while rank > 1:
+        term *= rank * (1 - share) / ((n - rank + 1) * share)
+        if above + term > 1 - confidence:
+            break
+        above, rank = above + term, rank - 1
+    return sorted(values)[rank - 1]
+
+
 def _quantile(probability: float) -> float:
     from scipy.special import ndtri
 

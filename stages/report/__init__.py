@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from stages import artifact, paths
 from stages.artifact import DRAFT, MANIFEST, Manifest
 from stages.errors import NotFound
+from stages.evaluate.gate import of_run
 from stages.evaluate.sizes import Size, Sizes
 from stages.events import read_events
 from stages.report import evidence
@@ -113,6 +114,7 @@ def _context(run: Run) -> Row:
     judged = _judged(board, evaluated.get("gate", {}).get("target"))
     answers = evidence.answers_by_target(run.path / "evaluate", suites, targets)
     asked = answers.get(judged, {})
+    gate = of_run(run.path, evaluated["gate"]) if evaluated.get("gate") else None
     sized = _sized(run, answers)
     return {
         "name": run.path.name,
@@ -131,7 +133,10 @@ def _context(run: Run) -> Row:
         "targets": targets,
         "judged": judged,
         "axis": safe(whisker_axis()),
-        "gate_reasons": evidence.reasons(evaluated["gate"]) if evaluated.get("gate") else [],
+        "gate": gate,
+        "gate_reasons": evidence.reasons(gate) if gate else [],
+        "service": evidence.service(run.path),
+        "judge": evidence.judged(run.path),
         "verdicts": evidence.verdicts(run.path / "evaluate"),
         "confused": evidence.confusion_table(asked),
         "failures": evidence.failures(asked, answers.get("base", {})),

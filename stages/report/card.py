@@ -9,6 +9,7 @@ from configs.recipe import Recipe
 from stages import artifact
 from stages.artifact import Artifact
 from stages.evaluate import served
+from stages.evaluate.gate import of_run
 from stages.line import RECIPE
 from stages.report import percent, template, words
 
@@ -44,7 +45,7 @@ def write_card(run: Path) -> list[Path]:
         board=[row for row in evaluated.metrics.get("scoreboard", []) if row["target"] in ("base", served(recipe))],
         confidence=evaluated.metrics.get("confidence", recipe.evaluate.confidence),
         unproving=[suite.name for suite in recipe.evaluate.suites if not suite.proves],
-        gate=evaluated.metrics.get("gate", {}),
+        gate=of_run(run, evaluated.metrics["gate"]) if "gate" in evaluated.metrics else {},
         verdicts=_verdicts(evaluated),
         files=[(name, file.bytes, file.sha256) for name, file in converted.manifest.files.items() if _is_weights(name)],
         fidelity=converted.metrics.get("fidelity", {}),

@@ -8,8 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stages.errors import NotFound
 from stages.evaluate.ask import Answer, read_answers, wanted
+from stages.evaluate.gate import JUDGED, LOAD
+from stages.evaluate.judge import Judged
+from stages.evaluate.load import Load
 from stages.evaluate.sizes import TOLERANCE_POINTS, Sizes, sizes
 from stages.evaluate.verdicts import FILE as VERDICTS
 from stages.evaluate.verdicts import Verdicts, read_verdicts
@@ -53,6 +58,20 @@ def verdicts(evaluated: Path) -> Verdicts | None:
     """The base against the model that is served; None where nobody judged."""
     with contextlib.suppress(NotFound):
         return read_verdicts(evaluated / VERDICTS)
+    return None
+
+
+def service(run: Path) -> Load | None:
+    """What was measured under load, if it was."""
+    with contextlib.suppress(OSError, ValidationError):
+        return Load.model_validate_json((run / LOAD).read_text())
+    return None
+
+
+def judged(run: Path) -> Judged | None:
+    """What a judge found, if one was asked."""
+    with contextlib.suppress(OSError, ValidationError):
+        return Judged.model_validate_json((run / JUDGED).read_text())
     return None
 
 
