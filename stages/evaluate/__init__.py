@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.catalogue import Catalogue
 from configs.recipe import Evaluate, Recipe
 from stages import artifact
 from stages.artifact import SCRATCH, Artifact
@@ -18,6 +19,7 @@ from stages.evaluate.verdicts import FILE as VERDICTS
 from stages.events import Events
 from stages.prepare import load_tools
 from stages.prepare.overlap import overlap, read_carriers, seen
+from stages.prepare.preselect import FILE, Preselector
 
 MAX_TOKENS = 96
 """Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
@@ -128,7 +130,22 @@ def _ask_targets(
     for target, gguf in files.items():
         if all(len(read_answers(_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        ask_target(recipe, tools, target, gguf, suites, folder, answered)
+        ask_target(recipe, tools, target, gguf, suites, folder, answered, _select(prepared, catalogue, recipe))
+
+
+def _select(
+    prepared: Path, catalogue: Catalogue | None, recipe: Recipe
+) -> Callable[[str], list[dict[str, Any]]] | None:
+    """The preselector the run was prepared with, if it was."""
+    if catalogue is None or not (prepared / FILE).exists():
+        return None
+    selector = Preselector.read(prepared)
+
+    def select(text: str) -> list[dict[str, Any]]:
+        near = set(selector.nearest(text, recipe.data.nearest))
+        return catalogue.openai([name for name in catalogue.names if name in near])
+
+    return select
 
 
 def ask_target(
@@ -139,12 +156,13 @@ def ask_target(
     suites: Suites,
     folder: Path,
     answered: Callable[[], None] = lambda: None,
+    select: Callable[[str], list[dict[str, Any]]] | None = None,
 ) -> None:
     """Every item of `suites` to one file through its engine; answers as `evaluate` keeps them, below `folder`."""
     from endpoints.llama_server import serving
 
     async def ask_suites(base_url: str) -> None:
-        async with asker(base_url, target, recipe.data.system, tools, MAX_TOKENS) as ask:
+        async with asker(base_url, target, recipe.data.system, tools, MAX_TOKENS, select) as ask:
             for suite, items in suites.items():
                 await ask_all(items, ask, _file(folder, suite, target), answered)
 

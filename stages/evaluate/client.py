@@ -16,9 +16,14 @@ UNREADABLE = 500
 
 @asynccontextmanager
 async def asker(
-    base_url: str, model: str, system: str, tools: list[dict[str, Any]], max_tokens: int
+    base_url: str,
+    model: str,
+    system: str,
+    tools: list[dict[str, Any]],
+    max_tokens: int,
+    select: Callable[[str], list[dict[str, Any]]] | None = None,
 ) -> AsyncIterator[Callable[..., Awaitable[Reply]]]:
-    """Asks with the whole catalogue, or with `offered=False` without, at temperature 0.
+    """Asks with the whole catalogue (or what `select` leaves of it), or with `offered=False` without, at temperature 0.
 
     The prefix all prompts share stays in the server's cache.
     """
@@ -28,7 +33,8 @@ async def asker(
     async with provider(base_url).connect(model, retries=0) as chat:
 
         async def ask(text: str, *, offered: bool = True) -> Reply:
-            started, shown = time.monotonic(), tools if offered and tools else None
+            shown = (select(text) if select else tools) if offered and tools else None
+            started = time.monotonic()
             try:
                 answer = await chat.ask([*head, {"role": "user", "content": text}], shown, **sampling)
             except StageFailed as error:
