@@ -123,6 +123,11 @@ class Data(Section):
     catalogue: Literal["shown", "learned"] = "shown"
     """shown: each prompt lists tools. learned: prompts list none, the model knows the catalogue by heart; shorter
     prompts, but a new tool needs a new training."""
+    show: Literal["schemas", "signatures", "nearest", "auto"] = "schemas"
+    """How tools are written: whole schemas, a line each, or those nearest to the request (`nearest` of them). auto: the
+    first of these that leaves half of max_tokens free."""
+    nearest: int = Field(16, gt=0)
+    """How many tools a preselector by character n-grams leaves of the catalogue."""
     system: str = ""
     """System message put before rows that have none."""
     distractors: tuple[int, int] = (3, 7)

@@ -13,7 +13,8 @@ from stages.errors import NotFound
 from stages.evaluate.load import Load, load, write_load
 from stages.evaluate.suites import make_items
 from stages.line import RECIPE
-from stages.prepare import load_tools, suite_requests
+from stages.prepare import load_tools
+from stages.prepare.asked import suite_requests
 
 USUAL = ROOT / "data/requests/test.yaml"
 """Asked of an endpoint that is no run's."""

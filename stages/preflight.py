@@ -107,23 +107,19 @@ def _told(number: float) -> str:
 
 def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     """What `prepare` left, with the longest training rows alone, as many as these steps take."""
-    from stages.prepare import load_tools, read_prepared
+    from stages.prepare import load_tools
     from stages.prepare.render import Renderer
 
-    rows, renderer = read_prepared(prepared / "train.jsonl"), Renderer(base, load_tools(prepared))
-    lengths = [tokens for tokens, _, _ in renderer.measure(rows)]
+    rows = (prepared / "train.jsonl").read_bytes().splitlines(keepends=True)
+    lengths = [tokens for tokens, _, _ in Renderer(base, load_tools(prepared)).measure(rows)]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     wanted = STEPS * recipe.train.batch_rows
     if recipe.train.packing:  # a row of the batch then is a sequence of many
         wanted *= max(1, recipe.data.max_tokens // max(1, round(statistics.mean(lengths))))
     folder.mkdir(parents=True)
-    chosen = {
-        "train": [rows[i] for i in order[:wanted]],
-        "validation": read_prepared(prepared / "validation.jsonl")[:1],
-    }
-    for name, some in chosen.items():
-        lines = "".join(row.model_dump_json(exclude_none=True) + "\n" for row in some)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "train.jsonl").write_bytes(b"".join(rows[i] for i in order[:wanted]))
+    validation = (prepared / "validation.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "validation.jsonl").write_bytes(b"".join(validation[:1]))
     for name in COPIED:
         if (prepared / name).exists():
             shutil.copyfile(prepared / name, folder / name)

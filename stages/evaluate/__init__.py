@@ -258,11 +258,11 @@ def _preselected(settings: Evaluate, known: Known, suites: Suites) -> list[dict[
     """How often the right tools are among the `k` the preselector shows, where a suite lets it choose."""
     from stages.evaluate import scorers
 
-    chosen = [suite for suite in settings.suites if suite.offered]
+    chosen = [suite for suite in settings.suites if known.offered(suite.offered)]
     return [
         row
         for suite in chosen
-        for row in scorers.recall(suite.name, suites[suite.name], known.preselector.ranked, settings.confidence)
+        for row in scorers.recall(suite.name, suites[suite.name], known.preselector.nearest, settings.confidence)
     ]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from configs.catalogue import Catalogue
 from configs.recipe import Recipe
-from endpoints.preselect import Preselector
 from stages import artifact
 from stages.errors import BadRecipe
 from stages.evaluate.styles import Styles, held_out_passages
 from stages.prepare import load_tools
+from stages.prepare.preselect import FILE, Preselector
 
 
 def rough_tokens(text: str) -> int:
@@ -28,6 +28,13 @@ class Known:
     context: int = 2048
     prepared: Path | None = None
     tokens: Callable[[str], int] = field(default=rough_tokens)
+    nearest: int = 16
+    """How many tools a run shows that was prepared with a preselector."""
+
+    def offered(self, asked: int | None) -> int | None:
+        """How many tools are shown with a request: as a suite asks, else as the run was prepared; None is all."""
+        prepared_so = self.prepared is not None and (self.prepared / FILE).exists()
+        return asked or (self.nearest if prepared_so else None)
 
     def schemas(self, tool: str) -> dict[str, Any]:
         """The JSON Schema of a tool's arguments; an empty one of a tool nobody has."""
@@ -40,7 +47,9 @@ class Known:
             raise BadRecipe("evaluate.suites: `offered` needs a catalogue (data.tools) to choose from")
         from stages.evaluate.classifier import training_pairs
 
-        return Preselector(self.catalogue, training_pairs(self.prepared / "train.jsonl"))
+        if (self.prepared / FILE).exists():
+            return Preselector.read(self.prepared)
+        return Preselector.of(self.catalogue, zip(*training_pairs(self.prepared / "train.jsonl"), strict=True))
 
     @cached_property
     def passages(self) -> list[tuple[str, str]]:
@@ -62,7 +71,7 @@ def of_run(recipe: Recipe, run: Path) -> Known:
     """What is known about a run that is prepared."""
     prepared = artifact.open_artifact(run / "prepare").path
     count = _counter(recipe) if any(suite.lengths for suite in recipe.evaluate.suites) else rough_tokens
-    return Known(load_tools(prepared), recipe.serve.context, prepared, count)
+    return Known(load_tools(prepared), recipe.serve.context, prepared, count, recipe.data.nearest)
 
 
 def _counter(recipe: Recipe) -> Callable[[str], int]:

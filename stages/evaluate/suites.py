@@ -64,14 +64,14 @@ def make_items(suite: Suite, known: Known | None = None) -> tuple[Item, ...]:
     talks = made + list(_own(suite, known))
     if not talks:
         raise BadRecipe(f"suite {suite.name}: nothing of it can be asked in a context of {known.context} tokens")
-    numbers = count()
+    numbers, offered = count(), known.offered(suite.offered)
     return tuple(
         replace(
             item,
             id=f"{suite.name}-{next(numbers):04d}",
             talk=talk,
             max_tokens=suite.max_tokens,
-            shown=known.preselector.top(item.text, suite.offered) if suite.offered and item.offered else None,
+            shown=known.preselector.shown(item.text, offered) if offered and item.offered else None,
         )
         for talk, turns in enumerate(talks)
         for item in turns

@@ -14,8 +14,10 @@ from stages.artifact import SCRATCH, Artifact
 from stages.errors import BadData
 from stages.events import Events
 from stages.fetch import open_base
+from stages.prepare import preselect
 from stages.prepare.examine import Entry, Examination
 from stages.prepare.overlap import write_carriers
+from stages.prepare.preselect import Preselector, recall, shown_as
 from stages.prepare.problems import Findings
 from stages.prepare.render import Renderer
 from stages.prepare.require import verdict
@@ -67,7 +69,9 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     data = recipe.data
     catalogue = load_catalogue(find(data.tools)) if data.tools else None
     renderer = Renderer(base, catalogue)
-    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue))
+    way = shown_as(data, catalogue, renderer)
+    selector = Preselector.of(catalogue) if catalogue and way == "nearest" else None
+    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue), selector=selector)
     kept = _Kept(folder / SCRATCH / "rows.jsonl", data.seed)
     learned = 0
     for done, entry in enumerate(examined.rows(), 1):
@@ -88,6 +92,8 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     if data.catalogue == "learned" or not renderer.is_own:
         hidden = HIDE_TOOLS if data.catalogue == "learned" else ""
         artifact.write_atomic(folder / TEMPLATE, hidden + renderer.template)
+    if selector:
+        artifact.write_atomic(folder / preselect.FILE, json.dumps(selector.documents, ensure_ascii=False))
     write_carriers(folder, examined.carriers)
     lengths = sorted(examined.lengths)
     return {
@@ -99,6 +105,8 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
         "learned_tokens_mean": round(learned / len(lengths), 1),
         "warnings": findings.count("warning"),
         "sources": examined.composition(),
+        "tools_shown": way,
+        "tools_recall": recall(selector, catalogue) if selector and catalogue else None,
     }
 
 

@@ -20,6 +20,7 @@ from stages.prepare.checks import Toolbox
 from stages.prepare.duplicates import Index
 from stages.prepare.grammar import expand
 from stages.prepare.language import language_of, other_than
+from stages.prepare.preselect import Preselector
 from stages.prepare.problems import Findings, Problem
 from stages.prepare.read import Mend, Read, read_file, read_source
 from stages.prepare.render import Measured, Renderer
@@ -79,6 +80,7 @@ class Examination:
         *,
         made: Callable[[Source, int], Iterator[Row]] | None = None,
         mend: Mend | None = None,
+        selector: Preselector | None = None,
     ) -> None:
         self.data, self.catalogue, self.renderer = data, catalogue, renderer
         self.findings, self.toolbox = Findings(), Toolbox(catalogue)
@@ -88,7 +90,7 @@ class Examination:
         self.lengths, self.examples = array("I"), list[Row]()
         self.twins: dict[int, int] = {}
         """Rows of files that are equal or near to an earlier one, or to a test row (-1)."""
-        self._made, self._mend = made, mend
+        self._made, self._mend, self.selector = made, mend, selector
         self._index, self._held_out = Index(), 0
         self._names: list[str] = []
         self._file_of, self._line_of = array("I"), array("I")
@@ -110,7 +112,8 @@ class Examination:
         )
         if not self.renderer:
             while batch := list(islice(entries, BATCH)):
-                yield from self._entries(batch, [(0, 0, "")] * len(batch))
+                shown = [(part, (self._shown(row), place)) for part, (row, place) in batch]
+                yield from self._entries(shown, [(0, 0, "")] * len(batch))
             return
         with Aside(self.renderer, self.toolbox.tools) as aside:
             waiting: deque[Callable[[], Iterator[Entry]]] = deque()
@@ -219,9 +222,21 @@ class Examination:
         return Entry(row, part, tokens, learned, row.style or label, place, line)
 
     def _shown(self, row: Row) -> Row:
+        if self.selector and row.messages and not row.style:
+            return self._selected(row, self.selector)
         if not self.catalogue or self.data.catalogue != "shown" or row.tools or not row.messages or row.style:
             return row
         return show_tools(row, self.catalogue, self.data.distractors, self.data.whole_catalogue, self._rng)
+
+    def _selected(self, row: Row, selector: Preselector) -> Row:
+        """The row with the tools nearest to its first request, those it calls in any case, in the catalogue's order."""
+        if row.tools and len(row.tools) <= self.data.nearest:
+            return row
+        asked = next((m.content or "" for m in row.messages if m.role == "user"), "")
+        called = list(dict.fromkeys(row.called))
+        others = [name for name in selector.nearest(asked, self.data.nearest) if name not in called]
+        taken = {*called, *others[: max(0, self.data.nearest - len(called))]}
+        return row.model_copy(update={"tools": [name for name in self.toolbox.tools if name in taken]})
 
     def _sample(self, row: Row) -> None:
         """Ten rows of all, each as likely as any other (Vitter's algorithm R)."""

@@ -34,7 +34,7 @@ SECRETS = {
     "a password in a URL": r"\b[a-z][a-z0-9+]{2,}://[^\s:/@]+:[^\s:/@]{4,}@",
 }
 PERSONAL = {
-    "an email address": r"\b[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b",
+    "an email address": r"\b[^\W_][\w.%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b",
     "a bank account (IBAN)": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
     "a card number": r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])",
     "a phone number": r"(?<![\w+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,12}(?!\d)",

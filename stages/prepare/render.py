@@ -15,6 +15,8 @@ from configs.catalogue import Catalogue
 from stages.prepare.rows import Row
 from stages.prepare.templates import BEGIN, END, compiled, template_for
 
+SIGNATURES = "{%- set signatures = true %}"
+"""Put before a template of ours, it writes a tool as a line."""
 Measured = tuple[int, int, str]
 """Tokens of a row, how many of them are learned, and why the template refuses it, if it does."""
 _MARKS = re.compile(f"[{BEGIN}{END}]")
@@ -44,6 +46,11 @@ class Renderer:
         self.tokenizer.chat_template = self.template
         self._template, self._special = compiled(self.template), self.tokenizer.special_tokens_map
         self._shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+
+    def show_signatures(self) -> None:
+        """From now on tools are written as a line each, by this and by the tuned model's template."""
+        self.template, self.is_own = SIGNATURES + self.template, False
+        self.tokenizer.chat_template, self._template = self.template, compiled(self.template)
 
     def __call__(self, row: Row) -> Rendered:
         return next(self.batch([row]))

@@ -76,16 +76,20 @@ def settings(paths: Sequence[Path], recipe_file: Path | None) -> tuple[Recipe | 
 
 
 def _examined(recipe: Recipe | None, data: Data, catalogue: Catalogue | None) -> tuple[Examination, list[str]]:
-    renderer, why = None, "tokens are not counted: `--recipe RECIPE` says by which tokenizer and template"
+    renderer, selector = None, None
+    why = "tokens are not counted: `--recipe RECIPE` says by which tokenizer and template"
     if recipe:
         from stages.fetch import open_base
+        from stages.prepare.preselect import Preselector, shown_as
         from stages.prepare.render import Renderer
 
         try:
             renderer = Renderer(open_base(recipe).path, catalogue)
+            if shown_as(data, catalogue, renderer) == "nearest" and catalogue:
+                selector = Preselector.of(catalogue)
         except NotFound as error:
             why = f"tokens are not counted: {error}"
-    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue))
+    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue), selector=selector)
     for _ in examined.rows():
         pass
     examined.finish()

@@ -9,7 +9,6 @@ import pytest
 
 from configs.catalogue import load_catalogue
 from configs.recipe import ROOT, Suite
-from endpoints.preselect import Preselector
 from stages.errors import BadRecipe
 from stages.evaluate import scorers
 from stages.evaluate.arguments import same_arguments
@@ -19,6 +18,7 @@ from stages.evaluate.known import Known, rough_tokens
 from stages.evaluate.styles import Styles, held_out_passages
 from stages.evaluate.suites import Item, make_items
 from stages.prepare.books import passages
+from stages.prepare.preselect import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 SCHEMA: dict[str, Any] = {
@@ -208,15 +208,15 @@ def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
 
 
 def test_the_preselector_finds_the_tool_and_recall_says_how_often() -> None:
-    chooser = Preselector(CATALOGUE, (["ping Ana over the green app"], ["whatsapp.send"]))
-    assert "whatsapp.send" in chooser.top("please ping Bo over the green app", 4)
-    assert len(chooser.top("anything", 16)) == 16
+    chooser = Preselector.of(CATALOGUE, [("ping Ana over the green app", "whatsapp.send")])
+    assert "whatsapp.send" in chooser.shown("please ping Bo over the green app", 4)
+    assert len(chooser.shown("anything", 16)) == 16
     items = [
         Item("a", "ping Bo over the green app", "whatsapp.send", None, "a"),
         Item("b", "xyzzy", CATALOGUE.names[-1], None, "b"),
         Item("c", "thanks", None, None, "c"),
     ]
-    rows = {row["k"]: row for row in scorers.recall("s", items, chooser.ranked, 0.95)}
+    rows = {row["k"]: row for row in scorers.recall("s", items, chooser.nearest, 0.95)}
     assert rows[1]["n"] == 2 and rows[1]["recall"] == 0.5 and rows[32]["low"] < 0.5 < rows[32]["high"]
 
 

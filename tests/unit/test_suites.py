@@ -10,7 +10,6 @@ import yaml
 
 from configs.catalogue import Catalogue, Tool, load_catalogue
 from configs.recipe import ROOT, Suite, load_recipe
-from endpoints.preselect import Preselector
 from stages.errors import BadRecipe
 from stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
 from stages.evaluate.client import Prompts
@@ -18,6 +17,7 @@ from stages.evaluate.known import Known
 from stages.evaluate.marks import INVENTED, MISSING, amounts, fault_of, price_fault
 from stages.evaluate.scorers import scoreboard_row
 from stages.evaluate.suites import Item, make_items
+from stages.prepare.preselect import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 
@@ -26,7 +26,7 @@ class Chosen(Known):
     """A run with three styles, and a preselector that has read no training rows."""
 
     passages = [("epico", ""), ("piano", ""), ("straniato", "")]
-    preselector = Preselector(CATALOGUE)
+    preselector = Preselector.of(CATALOGUE)
 
 
 KNOWN = Chosen(CATALOGUE, context=2300)
