@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Recipe, Source, find, load_recipe
+from configs.recipe import ROOT, Data, Recipe, Source, find, load_recipe
 from stages import artifact
 from stages.errors import BadRequest, NotFound
 from stages.prepare.checks import mended
@@ -84,7 +84,8 @@ def _examined(recipe: Recipe | None, data: Data, catalogue: Catalogue | None) ->
         from stages.prepare.render import Renderer
 
         try:
-            renderer = Renderer(open_base(recipe).path, catalogue)
+            here = ROOT / "data" / "tiny" if recipe.base == "tiny" else find(Path(recipe.base))
+            renderer = Renderer(here if here.is_dir() else open_base(recipe).path, catalogue)  # nothing to fetch
             if shown_as(data, catalogue, renderer) == "nearest" and catalogue:
                 selector = Preselector.of(catalogue)
         except NotFound as error:
