@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import wire_name
+from endpoints.tool_calls import TAG
 from stages.evaluate.arguments import same_calls
 from stages.evaluate.checks import fault
 from stages.evaluate.known import Known
@@ -96,7 +97,8 @@ def judge(item: Item, reply: Reply, known: Known = NOTHING_KNOWN) -> Answer:
     if wanted_calls:
         name_correct = Counter(call["name"] for call in calls) == Counter(call["name"] for call in wanted_calls)
     else:
-        wrong = "a call" if calls else fault(item, reply, known)
+        in_calls = calls or reply.text.lstrip().startswith(TAG)  # where none are offered, none are parsed
+        wrong = "a call" if in_calls else fault(item, reply, known)
         name_correct = reply.error is None and wrong is None
     return Answer(
         id=item.id,
