@@ -111,9 +111,9 @@ class Adapter:
         if parts.instead:
             return part(parts.instead, first, last).to(weight.dtype)
         assert parts.a and parts.b
-        delta = _float(parts.b)[first:last] @ _float(parts.a) * parts.scale
+        delta = (_float(parts.b)[first:last] @ _float(parts.a)).mul_(parts.scale)
         if parts.magnitude is None:
-            return (weight.float() + delta).to(weight.dtype)
+            return delta.add_(weight).to(weight.dtype)  # the sum in fp32, in memory that is there already
         length = torch.linalg.norm(weight + delta, dim=1)
         factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
         return (factor * (weight + delta)).to(weight.dtype)

@@ -5,7 +5,6 @@ files want it) and written to their places. A journal names the tensors whose ro
 pass goes on behind them. Memory holds a block for each thread, whatever the size of the model.
 """
 
-import ctypes
 import hashlib
 import json
 import os
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 """Of the base, read at a time by one thread; in fp32 and in the wanted types it is several times that."""
 ROWS_MULTIPLE = 32
 """Blocks end at a multiple of so many rows, where rows are short enough: matrix products of odd heights are slower."""
 DURABLE_BYTES = 256 << 20
 """After so much of the base, what was written is brought to the disk and the journal says so."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h: setting either also stops glibc from raising it."""
 SAME = "same"
 """In place of a type of ggml: the stored bytes as they are."""
 
@@ -113,7 +110,6 @@ def stream(
     import torch
 
     torch.set_num_threads(1)  # threads are over blocks
-    _return_blocks_at_once()
     record = Journal(journal, targets)
     if not record.goes_on:
         for target in targets:
@@ -141,14 +137,6 @@ def stream(
     finally:
         for descriptor in (*files, *readers.values()):
             os.close(descriptor)
-
-
-def _return_blocks_at_once() -> None:
-    """Have glibc give what a block used back to the kernel; else each thread keeps a heap of its largest. mallopt(3)"""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        library.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
 def _begin(target: Target) -> None:
