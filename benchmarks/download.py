@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"  # seconds without a byte that are a stall
+os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = "2"  # seconds without a byte that are a stall
 
 CAP, PARTS, PART_MB, PIECE = 100e6, 6, 60, 1 << 18
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -148,7 +148,7 @@ class Fault:
         if self.kind == "drop":
             return None
         if self.kind == "stall":
-            time.sleep(2.5)
+            time.sleep(4)
             return None
         return piece[:inside] + bytes([piece[inside] ^ 1]) + piece[inside + 1 :]
 

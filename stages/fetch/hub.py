@@ -225,15 +225,15 @@ def _whole(name: str, files: HubFiles, part: Path, events: Events, stop: threadi
 
 def _asked(call: Callable[[], Any]) -> Any:
     """What the hub answers, asked again where that helps; a network that is not there is said at once."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     for failures in range(TRIES):
         try:
             return call()
-        except HfHubHTTPError as error:
-            if failures == TRIES - 1 or not _passes(error):
+        except Exception as error:
+            there = hasattr(error, "response") or type(error).__name__ in ("ReadTimeout", "RemoteProtocolError")
+            if failures == TRIES - 1 or not there or not _passes(error):
                 raise
         _wait(failures, threading.Event())
+    raise AssertionError("unreachable")
 
 
 def _passes(error: Exception) -> bool:

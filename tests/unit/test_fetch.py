@@ -122,7 +122,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, str]] = []  # repository, file, range
-        self.drop_once = {"acme/dropped"}
+        self.drop_once, self.stall_once = {"acme/dropped"}, {"acme/slow"}
         self.keys: set[str | None] = set()
         hub = self
 
@@ -146,7 +146,7 @@ class Hub:
         files = dict(FILES)
         if repository == "acme/pickles":
             files["pytorch_model.bin"] = files.pop("model.safetensors")
-        if repository == "acme/dropped":
+        if repository in ("acme/dropped", "acme/slow"):
             files["model.safetensors"] *= 24  # the client keeps what came in whole pieces of 10 MB
         if repository == "acme/gpt":
             files["config.json"] = b'{"model_type": "gpt2"}'
@@ -186,8 +186,9 @@ class Hub:
             http.close_connection = True
             http.connection.shutdown(2)
             return
-        if name == "model.safetensors" and repository == "acme/slow":
-            http.wfile.write(content[:1000])
+        if name == "model.safetensors" and repository in self.stall_once:
+            self.stall_once.remove(repository)
+            http.wfile.write(content[: len(content) // 2])
             time.sleep(60)
         http.wfile.write(content)
 
@@ -354,19 +355,27 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, fetched: Fetched) 
     assert "hf_secret" not in fetched[1] and not any(b"hf_secret" in content for content in written)
 
 
-def test_a_killed_fetch_keeps_its_finished_files(hub: Hub, tmp_path: Path) -> None:
+def test_a_killed_fetch_keeps_what_it_has_and_goes_on_in_the_middle_of_a_file(hub: Hub, tmp_path: Path) -> None:
     words, environment = command(hub.url, tmp_path, "acme/slow")
     process = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and len([s for s in hub.sent if s[0] == "acme/slow"]) < len(FILES):
+    deadline = time.monotonic() + 60
+    part = tmp_path / "models" / f"acme--slow@{COMMIT[:12]}" / ".cache" / "model.safetensors.part"
+    folder = part.parents[1]
+    small = set(FILES) - {"model.safetensors"}
+    while time.monotonic() < deadline and not (
+        part.exists() and part.stat().st_size and all((folder / name).exists() for name in small)
+    ):
         time.sleep(0.02)
-    time.sleep(0.2)  # the small ones are renamed into place
     process.kill()
     process.wait()
-    folder = next((tmp_path / "models").glob("acme--slow@*"))
-    assert not (folder / "manifest.json").exists(), "an interrupted fetch looks finished"
-    before = {name for name in FILES if (folder / name).exists()}
-    assert before >= set(FILES) - {"model.safetensors"}
+    kept = part.stat().st_size
+    assert not (folder / "manifest.json").exists() and not (folder / "model.safetensors").exists()
+    results, _ = run(hub.url, tmp_path, "acme/slow")
+    assert results["acme/slow"][0] == "made", results
+    asked = [(name, r) for repository, name, r in hub.sent if repository == "acme/slow"]
+    assert asked[-1] == ("model.safetensors", f"bytes={kept}-") and kept > 1e6
+    assert len(asked) == len(FILES) + 1, "what was whole was fetched again"
+    assert (folder / "model.safetensors").read_bytes() == hub.files("acme/slow")["model.safetensors"]
 
 
 def test_a_base_is_pinned_at_its_first_verified_fetch(
