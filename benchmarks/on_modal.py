@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder: its statistics.py is not Python's
+sys.path[0] = str(ROOT)
 import statistics  # noqa: E402
 
 from rehearsal.command import Rehearsal  # noqa: E402

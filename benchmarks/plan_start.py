@@ -1,6 +1,7 @@
 """`tuneline plan` for Scout against a bare typer command that reads the same YAML, in turn; wall seconds, medians."""
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -8,9 +9,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.pop(0)  # benchmarks/statistics.py is not the module we mean
-import statistics  # noqa: E402
-
 RECIPE = ROOT / "configs/recipes/llama-4-scout.yaml"
 RUNS = 15
 TARGET = 1.5
