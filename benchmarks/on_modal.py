@@ -9,6 +9,7 @@ The real client and container entrypoint against `rehearsal/`, in turn with the 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
-import statistics  # noqa: E402
-
 from rehearsal.command import Rehearsal  # noqa: E402
 
 MODAL = str(Path(sys.executable).with_name("modal"))
