@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all check bench format setup llama clean
+.PHONY: demo test test-all check lint types quick bench format setup llama clean
 
 demo: setup llama
 	$(BIN)/tuneline demo
@@ -16,10 +16,18 @@ test: setup llama
 test-all: setup llama
 	$(BIN)/python -m pytest
 
+# Side by side: types and tests each keep one core busy.
 check: setup
+	$(MAKE) --no-print-directory -j --output-sync=target lint types quick
+
+lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types:
 	$(BIN)/mypy
+
+quick:
 	$(BIN)/python -m pytest tests/unit
 
 bench: setup llama
