@@ -35,6 +35,7 @@ PINS = {
     "pyyaml": "6.0.3",
     "rensa": "0.5.0",
     "rich": "15.0.0",
+    "sacrebleu": "2.6.0",
     "safetensors": "0.8.0",
     "scikit-build-core": "1.1.2",
     "scikit-learn": "1.9.1",
