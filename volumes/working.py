@@ -71,8 +71,8 @@ def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
             if told & WORK:
                 return {"state": "unfinished", "kind": "", "message": str(error)}
             error = StageFailed(
-                f"{stage} did nothing in a call of {seconds / 3600:.3g} h but start; another would do no more: raise "
-                f"compute.{stage}.hours, or compute.{stage}.cores"
+                f"{stage} did nothing in a call of {seconds / 3600:.3g} h but start, and another would do no more; raise "
+                f"compute.{stage}.hours, now {getattr(recipe.compute, stage).hours:g}, and run the same command again"
             )
         return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     return {"state": "finished", "kind": "", "message": ""}
