@@ -70,9 +70,10 @@ def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
         if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
             if told & WORK:
                 return {"state": "unfinished", "kind": "", "message": str(error)}
+            hours = getattr(recipe.compute, stage).hours
             error = StageFailed(
-                f"{stage} did nothing in a call of {seconds / 3600:.3g} h but start, and another would do no more; raise "
-                f"compute.{stage}.hours, now {getattr(recipe.compute, stage).hours:g}, and run the same command again"
+                f"{stage} did nothing but start in a call of {seconds / 3600:.3g} h, and another would do no more; "
+                f"raise compute.{stage}.hours, now {hours:g}, and run the same command again"
             )
         return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
     return {"state": "finished", "kind": "", "message": ""}
