@@ -159,7 +159,7 @@ def test_divergence_keeps_the_last_good_checkpoint_and_advises(here: Path, monke
         return step(self, model, *more, **named)
 
     monkeypatch.setattr(training.Trainer, "training_step", spoiled)
-    says = r"diverged at step 15: the .* its median.*checkpoint-14 in .* last good one.*rate \(now 0.002; try 0.0005"
+    says = r"diverged at step 19: the .* its median.*checkpoint-14 in .* last good one.*rate \(now 0.002; try 0.0005"
     with pytest.raises(StageFailed, match=says):
         small.train(here, "diverged", small.recipe(here, max_steps=20, save_steps=1))
     newest = here / "diverged/train/scratch/checkpoints/checkpoint-14/adapter_model.safetensors"

@@ -43,7 +43,8 @@ def steady(steps: int) -> list[dict[str, float]]:
 )
 def test_divergence_stops_and_saves_nothing_more(entry: dict[str, float], says: str) -> None:
     watching = Divergence()
-    after = log(watching, *steady(30), entry)
+    times = 5 if all(map(math.isfinite, entry.values())) else 1
+    after = log(watching, *steady(30), *[entry] * times)
     assert watching.why == says
     assert after.should_training_stop and not after.should_save and not after.should_evaluate
 
@@ -54,15 +55,23 @@ def test_what_is_merely_high_stops_nothing(entry: dict[str, float]) -> None:
     assert log(watching, *steady(30), entry).should_save and watching.why is None
 
 
+def test_one_hard_batch_is_not_a_divergence_and_nothing_is_saved_in_doubt() -> None:
+    watching, hard = Divergence(), {"loss": 50.0, "grad_norm": 0.5}
+    doubtful = log(watching, *steady(30), *[hard] * 4)
+    assert not doubtful.should_training_stop and not doubtful.should_save and doubtful.should_evaluate
+    assert log(watching, *steady(1), *[hard] * 4, *steady(1)).should_save and watching.why is None
+
+
 def test_the_first_steps_have_no_median() -> None:
     watching = Divergence()
-    assert not log(watching, {"loss": 0.1, "grad_norm": 0.1}, {"loss": 9.0, "grad_norm": 90.0}).should_training_stop
+    high = [{"loss": 9.0, "grad_norm": 90.0}] * 6
+    assert not log(watching, {"loss": 0.1, "grad_norm": 0.1}, *high).should_training_stop
 
 
 def test_a_resumed_run_knows_the_losses_of_before() -> None:
     watching = Divergence()
     watching.on_train_begin(ARGUMENTS, TrainerState(log_history=steady(30)), control())
-    assert log(watching, {"loss": 50.0, "grad_norm": 0.5}).should_training_stop
+    assert log(watching, *[{"loss": 50.0, "grad_norm": 0.5}] * 5).should_training_stop
 
 
 def test_an_alert_is_raised_once_until_the_bound_is_kept_again(tmp_path: Path) -> None:
