@@ -232,7 +232,8 @@ def _samples(run: Path) -> Row:
 def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:
     board = [row for row in evaluated["scoreboard"] if row["suite"] == suite]
     peers = [row for row in evaluated.get("classifier", []) if row["suite"] == suite]
-    floor = _floor(run, suite)
+    declared = _declared(run, suite)
+    floor = declared.get("floor")
     names = [
         _drawn(words(r["target"]), r["n"], r["name_accuracy"], r["name_low"], r["name_high"], _css(r["target"]), floor)
         for r in board
@@ -246,6 +247,7 @@ def _suite(run: Run, evaluated: Row, suite: str, judged: str) -> Row:
     return {
         "name": suite,
         "floor": floor,
+        "one_by_one": declared.get("independent") == "items",
         "rows": board,
         "peers": peers,
         "names": names,
@@ -266,9 +268,10 @@ def _css(target: str) -> str:
     return "base" if target == "base" else "tuned"
 
 
-def _floor(run: Run, suite: str) -> float | None:
-    declared: list[Row] = run.settings("evaluate").get("evaluate.suites", [])
-    return next((one.get("floor") for one in declared if one.get("name") == suite), None)
+def _declared(run: Run, suite: str) -> Row:
+    """A suite as the recipe has it."""
+    suites: list[Row] = run.settings("evaluate").get("evaluate.suites", [])
+    return next((one for one in suites if one.get("name") == suite), {})
 
 
 def _handlers(evaluated: Row, suite: str) -> dict[str, dict[str, Row]]:
