@@ -62,6 +62,7 @@ def test_bad_input_ends_with_2_and_leaves_nothing(stage: Stage, tmp_path: Path) 
     assert not (stage.volume("runs") / "wrong").exists() and not (stage.volume("runs") / "dear").exists()
 
 
+@pytest.mark.slow
 def test_a_call_that_nears_its_end_is_followed_by_another_until_cancelled(
     stage: Stage, tmp_path: Path, cloud: Path
 ) -> None:
@@ -84,7 +85,7 @@ def test_a_call_that_nears_its_end_is_followed_by_another_until_cancelled(
     listed = json.loads(stage.tuneline("runs", "show", "long", "--modal", "--json"))
     assert "train" not in listed and "prepare" in listed
     assert "is cancelled" in stage.tuneline("runs", "cancel", "long", "--modal")
-    out, _ = process.communicate()
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "a successor goes on from the checkpoint" in out
     assert "error: the walk ended without a result: cancelled" in out
     assert "nobody is making it" in stage.tuneline("runs", "cancel", "long", "--modal", code=2)
