@@ -1,5 +1,6 @@
 """What `modal run app.py::VERB` does on the user's machine: check, tell the cost, upload, start the walk, follow it."""
 
+import io
 import sys
 import uuid
 from pathlib import Path
@@ -28,6 +29,8 @@ def enter(
     only: bool,
 ) -> None:
     """Make a run up to a stage. Exits as `tuneline` does: 0 done, 1 failed, 2 bad input, 3 the gate said no."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # into a file or a pipe too, the cost is told before it arises
     try:
         _enter(app, walk, until, Path(recipe_file), run, only)
     except TunelineError as error:

@@ -60,6 +60,13 @@ def lease(run: str, ticket: str, call: str) -> Iterator[None]:
         LEASES.put(_key(run, number), mine | {"ended": True})
 
 
+def end(run: str) -> None:
+    """Free `run` at once, when its walk was cancelled: its container may take a while to say so, or never do."""
+    number, entry = _newest(run)
+    if entry:
+        LEASES.put(_key(run, number), entry | {"ended": True})
+
+
 def _newest(run: str) -> tuple[int, dict[str, Any] | None]:
     """The number and entry of the run's last lease; (0, None) if there was none."""
     number = int(LEASES.get(run, 0))

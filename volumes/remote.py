@@ -15,7 +15,7 @@ from stages.artifact import DRAFT, MANIFEST
 from stages.errors import BadRequest, NotFound
 from stages.line import ORDER, RECIPE
 from volumes import VOLUMES
-from volumes.lease import LEASES, holder
+from volumes.lease import LEASES, end, holder
 from volumes.walking import secrets
 
 APP = "tuneline"
@@ -103,6 +103,7 @@ def cancel(run: str) -> str:
         for stage in ORDER:
             if call := LEASES.pop(f"{run}/{stage}", None):
                 modal.FunctionCall.from_id(call).cancel(terminate_containers=True)
+        end(run)
         return str(running["call"])
 
 

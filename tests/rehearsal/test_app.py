@@ -62,7 +62,6 @@ def test_bad_input_ends_with_2_and_leaves_nothing(stage: Stage, tmp_path: Path) 
     assert not (stage.volume("runs") / "wrong").exists() and not (stage.volume("runs") / "dear").exists()
 
 
-@pytest.mark.slow
 def test_a_call_that_nears_its_end_is_followed_by_another_until_cancelled(
     stage: Stage, tmp_path: Path, cloud: Path
 ) -> None:

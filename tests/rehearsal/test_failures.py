@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import MICRO
 from tests.rehearsal.conftest import Checkout, Cloud, Stage, eventually
 
@@ -65,7 +63,6 @@ def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
     assert "prepare took too long and was stopped" in message and "raise compute.prepare.hours, now 0.0003" in message
 
 
-@pytest.mark.slow  # in a whole suite its clients have once waited for an end that nobody told them
 def test_the_same_command_follows_what_is_being_made_and_is_told_of_its_end(stage: Stage, checkout: Checkout) -> None:
     checkout.change("volumes/working.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
     containers = stage.rehearsal.plane.state.containers
