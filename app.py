@@ -18,14 +18,14 @@ import images.evaluate
 import images.serve
 import images.train
 from configs.cloud import cloud
+from configs.recipe import WALK, Conversion
 from volumes import ENVIRONMENT, mounted
 from volumes.entry import DEMO, enter
 from volumes.walking import scheduled, walk
 from volumes.working import Outcome, evaluate_promoted, policy, work
 
 HOUR, DAY = 3600, 24 * 3600
-CONVERT_DISK_MIB = 700 * 1024
-"""For Llama 4 Scout, the largest base of our recipes: 216 GB of shards, its GGUF files, and room to work."""
+CONVERT_DISK_MIB = 1024 * Conversion.disk_gib
 RETRIES = modal.Retries(max_retries=2, initial_delay=0.0)
 """Of preempted and lost containers; what a retry cannot mend comes back as a value."""
 SETTINGS = cloud()
@@ -97,7 +97,13 @@ FUNCTIONS = {
 }
 
 
-@app.function(image=images.cpu.image, cpu=0.25, memory=1024, timeout=DAY, **line)
+@app.function(
+    image=images.cpu.image,
+    cpu=(0.125, WALK.cores),
+    memory=(int(1024 * WALK.memory_gib), int(1024 * WALK.memory_gib)),
+    timeout=DAY,
+    **line,
+)
 def walk_cpu(recipe: str, run: str, stages: list[str], ticket: str) -> Outcome:
     return walk(recipe, run, stages, ticket, FUNCTIONS, walk_cpu)
 

@@ -101,6 +101,7 @@ class Hardware(_Fact):
     gpus: dict[str, Gpu]
     usd_per_core_second: float = Field(gt=0)
     usd_per_gib_second: float = Field(gt=0)
+    disk_gib_per_gib: float = Field(gt=0)
     longest_call_hours: float = Field(gt=0)
     chips: dict[str, Chip]
     usable: float = Field(gt=0, le=1)
@@ -109,13 +110,14 @@ class Hardware(_Fact):
     flat: dict[str, Flat]
     api: Api
 
-    def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float) -> float:
-        """Of one container; `gpu` is a kind, or a kind and a count (`H100:2`).
+    def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float, disk_gib: float = 0) -> float:
+        """Of one container; `gpu` is a kind, or a kind and a count (`H100:2`), `disk_gib` what is asked for.
 
         Raises:
             BadRecipe: no such kind, or more than fit in a container.
         """
-        price = cores * self.usd_per_core_second + memory_gib * self.usd_per_gib_second
+        billed_gib = max(memory_gib, disk_gib / self.disk_gib_per_gib)
+        price = cores * self.usd_per_core_second + billed_gib * self.usd_per_gib_second
         if gpu:
             kind, count = self.parse(gpu)
             price += count * self.gpus[kind].usd_per_second

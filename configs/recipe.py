@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,8 @@ from stages.errors import BadRecipe
 ROOT = Path(__file__).parents[1]
 """Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
 
+SPARE_S = 60.0
+"""Between a stage being told to stop and its call being killed: training saves a checkpoint in it."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
 """A measure's bound in `data.require`."""
@@ -492,14 +494,32 @@ class Container(Section):
             hardware().parse(gpu)
         return gpu
 
+    disk_gib: ClassVar[int] = 0
+    """Asked for beyond what every container has; Modal lets nobody change it per call."""
+
     @property
     def usd_per_hour(self) -> float:
-        return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib)
+        return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib, self.disk_gib)
+
+    @property
+    def hours_at_most(self) -> float:
+        """With all retries: each may run to its end, and each of its calls take `SPARE_S` to save what it has."""
+        calls = 1 + self.hours // (hardware().longest_call_hours - 1)
+        return (self.hours + calls * SPARE_S / 3600) * (1 + self.retries)
 
     @property
     def usd_at_most(self) -> float:
-        """Price × hours × (1 + retries): every retry may run to its end."""
-        return self.usd_per_hour * self.hours * (1 + self.retries)
+        return self.usd_per_hour * self.hours_at_most
+
+
+class Conversion(Container):
+    """Convert's: its disk holds Llama 4 Scout, the largest base of our recipes, and its GGUF files."""
+
+    disk_gib: ClassVar[int] = 700
+
+
+WALK = Container(cores=0.5, memory_gib=1.0)
+"""What waits for the stages' containers, as long as they take."""
 
 
 class Compute(Section):
@@ -508,7 +528,7 @@ class Compute(Section):
     fetch: Container = Container(hours=6)
     prepare: Container = Container(cores=4, memory_gib=16)
     train: Container = Container(gpu="H100", cores=8, memory_gib=64, hours=24, retries=3)
-    convert: Container = Container(cores=8, memory_gib=32, hours=4)
+    convert: Conversion = Conversion(cores=8, memory_gib=32, hours=4)
     evaluate: Container = Container(gpu="A10", cores=4, memory_gib=32, hours=4)
     max_cost_usd: float | None = Field(None, gt=0)
     """A run that could cost more is refused before anything starts; one that has cost so much checkpoints and stops."""
@@ -520,6 +540,19 @@ class Compute(Section):
     """Processes that train together; None is one a GPU."""
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     """How they share: ddp, a model each; fsdp2, a shard each. auto takes ddp where the model fits one GPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_what_is_not_stated(cls, given: Any) -> Any:
+        """A stage's defaults stand where only some of its keys are given: more hours for an H100 stay an H100's."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {name: field.default for name, field in cls.model_fields.items() if name in given}
+        return given | {
+            name: default.model_dump() | given[name]
+            for name, default in defaults.items()
+            if isinstance(default, Container) and isinstance(given[name], dict)
+        }
 
     @property
     def preflight(self) -> Container:

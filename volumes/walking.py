@@ -10,7 +10,7 @@ from typing import Any
 import modal
 
 from configs.cloud import SECRETS, cloud
-from configs.recipe import Container, Recipe
+from configs.recipe import SPARE_S, Container, Recipe
 from stages import paths
 from stages.artifact import open_artifact
 from stages.errors import BadRecipe, StageFailed, TunelineError
@@ -23,9 +23,6 @@ from volumes.working import CALL_HOURS, Outcome, working
 
 Functions = Mapping[tuple[str, bool], "modal.Function[Any, Any, Any]"]
 """(stage, on a GPU) → the Function on that hardware."""
-
-SPARE_S = 60.0
-"""Between a stage being told to stop and its call being killed: training saves a checkpoint in it."""
 
 
 def walk(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import Compute, Container, Recipe
+from configs.recipe import WALK, Compute, Container, Recipe
 from stages import paths
 from stages.errors import BadRecipe, NotFound, StaleArtifact
 
-STAGES = tuple(name for name, field in Compute.model_fields.items() if field.annotation is Container)
+STAGES = tuple(name for name, field in Compute.model_fields.items() if isinstance(field.default, Container))
 """In their order: `compute` has an entry for each."""
 
 
@@ -28,14 +28,19 @@ class Bound:
 
 
 def bounds(recipe: Recipe, stages: Sequence[str], states: dict[str, str] | None = None) -> list[Bound]:
-    """What each stage may cost: price × hours × (1 + retries), prices from hardware.yaml; and what evaluation buys."""
+    """What each stage may cost: price × hours × (1 + retries), prices from hardware.yaml; and what evaluation buys.
+
+    Last stands the walk, which waits for those that are not finished.
+    """
     found = []
     for stage in stages:
         asked, state = getattr(recipe.compute, stage), (states or {}).get(stage, "to do")
         bought = sum(target.budget_usd for target in recipe.evaluate.targets) if stage == "evaluate" else 0.0
         usd = 0.0 if state == "finished" else asked.usd_at_most + bought
         found.append(Bound(stage, asked.gpu, asked.cores, asked.memory_gib, asked.hours, asked.retries + 1, usd, state))
-    return found
+    hours = sum(getattr(recipe.compute, bound.stage).hours_at_most for bound in found if bound.state != "finished")
+    walk = Bound("walk", None, WALK.cores, WALK.memory_gib, hours, 1, WALK.usd_per_hour * hours)
+    return [*found, walk] if hours else found
 
 
 def refuse_too_dear(recipe: Recipe, line: Sequence[Bound]) -> None:

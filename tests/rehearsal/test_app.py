@@ -161,30 +161,40 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path, told: list[Any]) -> None:
-    key = stage.tuneline("keys", "add", "maria", "--modal").strip().splitlines()[-1]
-    assert httpx.get(f"{deployed}/v1/models", timeout=120).status_code == 401
+@pytest.fixture(scope="session")
+def promoted(stage: Stage, cloud: Path) -> str:
     stage.tuneline("promote", "cloud", "--as", "router", "--override", "nothing is demanded of micro", "--modal")
-    seen: set[int] = set()
+    return "router"
 
-    def healthy() -> bool:
-        seen.add(httpx.get(f"{deployed}/health", timeout=120).status_code)
-        models = httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).json()["data"]
-        return 200 in seen and models == [{"id": "router", "object": "model", "owned_by": "tuneline"}]
 
-    eventually(healthy, 90)
+def test_the_deployed_endpoint(stage: Stage, deployed: str, promoted: str) -> None:
+    key = stage.tuneline("keys", "add", "maria", "--modal").strip().splitlines()[-1]
+    assert httpx.get(f"{deployed}/health", timeout=120).status_code == 503  # its engine is only being started
     client = OpenAI(base_url=f"{deployed}/v1", api_key=key, max_retries=10)
-    asked: Any = {"model": "router", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
-    whole = client.chat.completions.create(**asked, temperature=0).choices[0].message.content
-    pieces = client.chat.completions.create(**asked, temperature=0, stream=True)
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == whole
+    asked: Any = {"model": promoted, "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    first = client.chat.completions.create(**asked, max_tokens=8)  # by itself, a client waits while it boots
+    assert httpx.get(f"{deployed}/health", timeout=120).json() == {promoted: "ready"}
+    pieces = client.chat.completions.create(**asked, max_tokens=8, stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert text == first.choices[0].message.content and first.model == f"{promoted}-1"
+    tool: Any = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+    called = client.chat.completions.create(**asked, max_tokens=64, tools=[tool], tool_choice="required").choices[0]
+    assert called.message.tool_calls and called.message.tool_calls[0].function.name == "now"  # type: ignore[union-attr]
+
+    assert httpx.get(f"{deployed}/v1/models").status_code == 401
     with pytest.raises(AuthenticationError):
         OpenAI(base_url=f"{deployed}/v1", api_key="tl-no", max_retries=0).models.list()
+    stage.tuneline("promote", "cloud", "--as", promoted, "--override", "once more", "--modal")
+    eventually(lambda: client.chat.completions.create(**asked, max_tokens=1).model == f"{promoted}-2", 60)
 
     stage.tuneline("keys", "revoke", "maria", "--modal")
-    eventually(lambda: httpx.get(f"{deployed}/v1/models", headers=bearer(key), timeout=120).status_code == 401)
+    eventually(lambda: httpx.get(f"{deployed}/v1/models", headers=bearer(key)).status_code == 401)
 
-    earlier = stage.volume("scores") / "router/2020-01-01.json"
+
+def test_the_schedule_compares_what_is_promoted(
+    stage: Stage, deployed: str, promoted: str, cloud: Path, told: list[Any]
+) -> None:
+    earlier = stage.volume("scores") / promoted / "2020-01-01.json"
     earlier.parent.mkdir(parents=True)
     perfect = {row["suite"]: row | {"name_accuracy": 1.0} for row in scores(cloud) if row["target"] == "tuned-Q4_K_M"}
     earlier.write_text(json.dumps({"suites": perfect}))
@@ -195,7 +205,7 @@ def test_the_endpoint_and_the_schedule(stage: Stage, deployed: str, cloud: Path,
     assert today != earlier and score["run"] == "cloud" and "(last)" in score["worse"][0]
     assert not any("(promoted)" in worse for worse in score["worse"])
     assert all(score["references"][known] for known in ("last", "promoted", "baseline"))
-    assert "router (cloud) got worse" in told[-1]["text"] and told[-1]["worse"] == score["worse"]
+    assert f"{promoted} (cloud) got worse" in told[-1]["text"] and told[-1]["worse"] == score["worse"]
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from configs.cloud import Cloud, Schedule, cloud
 from configs.hardware import hardware
-from configs.recipe import ROOT, Container
+from configs.recipe import ROOT, Compute, Container, Conversion
 from images.pins import ONLY_IN_IMAGES, PINS
 from stages.errors import BadRecipe
 
@@ -28,7 +28,19 @@ def test_the_cost_at_most_counts_every_try_to_its_end() -> None:
     asked = Container(gpu="H100:2", cores=4, memory_gib=10, hours=3, retries=1)
     an_hour = 3600 * (2 * 0.001097 + 4 * 0.0000131 + 10 * 0.00000222)
     assert asked.usd_per_hour == pytest.approx(an_hour)
-    assert asked.usd_at_most == pytest.approx(an_hour * 3 * 2)
+    assert asked.usd_at_most == pytest.approx(an_hour * (3 + 1 / 60) * 2)  # a minute to save what it has
+
+
+def test_a_large_disk_costs_as_memory_does() -> None:
+    small, large = (Conversion(memory_gib=memory).usd_per_hour for memory in (4, 64))
+    assert small == pytest.approx(3600 * (2 * 0.0000131 + 35 * 0.00000222))  # 700 GiB at 20:1
+    assert large == Container(memory_gib=64).usd_per_hour
+
+
+def test_a_stage_keeps_the_hardware_nobody_speaks_of() -> None:
+    asked = Compute.model_validate({"train": {"hours": 48}, "evaluate": {"gpu": None}})
+    assert (asked.train.gpu, asked.train.memory_gib, asked.train.hours) == ("H100", 64, 48)
+    assert (asked.evaluate.gpu, asked.evaluate.hours) == (None, 4)
 
 
 @pytest.mark.parametrize("cron", ["0 6 * * 1", "*/15 0-6,8 1 1-12/2 0,7", "* * * * *"])

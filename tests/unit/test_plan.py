@@ -125,6 +125,14 @@ def test_ranges_that_know_nothing_of_each_other_widen_as_errors_do() -> None:
     assert combined((2, 2), (3, 3)) == pytest.approx((6, 6))
 
 
+def test_who_waits_for_the_stages_is_paid_for_as_long() -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+    *stages, walk = bounds(asked, ["fetch", "train"], {"fetch": "finished"})
+    assert walk.stage == "walk" and walk.hours == asked.compute.train.hours_at_most and walk.usd_at_most > 0
+    assert [b.usd_at_most > 0 for b in stages] == [False, True]
+    assert [b.stage for b in bounds(asked, ["fetch"], {"fetch": "finished"})] == ["fetch"]
+
+
 def test_all_prices_come_from_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
 
