@@ -1,4 +1,4 @@
-"""Plans and models as text; only cli.py uses it. Plain strings: rich's tables take longer to import than a plan."""
+"""Plans and models as text; `cli/` uses it. Plain strings: rich's tables take longer to import than a plan."""
 
 import dataclasses
 import math

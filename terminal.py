@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: plan, live progress, tables. Only cli.py uses it."""
+"""What a person sees in a terminal: plan, live progress, tables. `cli/` uses it."""
 
 import asyncio
 import json

@@ -62,7 +62,7 @@ def overheads(times: int, home: Path) -> list[float]:
     found = []
     for turn in range(times):
         here = {"TUNELINE_RUNS": str(home / f"runs{turn}"), "TUNELINE_MODELS": str(home / f"models{turn}")}
-        alone = timed([sys.executable, "cli.py", "run", MICRO], here)
+        alone = timed([sys.executable, "-m", "cli", "run", MICRO], here)
         with Rehearsal(home / f"cloud{turn}") as rehearsal:
             there = timed([MODAL, "run", "app.py::pipeline", "--recipe", MICRO], rehearsal.environment)
         print(f"tuneline run {alone:.1f} s, in containers {there:.1f} s")

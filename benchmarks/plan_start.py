@@ -32,7 +32,7 @@ def main() -> None:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
         commands = {
-            "tuneline plan": [str(ROOT / "cli.py"), "plan", str(RECIPE)],
+            "tuneline plan": ["-m", "cli", "plan", str(RECIPE)],
             "bare typer + yaml": [str(bare), str(RECIPE)],
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -46,7 +46,7 @@ class Cloud:
         return self._ended(self.start(MODAL, *words, cwd=cwd, **environment), code)
 
     def tuneline(self, *words: str, code: int = 0) -> str:
-        return self._ended(self.start(sys.executable, "cli.py", *words), code)
+        return self._ended(self.start(sys.executable, "-m", "cli", *words), code)
 
     def _ended(self, process: "subprocess.Popen[str]", code: int) -> str:
         out, _ = process.communicate()

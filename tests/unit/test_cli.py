@@ -16,7 +16,7 @@ MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 def tuneline(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     roots = {"TUNELINE_RUNS": str(home / "runs"), "TUNELINE_MODELS": str(home / "models")}
     environment = os.environ | roots | {"COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "cli.py"), *words]
+    command = [sys.executable, "-m", "cli", *words]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -397,7 +397,7 @@ def test_a_base_is_pinned_at_its_first_verified_fetch(
 
 def test_models_download_fetches_pins_and_is_told_the_latest_commit(hub: Hub, tmp_path: Path) -> None:
     _, environment = command(hub.url, tmp_path)
-    words = [sys.executable, "cli.py", "models", "download", "acme/ok"]
+    words = [sys.executable, "-m", "cli", "models", "download", "acme/ok"]
 
     def download(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*words, *more], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

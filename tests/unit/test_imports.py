@@ -26,8 +26,7 @@ for module in sys.argv[2:]:
 
 
 def modules() -> list[str]:
-    files = [f for folder in ("stages", "configs", "endpoints") for f in (ROOT / folder).rglob("*.py")]
-    files += [ROOT / "cli.py"] if (ROOT / "cli.py").exists() else []
+    files = [f for folder in ("cli", "stages", "configs", "endpoints") for f in (ROOT / folder).rglob("*.py")]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
     names = [name for name in names if name not in EXTRA]
     return sorted(n for n in names if not n.endswith("__main__") and (n in LIGHT or not n.startswith("stages.train.")))

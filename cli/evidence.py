@@ -1,0 +1,111 @@
+"""Which model is better: comparisons, people, a judge, and load."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.shared import PLAIN, AsJson, ExistingRun, console, existing, served
+
+app = typer.Typer()
+PANEL: Any = {"rich_help_panel": "Evidence"}
+
+
+@app.command(**PANEL)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
+    exact: Annotated[bool, typer.Option("--exact", help="Arguments must be right too.")] = False,
+    tools: Annotated[bool, typer.Option("--tools", help="Each tool of a suite is a task of its own.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold two models against each other on the items both answered."""
+    from stages.evaluate.compare import compare as held_against
+    from stages.evaluate.compare import page_file
+    from stages.report.comparison import write_comparison
+    from terminal import comparison_table
+
+    found = held_against(a, b, exact=exact, by_tool=tools)
+    page = write_comparison(found, to or page_file(found))
+    if as_json:
+        typer.echo(json.dumps(found.as_json() | {"page": str(page)}, ensure_ascii=False))
+        return
+    console.print(comparison_table(found))
+    console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+
+
+@app.command(**PANEL)
+def rate(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN or RUN:TARGET, as in demo:base.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, held against A.", show_default=False)],
+    items: Annotated[int, typer.Option(min=1, help="How many answers to rate.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
+) -> None:
+    """Write a page on which people say, not knowing whose, which of two answers is better."""
+    from stages.evaluate.ratings import make_ballot, write_key
+    from stages.report.ballot import write_ballot
+
+    ballot = make_ballot(a, b, items, seed)
+    key = write_key(ballot)
+    page = write_ballot(ballot, to or key.with_name(f"ballot-{ballot.id}.html"))
+    told = f"{len(ballot.questions)} items ({ballot.same} more were answered alike by both): {page}"
+    console.print(f"{told}\n`tuneline ratings FILE…` reads what people save; {key} stays here", **PLAIN)
+
+
+@app.command(**PANEL)
+def ratings(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="What people saved.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Which model people prefer, how sure that is, and how far they agree."""
+    from dataclasses import asdict
+
+    from stages.evaluate.ratings import read_ratings
+    from tables import preference_text
+
+    found = read_ratings(files)
+    typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict}) if as_json else preference_text(found))
+
+
+@app.command(**PANEL)
+def load(
+    where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests a second, come what may.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For so long.")] = 60.0,
+    run: Annotated[
+        str | None, typer.Option("--for", help="The run whose model the URL serves; its gate reads it.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Hardware a query's cost is told for, as 'A10'; the recipe's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a served model, open loop: latency, first token, requests a second, memory, cost; for the gate too."""
+    from endpoints.load_test import load_test
+    from tables import load_text
+
+    url = where if where.startswith(("http://", "https://")) else None
+    folder = existing(run or where) if run or not url else None
+    with contextlib.ExitStack() as stack:
+        server = None if url or folder is None else stack.enter_context(served(folder))
+        found = load_test(url, folder, server, rate=rate, seconds=seconds, gpu=gpu)
+    typer.echo(found.model_dump_json() if as_json else load_text(found))
+
+
+@app.command(**PANEL)
+def judge(
+    run: ExistingRun,
+    model: Annotated[str, typer.Option(help="The model that judges.")] = "",
+    provider: Annotated[str, typer.Option(help="Where it answers: openai, groq, …, or a URL.")] = "openai",
+    labels: Annotated[Path | None, typer.Option(help="People's labels, to hold it against.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet for people to label, and ask nobody.")] = None,
+    items: Annotated[int, typer.Option(min=1, help="How many answers.")] = 200,
+) -> None:
+    """Have a model judge a run's answers; it counts only where its agreement with people was measured."""
+    from endpoints.judging import judge_run
+
+    console.print(judge_run(existing(run), provider, model, labels, sheet, items), **PLAIN)

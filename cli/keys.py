@@ -1,0 +1,32 @@
+"""Whose key opens the endpoint."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from cli.shared import OnModal, console, policy_change
+
+Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
+
+app = typer.Typer(help="Whose key opens the endpoint.", no_args_is_help=True)
+
+
+@app.command()
+def add(owner: Owner, on_modal: OnModal = False) -> None:
+    """A new key for the endpoint, shown this once."""
+    typer.echo(policy_change(on_modal, "keys add", owner))
+
+
+@app.command()
+def revoke(owner: Owner, on_modal: OnModal = False) -> None:
+    """The owner's key opens nothing any more."""
+    policy_change(on_modal, "keys revoke", owner)
+    console.print(f"the key of {owner} is revoked", highlight=False)
+
+
+@app.command()
+def ls(on_modal: OnModal = False) -> None:
+    """Who has a key, and since when."""
+    for owner, added in json.loads(policy_change(on_modal, "keys ls")).items():
+        typer.echo(f"{owner:<20} {added}")

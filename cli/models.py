@@ -1,0 +1,123 @@
+"""Bases: which there are, which fit, which are here."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from cli.shared import PLAIN, AsJson, console
+
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
+
+app = typer.Typer(help="Bases: which there are, which fit, which are here.", no_args_is_help=True)
+
+
+@app.command()
+def ls(as_json: AsJson = False) -> None:
+    """The bases we know, and those that are here with size and last use."""
+    from configs.models import registry
+    from stages.fetch.here import bases_here, half_here
+    from tables import models_text
+
+    here = bases_here()
+    if as_json:
+        known = {key: model.model_dump() for key, model in registry().models.items()}
+        there = [{"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.used.isoformat()} for b in here]
+        typer.echo(json.dumps({"known": known, "here": there}))
+    else:
+        typer.echo(models_text(here, half_here()))
+
+
+@app.command()
+def show(name: ModelName) -> None:
+    """Everything we know of a base: licence, sizes, memory to run and to train."""
+    from configs.models import known
+    from tables import model_text
+
+    typer.echo(model_text(known(name)))
+
+
+@app.command()
+def fit(
+    gpu: Annotated[str | None, typer.Option(help="A kind and a count ('H100:2'), or a memory ('11GiB').")] = None,
+    here: Annotated[bool, typer.Option("--here", help="This machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which bases a GPU runs and trains, and in how many bits."""
+    from dataclasses import asdict
+
+    from stages.errors import BadRequest
+    from stages.plan.fit import fit, machine, this_machine
+    from tables import fit_text
+
+    if (gpu is None) != here:
+        raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
+    where = this_machine() if gpu is None else machine(gpu)
+    found = fit(where)
+    typer.echo(json.dumps([asdict(each) for each in found]) if as_json else fit_text(where, found))
+
+
+@app.command()
+def pick(
+    constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', …; all, if not given.")] = None,
+) -> None:
+    """Which base to take, by what you have or what matters to you."""
+    from stages.plan.fit import GUIDE, pick
+    from tables import guide_text
+
+    typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag; the pinned one, else main, if not given.")
+    ] = None,
+) -> None:
+    """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
+    from stages.fetch import Hub, bring, named
+    from stages.pins import pin, pin_of
+    from terminal import Progress, Shown
+
+    source = named(name, revision)
+    with Progress(console) as progress:
+        made = bring(source, Shown(progress.event, "fetch"))
+    console.print(f"{made.path.name}: whole, {made.metrics['bytes'] / 1e9:.2f} GB in {made.path}", **PLAIN)
+    if isinstance(source, Hub):
+        if revision:
+            pin(source.repo, source.revision, anew=True)
+        told = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
+        console.print(told, **PLAIN)
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="A base; all that are here, if not given.")] = None,
+) -> None:
+    """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
+    from stages.errors import StageFailed
+    from stages.fetch.here import bases_here, faults, found_here
+
+    wrong, asked = [], bases_here() if name is None else found_here(name)
+    if not asked:
+        typer.echo("no base is here; `tuneline models download NAME` brings one")
+    for base in asked:
+        found = faults(base)
+        typer.echo(f"{base.slug}: {'whole' if not found else 'NOT whole'}")
+        wrong += found
+    if wrong:
+        raise StageFailed("\n".join(wrong))
+
+
+@app.command()
+def remove(
+    name: ModelName,
+    force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
+) -> None:
+    """Delete a base that is here."""
+    from stages.fetch.here import found_here, remove
+
+    for base in found_here(name):
+        remove(base, force)
+        typer.echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")

@@ -1,0 +1,116 @@
+"""A model that answers: here, on Modal, and under which name."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.shared import PLAIN, ExistingRun, OnModal, console, existing, policy_change, served, talk_to
+
+app = typer.Typer()
+PANEL: Any = {"rich_help_panel": "Serving"}
+
+
+@app.command(**PANEL)
+def serve(
+    run: ExistingRun,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address; anything but loopback needs TUNELINE_API_KEY.")] = "127.0.0.1",
+    kind: Annotated[
+        str | None, typer.Option("--type", help="GGUF type; the recipe's serve.type, if not given.")
+    ] = None,
+) -> None:
+    """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
+    from stages.errors import StageFailed
+    from terminal import serving_panel
+
+    folder = existing(run)
+    with served(folder, kind, port, host) as server:
+        console.print(serving_panel(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            code = server.process.wait()
+            raise StageFailed(f"llama-server ended with {code}; see {folder / 'logs' / 'serve.log'}")
+
+
+@app.command(**PANEL)
+def chat(
+    where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
+    question: Annotated[str | None, typer.Argument(help="Asked once; without it, a conversation.")] = None,
+) -> None:
+    """Talk to a run's model, with the run's tools; its calls are shown, not made."""
+    questions = _asked() if question is None else [question]
+    if where.startswith(("http://", "https://")):
+        talk_to(where, None, questions)
+        return
+    folder = existing(where)
+    with served(folder) as server:
+        talk_to(server.base_url, folder, questions)
+
+
+@app.command(**PANEL)
+def promote(
+    run: ExistingRun,
+    name: Annotated[str, typer.Option("--as", help="The name it serves.")],
+    override: Annotated[str, typer.Option(help="Why it may serve without the gate's pass; recorded.")] = "",
+    on_modal: OnModal = False,
+) -> None:
+    """Let a run that passed its gate serve a name; exit 3 if it did not pass."""
+    version = json.loads(policy_change(on_modal, "promote", run, name, override, _user()))
+    console.print(f"{name} is served by {_promoted(version)}; `tuneline rollback {name}` undoes it", **PLAIN)
+
+
+@app.command(**PANEL)
+def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_modal: OnModal = False) -> None:
+    """Serve what served a name before."""
+    version = json.loads(policy_change(on_modal, "rollback", name, _user()))
+    console.print(f"{name} is served again by {_promoted(version)}", **PLAIN)
+
+
+@app.command(**PANEL)
+def deploy() -> None:
+    """`modal deploy app.py`, once its secrets are there and the name is free or ours."""
+    from volumes.remote import deploy
+
+    sys.exit(deploy())
+
+
+@app.command(**PANEL, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def rehearse(
+    words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="A modal command.")] = None,
+    folder: Annotated[Path, typer.Option("--state", help="Volumes and secrets of the rehearsal.")] = Path(".rehearsal"),
+) -> None:
+    """Run a modal command with Modal played on this machine; without one, keep it up until Ctrl-C."""
+    from rehearsal.command import run, stay
+
+    if words:
+        sys.exit(run(words, folder))
+    stay(folder, typer.echo)
+
+
+def _promoted(version: dict[str, Any]) -> str:
+    """Which run, by whom, when and on what evidence."""
+    why = f", overridden: {version['override']}" if version["override"] else ""
+    what = f"{version['run']} (version {version['number']}, by {version['by']}, {version['at'][:19]}"
+    return f"{what}; gate: {version['gate']}{why})"
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
+def _asked() -> Iterator[str]:
+    """What is typed, until Ctrl-D or Ctrl-C."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            if typed := console.input("you   ").strip():
+                yield typed
