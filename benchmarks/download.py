@@ -46,6 +46,7 @@ class Hub:
     def __init__(self, files: dict[str, bytes], bytes_per_second: float | None = None) -> None:
         self.files, self.faults = files, dict[str, "Fault"]()
         self.hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        self.blobs = {name: hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() for name, c in files.items()}
         self.sent: collections.Counter[str] = collections.Counter()
         self.pace = Pace(bytes_per_second) if bytes_per_second else None
         answer = self.answer
@@ -100,8 +101,7 @@ class Hub:
             self.sent[repo] += len(piece)
 
     def _listed(self, name: str) -> dict[str, Any]:
-        content, sha = self.files[name], self.hashes[name]
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        content, sha, blob = self.files[name], self.hashes[name], self.blobs[name]
         lfs = {"lfs": {"sha256": sha, "oid": sha, "size": len(content), "pointerSize": 130}}
         return {"rfilename": name, "blobId": blob, "size": len(content), **(lfs if name.endswith("tensors") else {})}
 
