@@ -102,7 +102,8 @@ def fit(
     if divergence.why:
         raise StageFailed(_advice(divergence.why, step, scratch / "checkpoints", settings))
     if stop.stopped and step < trainer.state.max_steps:
-        raise StageFailed(f"stopped by SIGTERM at step {step}, after a checkpoint; the same command goes on from there")
+        last = max(_steps_kept(scratch / "checkpoints"), default=0)  # not this step, while a divergence is suspected
+        raise StageFailed(f"stopped by SIGTERM at step {step}; the same command goes on from step {last}")
     validated = validations(trainer.state)
     if not validated or validated[-1][0] != step:  # of the last step there may be one
         validated.append((step, trainer.evaluate()["eval_loss"]))
@@ -241,14 +242,18 @@ def _weights(folder: Path) -> list[tuple[str, torch.Tensor]]:
 
 
 def _advice(why: str, step: int, checkpoints: Path, settings: Train) -> str:
-    kept = sorted((int(c.name.split("-")[1]) for c in checkpoints.glob("checkpoint-*")), reverse=True)
-    last = f"checkpoint-{kept[0]} in {checkpoints} is the last good one" if kept else "there is no checkpoint before it"
+    kept = max(_steps_kept(checkpoints), default=0)
+    last = f"checkpoint-{kept} in {checkpoints} is the last good one" if kept else "there is no checkpoint before it"
     return (
         f"diverged at step {step}: {why}; {last}. The same command would go on from there and diverge again: lower "
         f"train.learning_rate (now {settings.learning_rate:g}; try {settings.learning_rate / 4:g}), raise "
         f"train.warmup_steps (now {settings.warmup_steps}) or lower train.max_gradient_norm "
         f"(now {settings.max_gradient_norm:g}), and use a new run (--run NEW)"
     )
+
+
+def _steps_kept(checkpoints: Path) -> list[int]:
+    return [int(checkpoint.name.split("-")[1]) for checkpoint in checkpoints.glob("checkpoint-*")]
 
 
 def refuse_hiding_padding(collator: Any, rows: Dataset, tokenizer: Any) -> None:
