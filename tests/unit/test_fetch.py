@@ -231,8 +231,8 @@ import json, sys, traceback
 from pathlib import Path
 from configs.recipe import Recipe
 from stages import fetch
-from stages.fetch import hub
-hub.FIRST_WAIT_S = 0.01
+from stages.fetch import asking
+asking.FIRST_WAIT_S = 0.01
 results = {}
 for name in sys.argv[3:]:
     recipe = Recipe.model_validate({"base": name, "revision": sys.argv[1], "data": {"sources": [{"path": "x"}]}})
