@@ -58,20 +58,24 @@ def passes(error: Exception) -> bool:
 
 
 def wait(failures: int, stop: threading.Event) -> None:
+    """Longer after each failure, and never quite as long as others wait; not at all once `stop` is set."""
     stop.wait(FIRST_WAIT_S * 2**failures * random.uniform(0.75, 1.25))
 
 
 def in_short(error: Exception) -> str:
+    """What went wrong, in a few words."""
     response = getattr(error, "response", None)
     return f"the hub answered {response.status_code}" if response is not None else type(error).__name__
 
 
 def token() -> str | bool:
+    """The one in the environment, or False."""
     # False, not None: None would also look for a token saved in the home folder.
     return os.environ.get(TOKEN_VARIABLE) or False
 
 
 def endpoint() -> str | None:
+    """Of another hub than the usual one."""
     return os.environ.get("HF_ENDPOINT") or None
 
 

@@ -147,6 +147,7 @@ def _update(digest: Any, path: Path) -> None:
 
 
 def refuse_if_full(folder: Path, needed: int) -> None:
+    """Raise StageFailed if the disk has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StageFailed(
@@ -156,6 +157,7 @@ def refuse_if_full(folder: Path, needed: int) -> None:
 
 @contextmanager
 def room(folder: Path) -> Iterator[None]:
+    """Turns a disk that is full into what to do about it."""
     try:
         yield
     except OSError as error:

@@ -1,26 +1,23 @@
 """The report: one self-contained HTML page a run, drawn from manifests, events and answers; never from memory."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from stages import artifact, paths
-from stages.artifact import DRAFT, MANIFEST, Manifest
+from stages import artifact
+from stages.artifact import Manifest
 from stages.errors import NotFound
 from stages.evaluate.gate import of_run
 from stages.evaluate.sizes import Size, Sizes
 from stages.events import read_events
 from stages.report import evidence
 from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
+from stages.report.run import STAGES, Run, read
 from stages.report.tradeoffs import checks, tradeoffs
+from stages.report.wording import Row, call_text, figures, megabytes, percent, plain, safe, said, short, template, words
 
 FILE = "report.html"
-STAGES = ("prepare", "train", "convert", "evaluate")
 CONFUSIONS_SHOWN = 12
 SHOWN_SETTINGS = {
     "train": (
@@ -32,27 +29,6 @@ SHOWN_SETTINGS = {
 }
 """What the opening section tells; the rest stands at the end of the page."""
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is on disk of a run: a manifest for each finished stage, and the settings of begun ones."""
-
-    path: Path
-    manifests: Mapping[str, Manifest]
-    begun: Mapping[str, Row] = field(default_factory=dict)
-    fetched: Manifest | None = None
-
-    def metrics(self, stage: str) -> Row:
-        return self.manifests[stage].metrics if stage in self.manifests else {}
-
-    def settings(self, stage: str) -> Row:
-        if stage in self.manifests:
-            return self.manifests[stage].made_from.settings
-        settings: Row = self.begun.get(stage, {})
-        return settings
-
 
 def write_report(run: Path) -> Path:
     """Writes `report.html` into the run's folder and returns its path; what is missing is said in a line.
@@ -62,48 +38,10 @@ def write_report(run: Path) -> Path:
     """
     if not run.is_dir():
         raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
-    found = _read(run)
+    found = read(run)
     page = template("page.html.jinja").render(**_context(found))
     artifact.write_atomic(run / FILE, page)
     return run / FILE
-
-
-def _read(run: Path) -> Run:
-    manifests = {stage: m for stage in STAGES if (m := _manifest(run / stage / MANIFEST))}
-    begun = {s: _draft_settings(run / s / DRAFT) for s in STAGES if s not in manifests and (run / s / DRAFT).exists()}
-    wanted = {m.made_from.needs.get("fetch") for m in manifests.values()} - {None}
-    bases = [m for file in sorted(paths.models().glob(f"*/{MANIFEST}")) if (m := _manifest(file))]
-    return Run(run, manifests, begun, next((m for m in bases if m.fingerprint in wanted), None))
-
-
-def _manifest(file: Path) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json(file.read_text())
-    except (OSError, ValidationError):
-        return None
-
-
-def _draft_settings(file: Path) -> Row:
-    try:
-        settings: Row = json.loads(file.read_text())["made_from"]["settings"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return settings
-
-
-def template(name: str, *, escape: bool = True) -> Any:
-    """A page's template, with the filters its figures need; `escape` for HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "size": size, "duration": duration, "words": words, "count": count}
-    return environment.get_template(name)
 
 
 def _context(run: Run) -> Row:
@@ -190,7 +128,7 @@ def _headline(run: Run, board: Sequence[Row], suites: Sequence[str], judged: str
 
 def _asked(run: Run) -> list[tuple[str, Any]]:
     shown = [(key, run.settings(stage).get(key)) for stage, keys in SHOWN_SETTINGS.items() for key in keys]
-    facts = [(words(key.split(".")[-1]), _plain(value)) for key, value in shown if value is not None]
+    facts = [(words(key.split(".")[-1]), plain(value)) for key, value in shown if value is not None]
     if run.fetched:
         facts.insert(0, ("revision", run.fetched.made_from.settings.get("revision", "")))
     rows = [str(s["rows"]) for s in run.settings("prepare").get("data.sources", []) if s.get("rows")]
@@ -208,15 +146,10 @@ def _curves(run: Path) -> Row:
     both = [Series("training", "muted-line", loss), Series("validation", "tuned", validation, dots=True)]
     return {
         "loss": safe(lines([s for s in both if s.points], "Loss over steps")),
-        "rate": safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps", _short)) if rate else "",
+        "rate": safe(lines([Series("rate", "tuned", rate)], "Learning rate over steps", short)) if rate else "",
         "last_loss": loss[-1] if loss else None,
         "last_validation": validation[-1] if validation else None,
     }
-
-
-def _short(number: float) -> str:
-    """Without its leading 0, so that it fits beside a plot on a phone."""
-    return f"{number:g}".replace("0.", ".", 1)
 
 
 def _samples(run: Path) -> Row:
@@ -282,23 +215,6 @@ def _handlers(evaluated: Row, suite: str) -> dict[str, dict[str, Row]]:
     return table
 
 
-def call_text(call: Row) -> str:
-    """A call as a line of code."""
-    if call["name"] is None:
-        return ", ".join(call["words"]) if "words" in call else "no call"
-    arguments = call["arguments"]
-    if isinstance(arguments, dict):
-        inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
-    else:
-        inner = "no JSON object" if "raw" in call else "…"
-    return f"{call['name']}({inner})"
-
-
-def said(answer: Any) -> str:
-    """What a model answered, in a line."""
-    return "; ".join(map(call_text, answer.calls)) or f"no call: {answer.error or answer.text}"[:400]
-
-
 def _files(run: Run) -> list[Row]:
     manifest = run.manifests.get("convert")
     if manifest is None:
@@ -318,14 +234,14 @@ def _sized(run: Run, answers: Mapping[str, evidence.BySuite]) -> Sizes | None:
 
 def _sizes_chart(sized: Sizes) -> str:
     marks = [Mark(_kind(r), r.bytes / 1e6, r.share, r.low, r.high, _mark_css(r, sized)) for r in sized.rows]
-    return scatter(marks, "Right answers against file size", _megabytes, lambda y: f"{100 * y:g} %", top=1.0)
+    return scatter(marks, "Right answers against file size", megabytes, lambda y: f"{100 * y:g} %", top=1.0)
 
 
 def _divergence_chart(sized: Sizes) -> str:
     rows = [row for row in sized.rows if "kl_mean_nats" in row.fidelity]
     found = [(row, row.fidelity["kl_mean_nats"]) for row in rows]
     marks = [Mark(_kind(row), row.bytes / 1e6, kl, kl, kl, _mark_css(row, sized)) for row, kl in found]
-    return scatter(marks, "KL divergence from 16 bit against file size", _megabytes, lambda y: f"{y:g}")
+    return scatter(marks, "KL divergence from 16 bit against file size", megabytes, lambda y: f"{y:g}")
 
 
 def _kind(row: Size) -> str:
@@ -334,10 +250,6 @@ def _kind(row: Size) -> str:
 
 def _mark_css(row: Size, sized: Sizes) -> str:
     return "tuned" if row == sized.recommended else "base"
-
-
-def _megabytes(amount: float) -> str:
-    return f"{amount / 1000:g} GB" if amount >= 1000 else f"{amount:g} MB"
 
 
 def _types(details: Row) -> Row:
@@ -370,12 +282,6 @@ def _planned(run: Run) -> list[Row]:
     ]
 
 
-def figures(both: tuple[float, float]) -> str:
-    """One figure, or a range, to three places."""
-    low, high = (f"{float(f'{value:.3g}'):,.10g}" for value in both)
-    return low if low == high else f"{low} – {high}"
-
-
 def _versions(run: Run) -> dict[str, str]:
     """Versions of the newest stage; where stages differ, both are told."""
     found: dict[str, list[str]] = {}
@@ -384,55 +290,3 @@ def _versions(run: Run) -> dict[str, str]:
             found.setdefault(name, [])
             found[name] += [version] if version not in found[name] else []
     return {name: ", ".join(versions) for name, versions in found.items()}
-
-
-def percent(share: float) -> str:
-    """97.3 %, with a narrow space that does not break."""
-    return f"{100 * share:.1f}\u202f%"
-
-
-def size(amount: int) -> str:
-    """Bytes as people say them, in powers of 1,000."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if amount >= factor:
-            return f"{amount / factor:.1f}\u202f{unit}"
-    return f"{amount}\u202fB"
-
-
-def duration(seconds: float) -> str:
-    """2 h 05 min, 3 min 04 s, or 8.2 s."""
-    if seconds < 60:
-        return f"{seconds:.1f}\u202fs"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes}\u202fmin {rest:02d}\u202fs"
-        if minutes < 60
-        else f"{minutes // 60}\u202fh {minutes % 60:02d}\u202fmin"
-    )
-
-
-def words(name: str) -> str:
-    """A key or target as people read it: `far_paraphrases`, `tuned-Q4_K_M` → far paraphrases, tuned Q4_K_M."""
-    return name.replace("tuned-", "tuned ", 1) if name.startswith("tuned-") else name.replace("_", " ")
-
-
-def count(number: float) -> str:
-    """Thousands set apart by a thin space."""
-    return f"{number:,.10g}".replace(",", "\u202f")
-
-
-def _plain(value: Any) -> str:
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list | tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def safe(svg: str) -> Any:
-    """Our own drawing; every text in it was escaped where it was made."""
-    from markupsafe import Markup
-
-    return Markup(svg)

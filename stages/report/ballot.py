@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stages import artifact
 from stages.evaluate.ratings import Ballot
-from stages.report import safe, template
+from stages.report.wording import safe, template
 
 
 def write_ballot(ballot: Ballot, file: Path) -> Path:

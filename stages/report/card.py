@@ -11,7 +11,7 @@ from stages.artifact import Artifact
 from stages.evaluate import served
 from stages.evaluate.gate import of_run
 from stages.line import RECIPE
-from stages.report import percent, template, words
+from stages.report.wording import percent, template, words
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}

@@ -8,8 +8,8 @@ from stages import artifact
 from stages.evaluate.ask import Answer
 from stages.evaluate.compare import Change, Comparison
 from stages.evaluate.verdicts import Verdict
-from stages.report import call_text, percent, safe, template
 from stages.report.charts import whisker, whisker_axis
+from stages.report.wording import call_text, percent, safe, template
 
 SHOWN = 200
 """Items that changed sides, in each direction; the JSON has all."""
