@@ -11,8 +11,8 @@ from stages.plan.data import Rows
 from stages.plan.memory import Parts, Work, peak, trainable
 
 COUNTS = (1, 2, 4, 8)
-MOST_ROWS = 8
-"""At a time on one GPU; what training takes unless the recipe says otherwise."""
+ROWS = (8, 4, 2, 1)
+"""At a time on one GPU: the most that fits, unless the recipe says otherwise."""
 PADDED = (1.0, 1.2)
 """Tokens worked on, of those in rows: rows of like length are put together."""
 
@@ -108,7 +108,11 @@ def placed(recipe: Recipe, shape: Shape, kind: str, count: int, learned: float =
     """
     if not hardware().chips[kind].bf16:
         return None
-    fits = hardware().usable_bytes(kind)
+    return placed_in(recipe, shape, hardware().usable_bytes(kind), count, learned)
+
+
+def placed_in(recipe: Recipe, shape: Shape, fits: float, count: int, learned: float = 1.0) -> tuple[Work, Parts] | None:
+    """The same on GPUs that offer so many bytes each."""
     shared = {"auto": (False, True), "ddp": (False,), "fsdp2": (True,)}[recipe.compute.strategy]
     for sharded in shared if count > 1 else (False,):
         for rows in _row_counts(recipe, count):
@@ -117,6 +121,12 @@ def placed(recipe: Recipe, shape: Shape, kind: str, count: int, learned: float =
             if parts.total <= fits:
                 return work, parts
     return None
+
+
+def least(recipe: Recipe, shape: Shape, count: int, learned: float = 1.0) -> Parts:
+    """Memory of one of `count` GPUs when it holds as little as can be."""
+    rows, sharded = recipe.compute.micro_batch_rows or 1, count > 1 and recipe.compute.strategy != "ddp"
+    return peak(shape, dataclasses.replace(work_of(recipe, learned), rows=rows, gpus=count, sharded=sharded))
 
 
 def on_cpu(recipe: Recipe, shape: Shape, learned: float = 1.0) -> tuple[Work, Parts]:
@@ -160,8 +170,8 @@ def _tokens(recipe: Recipe, steps: int | None, rows: Rows) -> Range | None:
 def _row_counts(recipe: Recipe, gpus: int) -> list[int]:
     if asked := recipe.compute.micro_batch_rows:
         return [asked]
-    most = max(1, min(MOST_ROWS, recipe.train.batch_rows // gpus))
-    return [rows for rows in (8, 4, 2, 1) if rows <= most]
+    each = max(1, recipe.train.batch_rows // gpus)
+    return [rows for rows in ROWS if each % rows == 0]
 
 
 def _fitting(recipe: Recipe, shape: Shape, learned: float) -> list[tuple[str, int, Work, Parts]]:

@@ -30,9 +30,9 @@ from stages.train.allocator import return_freed_memory
 from stages.train.callbacks import Checkpoints, Report, StopOnSignal
 from stages.train.checkpoints import newest_whole
 from stages.train.flops import flops_per_token
-from stages.train.launch import micro_rows
 from stages.train.load import fill, load
 from stages.train.loss import IGNORED
+from stages.train.placement import rows_each
 from stages.train.samples import Samples
 from stages.train.trainer import Trainer, from_first, is_first, save_adapter
 from stages.train.watch import Alerts, Best, Divergence, lowest, validations
@@ -167,14 +167,15 @@ def _train_in_fp32(model: PeftModel) -> None:
 def _arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFTConfig:
     settings, on_gpu = recipe.train, torch.cuda.is_available()
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = micro_rows(recipe, world, on_gpu=on_gpu)
+    each = rows_each(recipe, world)
+    micro = recipe.compute.micro_batch_rows or each
     epoch_steps = math.ceil(rows / settings.batch_rows)
     sharding = shard.settings(model, checkpointing=on_gpu) if is_sharded() else {}
     return SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_rows // (micro * world),
+        gradient_accumulation_steps=each // micro,
         # How many packed sequences there are, the trainer finds out.
         max_steps=settings.max_steps or (-1 if settings.packing else math.ceil(settings.epochs * epoch_steps)),
         num_train_epochs=settings.epochs,

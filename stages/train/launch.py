@@ -1,5 +1,6 @@
 """Training in one process, or in several by torchrun: a model each (DDP), or a shard each (FSDP2)."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,29 +11,18 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from configs.models import shape_of
 from configs.recipe import Recipe
 from stages import artifact, errors
-from stages.convert.shards import shards
-from stages.errors import BadRecipe, StageFailed, TunelineError
+from stages.errors import StageFailed, TunelineError
 from stages.events import Events, Silent
 from stages.line import bound_to
-from stages.plan.memory import trainable
-from stages.plan.training import work_of
+from stages.train.placement import fewer, placement
 
 STRATEGY = "TUNELINE_STRATEGY"
 """The environment variable that tells a worker how they share."""
 TORCHRUN = "TUNELINE_TORCHRUN"
 """The environment variable with torchrun's words for several nodes, which all see the run's folder:
 `--nnodes=2 --node-rank=0 --master-addr=… --master-port=…`. docs/training.md says how the others join."""
-BYTES_A_PARAMETER = {"qlora": 0.55, "lora": 2.0, "full": 16.0}
-"""NF4 with its doubly quantized scales; bf16; fp32 with gradient and two moments."""
-BYTES_A_TRAINED = 10.06
-"""Of an adapter: fp32 weight and gradient, two moments in 8 bit."""
-ROOM = 0.7
-"""Of a GPU's memory the model may take so much; the rest is for activations and the adapter."""
-GPU_ROWS = 8
-"""Rows at a time on one GPU, unless the recipe says otherwise."""
 HALVINGS = 3
 LAST_LINES = 12
 
@@ -49,46 +39,27 @@ def launch(recipe: Recipe, base: Path, prepared: Path, folder: Path, run: Path, 
     import torch
 
     processes = (recipe.compute.processes or max(1, torch.cuda.device_count())) * _nodes()
-    events, on_gpu = Events(run, "train"), torch.cuda.is_available()
+    memory, events = _memory(), Events(run, "train")
+    place = placement(recipe, base, run, processes, memory)
+    if memory or processes > 1:
+        events.emit("note", text=f"{processes} processes, {place.strategy}, {place.rows} rows at a time: {place.why}")
     for attempt in range(HALVINGS + 1):
         try:
-            return _once(recipe, base, prepared, folder, run, start, processes)
+            return _once(place.of(recipe), base, prepared, folder, run, start, processes)
         except OutOfMemory as error:
-            told, rows = str(error), micro_rows(recipe, processes, on_gpu=on_gpu)
+            told, rows = str(error), place.rows
         if rows == 1 or attempt == HALVINGS:
             raise StageFailed(
-                f"train: out of memory with {rows} rows at a time: {told}. The model alone was estimated at "
-                f"{_model_bytes(recipe, base) / 1e9:.1f} GB; take a GPU with more memory, more of them with "
-                "compute.strategy fsdp2, method qlora, or a lower data.max_tokens"
+                f"train: out of memory with {rows} rows at a time: {told}; {place.why}. Take a GPU with more memory, "
+                "more of them with compute.strategy fsdp2, method qlora, or a lower data.max_tokens"
             )
-        fewer = _divisor(recipe.train.batch_rows // processes, rows // 2)
-        events.emit("warning", text=f"out of memory with {rows} rows at a time; goes on with {fewer}: {told}")
-        recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"micro_batch_rows": fewer})})
+        place = dataclasses.replace(place, rows=fewer(recipe, processes, rows))
+        events.emit("warning", text=f"out of memory with {rows} rows at a time; goes on with {place.rows}: {told}")
     raise AssertionError("unreachable")
 
 
 class OutOfMemory(Exception):
     """A device, or this machine, had no memory left; says what was measured."""
-
-
-def micro_rows(recipe: Recipe, processes: int, *, on_gpu: bool) -> int:
-    """How many rows one process computes at a time: of the recipe, else what usually fits, always a divisor.
-
-    Raises:
-        BadRecipe: the rows of a step cannot be shared out evenly.
-    """
-    rows, wanted = recipe.train.batch_rows, recipe.compute.micro_batch_rows
-    if rows % processes:
-        raise BadRecipe(f"train.batch_rows: {rows} cannot be shared by {processes} processes; take a multiple")
-    if wanted and rows // processes % wanted:
-        raise BadRecipe(
-            f"compute.micro_batch_rows: {wanted} does not divide the {rows // processes} rows of a step and process"
-        )
-    return wanted or _divisor(rows // processes, GPU_ROWS if on_gpu else rows)
-
-
-def _divisor(number: int, most: int) -> int:
-    return next(rows for rows in range(min(most, number), 0, -1) if number % rows == 0)
 
 
 def _once(
@@ -105,15 +76,13 @@ def _once(
                 raise
         _free()  # only here the failed attempt's model is no longer held by its traceback
         raise OutOfMemory(measured)
-    strategy, why = chosen(recipe, base, _memory())
-    events.emit("note", text=f"{processes} processes, {strategy}: {why}")
     scratch = folder / artifact.SCRATCH
     scratch.mkdir(exist_ok=True)
     job, outcome = scratch / "job.json", scratch / "outcome.json"
     outcome.unlink(missing_ok=True)
     paths = {"base": base, "prepared": prepared, "folder": folder, "run": run, "start": start}
     told: dict[str, str | None] = {name: str(path) if path else None for name, path in paths.items()}
-    told["strategy"] = strategy
+    told["strategy"] = recipe.compute.strategy
     artifact.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
     _torchrun(job, processes // _nodes())
     if not outcome.exists():
@@ -129,26 +98,6 @@ def _once(
         raise kind(result["message"])
     metrics: dict[str, float] = result["metrics"]
     return metrics
-
-
-def chosen(recipe: Recipe, base: Path, memory: int | None) -> tuple[str, str]:
-    """(strategy, why) for GPUs of so many bytes each; None is a CPU."""
-    if recipe.compute.strategy != "auto":
-        return recipe.compute.strategy, "as compute.strategy says"
-    if memory is None:
-        return "ddp", "on CPUs, unless compute.strategy says otherwise"
-    needed = _model_bytes(recipe, base)
-    fits = needed < ROOM * memory
-    words = f"{needed / 1e9:.1f} GB of model, {memory / 1e9:.0f} GB a GPU"
-    return ("ddp", f"{words}: each holds it whole") if fits else ("fsdp2", f"{words}: each holds a shard")
-
-
-def _model_bytes(recipe: Recipe, base: Path) -> float:
-    """A first estimate: the 16-bit files' size, and what is trained beside the base."""
-    frozen = sum(shard.stat().st_size for shard in shards(base)) / 2 * BYTES_A_PARAMETER[recipe.train.method]
-    config = base / "config.json"
-    shape = shape_of(json.loads(config.read_text())) if config.exists() and recipe.train.method != "full" else None
-    return frozen + (0.0 if shape is None else trainable(shape, work_of(recipe)) * BYTES_A_TRAINED)
 
 
 def _out_of_memory(error: BaseException) -> str | None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from configs.recipe import ROOT
 from stages.fetch import fetch
-from stages.train.launch import chosen
+from stages.train.placement import Placement, placement
 from tests.line import small
 from tests.unit import llama4
 
@@ -113,19 +113,22 @@ def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None
 
 
 def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
-    with (base / "model.safetensors").open("wb") as file:
-        file.truncate(140 * 10**9)  # a sparse file of 70 B parameters' size
-    assert chosen(small.recipe(here), base, 80 * 1024**3)[0] == "ddp"
-    assert chosen(small.recipe(here), base, 48 * 1024**3)[0] == "fsdp2"
-    registered = {"num_hidden_layers": 48, "hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8}
-    widths = {"head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "vocab_size": 202048}
-    scout = {"model_type": "llama4_text", "num_local_experts": 16, "num_experts_per_tok": 1} | registered | widths
-    (base / "config.json").write_text(json.dumps(scout | {"interleave_moe_layer_step": 1}))
-    experts = small.recipe(here, rank=128, targets=["attention", "mlp", "router", "experts"])
-    assert chosen(small.recipe(here), base, 80 * 1024**3)[0] == "ddp"
-    assert chosen(experts, base, 80 * 1024**3)[0] == "fsdp2"  # 44 GB of adapter beside the base
-    (base / "config.json").unlink()
-    strategy, why = chosen(small.recipe(here, method="lora"), base, 80 * 1024**3)
-    assert (strategy, why) == ("fsdp2", "140.0 GB of model, 86 GB a GPU: each holds a shard")
+    def placed(gib: float, processes: int = 2, **train: Any) -> Placement:
+        recipe = small.recipe(here, batch_rows=32, **train)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_tokens": 4096})})
+        return placement(recipe, tmp_path, tmp_path, processes, round(gib * 2**30))
+
+    shape: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": 80, "hidden_size": 8192, "vocab_size": 128256}
+    shape |= {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 28672}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    assert (placed(80).strategy, placed(48).strategy, placed(80, method="lora").strategy) == ("ddp", "fsdp2", "fsdp2")
+    assert 1 <= placed(80).rows < placed(180).rows <= 8  # as many as fit
+    none = placed(20)
+    assert (none.strategy, none.rows) == ("fsdp2", 1) and "too much" in none.why
+    experts = {"num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1}
+    shape |= {"model_type": "llama4_text", "num_hidden_layers": 48, "hidden_size": 5120, "num_attention_heads": 40}
+    shape |= {"intermediate_size": 8192, "intermediate_size_mlp": 16384, "vocab_size": 202048} | experts
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    everything = ["attention", "mlp", "router", "experts"]
+    assert placed(80).strategy == "ddp"
+    assert placed(80, rank=128, targets=everything).strategy == "fsdp2"  # 44 GB of adapter beside the base
