@@ -7,6 +7,6 @@ from images.source import ENVIRONMENT, with_source
 
 image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
-    .pip_install(*pinned("vllm"))
+    .pip_install(*pinned("vllm", "httpx"))
     .env(ENVIRONMENT | {"VLLM_DO_NOT_TRACK": "1"})
 )

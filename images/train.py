@@ -13,7 +13,7 @@ image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
     .pip_install(*pinned("torch"))
     .pip_install(*pinned("transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors"))
-    .pip_install(*pinned("kernels", "huggingface-hub", "numpy", "sentencepiece"))
+    .pip_install(*pinned("kernels", "huggingface-hub", "numpy", "sentencepiece", "orjson"))
     .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "wandb"))
     .run_commands(f'python -c "{_BAKE.format(names=KERNELS)}"')
     .env(ENVIRONMENT | {"USE_HUB_KERNELS": "1"})

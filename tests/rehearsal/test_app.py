@@ -15,6 +15,7 @@ from openai import AuthenticationError, OpenAI
 from stages.artifact import sha256
 from tests.conftest import MICRO
 from tests.rehearsal.conftest import MODAL, Checkout, Stage, eventually
+from tests.rehearsal.imports import installed, needed
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
@@ -159,6 +160,29 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert endpoint["min_containers"] == 0 and endpoint["scaledown_s"] == 300
     assert endpoint["urls"] == {"serve": deployed}
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
+
+
+STAGES = ("volumes/working.py", "stages/line.py", "stages/tracking.py", "configs")
+RUNS = {
+    "fetch_cpu": (*STAGES, "stages/fetch"),
+    "prepare_cpu": (*STAGES, "stages/prepare", "endpoints/providers.py"),
+    "train_h100": (*STAGES, "stages/train", "stages/preflight.py"),
+    "train_cpu": (*STAGES, "stages/train", "stages/preflight.py"),
+    "convert_cpu": (*STAGES, "stages/convert"),
+    "convert_compress": (*STAGES, "stages/convert"),
+    "evaluate_a10": (*STAGES, "stages/evaluate", "endpoints"),
+    "evaluate_cpu": (*STAGES, "stages/evaluate", "endpoints"),
+    "walk_cpu": ("volumes/walking.py",),
+    "policy_cpu": ("endpoints/policy.py",),
+    "evaluate_promoted_cpu": (*STAGES, "stages/evaluate", "endpoints"),
+    "Endpoint.*": ("volumes/serving.py", "endpoints/front.py", "endpoints/engines.py"),
+}
+
+
+def test_an_image_has_what_is_imported_in_it(stage: Stage, deployed: str) -> None:
+    functions = stage.ask("apps/tuneline")
+    missing = {n: needed(*RUNS[n]) - installed(functions[n]["layers"]) for n in RUNS}
+    assert not any(missing.values()), missing
 
 
 @pytest.fixture(scope="session")
