@@ -19,6 +19,7 @@ from rich.text import Text
 from stages.events import Events, Kind
 
 if TYPE_CHECKING:
+    from endpoints.narrowing import Narrowing
     from endpoints.providers import Answer
     from stages.artifact import Artifact
     from stages.evaluate.compare import Comparison
@@ -238,13 +239,21 @@ def _share(share: float, low: float, high: float) -> str:
     return f"{100 * share:5.1f} %  ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def talk(console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, questions: Iterable[str]) -> None:
+def talk(
+    console: Console,
+    url: str,
+    model: str,
+    tools: list[dict[str, Any]] | None,
+    questions: Iterable[str],
+    narrowing: "Narrowing | None" = None,
+) -> None:
     """One conversation through the openai client; each answer is shown as it comes."""
     messages: list[dict[str, Any]] = []
     for question in questions:
         messages.append({"role": "user", "content": question})
         # A loop of its own for each answer: while one runs, Ctrl-C would not end the wait for the next question.
-        answer = asyncio.run(_answered(console, url, model, tools, messages))
+        shown = narrowing.tools(messages, tools) if narrowing and tools else tools
+        answer = asyncio.run(_answered(console, url, model, shown, messages))
         if answer.tool_calls:
             messages.clear()  # nobody made the call, so there is no result to go on from
         else:

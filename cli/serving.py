@@ -26,11 +26,18 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
+    from endpoints.narrowing import narrowing_of
     from stages.errors import StageFailed
     from terminal import serving_panel
 
     folder = existing(run)
     with served(folder, kind, port, host) as server:
+        if narrowing := narrowing_of(folder):
+            console.print(
+                f"{run} learned to be shown the {narrowing.most} tools nearest to a request; `tuneline chat` and, "
+                "once promoted, the endpoint choose them; here it is shown what a request brings.",
+                **PLAIN,
+            )
         console.print(serving_panel(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             code = server.process.wait()

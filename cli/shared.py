@@ -73,12 +73,14 @@ def served(
 
 def talk_to(url: str, folder: Path | None, questions: Iterable[str]) -> None:
     """Questions to a server through the openai client, with the tools of the run in `folder`."""
+    from endpoints.narrowing import narrowing_of
     from stages.prepare import load_tools
     from terminal import talk
 
     catalogue = load_tools(folder / "prepare") if folder else None
     tools = catalogue.openai() if catalogue else None
-    talk(console, url, folder.name if folder else "default", tools, questions)
+    narrowing = narrowing_of(folder) if folder else None
+    talk(console, url, folder.name if folder else "default", tools, questions, narrowing)
 
 
 def policy_change(on_modal: bool, verb: str, *words: str) -> str:

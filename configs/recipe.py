@@ -146,6 +146,8 @@ class Data(Section):
     """Whether the thinking of older transcripts (`[THINK] …`) is learned, as text before the answer."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes its text may be in; rows in another are warned of. Empty: any."""
+    personal: Literal["regex", "presidio"] = "regex"
+    """How personal data is looked for: by our own patterns, or by Presidio (an extra) too, for people's names."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Rows of files that are equal, or nearly, to an earlier one: counted, and never on both sides of a split."""
     held_out: tuple[Path, ...] = ()

@@ -13,14 +13,17 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.models import registry
 from configs.recipe import Recipe
 from endpoints import llama_server, vllm_server
 from endpoints.llama_server import Server
+from endpoints.narrowing import Narrowing, narrowing_of
 from endpoints.promotion import Promoted, Version, all_promoted
 from stages import artifact, paths
 from stages.errors import NotFound, StageFailed
 from stages.fetch import open_base
 from stages.line import RECIPE
+from stages.plan import shape_of_base
 from stages.prepare import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ class _Running:
     stack: ExitStack
     model: str
     """Its name in the engine."""
+    narrowing: Narrowing | None
+    """Which tools it is shown, if its run was prepared so."""
 
 
 class Engines:
@@ -56,16 +61,16 @@ class Engines:
         """`ready` or `starting` for each promoted name."""
         return {name: "ready" if self._is_current(name) else "starting" for name in self._promoted or ()}
 
-    def find(self, name: str) -> tuple[str | None, str]:
-        """(base URL, name there) of a promoted model; None while its first version starts.
+    def find(self, name: str) -> tuple[str | None, str, Narrowing | None]:
+        """(base URL, name there, how its tools are chosen) of a promoted model; no URL while its first version starts.
 
         Raises:
             NotFound: nothing is promoted under that name.
         """
         if running := self._running.get(name):
-            return running.server.base_url, running.model
+            return running.server.base_url, running.model, running.narrowing
         if self._promoted is None or name in self._promoted:
-            return None, name
+            return None, name, None
         there = ", ".join(self._promoted) or "none yet; `tuneline promote RUN --as NAME` adds one"
         raise NotFound(f"{name}: not served here; there are {there}")
 
@@ -85,7 +90,8 @@ class Engines:
                 continue
             stack = ExitStack()
             server = stack.enter_context(self._start(record))
-            self._running[name] = _Running(record.current, server, stack, _model(record))
+            narrowing = narrowing_of(paths.run_folder(record.current.run))
+            self._running[name] = _Running(record.current, server, stack, _model(record), narrowing)
             log.info("%s: version %d (%s) answers", name, record.current.number, record.current.run)
             if old:
                 old.stack.close()
@@ -119,17 +125,24 @@ class Engines:
             )
         prepared = folder / "prepare" / TEMPLATE
         template = prepared if prepared.exists() else None
+        recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
         if version.form == "adapter":
-            return self._loaded(record, served, template, log_file)
+            return self._loaded(record, recipe, served, template, log_file)
         return vllm_server.serving(
-            served, alias=_model(record), log=log_file, context=version.context, template=template
+            served,
+            alias=_model(record),
+            log=log_file,
+            context=version.context,
+            template=template,
+            parser=parser_of(recipe),
         )
 
     @contextlib.contextmanager
-    def _loaded(self, record: Promoted, adapter: Path, template: Path | None, log_file: Path) -> Iterator[Server]:
+    def _loaded(
+        self, record: Promoted, recipe: Recipe, adapter: Path, template: Path | None, log_file: Path
+    ) -> Iterator[Server]:
         """The adapter in its base's vLLM, until the block ends; the vLLM itself stays up for the others."""
-        run = paths.run_folder(record.current.run)
-        base = open_base(Recipe.model_validate_json((run / RECIPE).read_text())).path
+        base = open_base(recipe).path
         shared = self._shared.get(base)
         if shared is None or shared[0].process.poll() is not None:
             stack, first = ExitStack(), {_model(record): adapter}
@@ -140,6 +153,7 @@ class Engines:
                     log=log_file,
                     context=record.current.context,
                     template=template,
+                    parser=parser_of(recipe),
                     adapters=first,
                 )
             )
@@ -151,6 +165,14 @@ class Engines:
             yield server
         finally:
             vllm_server.unload_adapter(server, _model(record))
+
+
+def parser_of(recipe: Recipe) -> str:
+    """vLLM's parser for the calls that a model on this base writes: the registry's, or else its family's."""
+    key = registry().find(recipe.base)
+    if key and (known := registry().models[key].tool_parser):
+        return known
+    return vllm_server.LLAMA_4 if shape_of_base(recipe).family.startswith("llama4") else "llama3_json"
 
 
 def _model(record: Promoted) -> str:

@@ -53,23 +53,35 @@ def front(engines: Engines, fresh: Callable[[], None] = lambda: None, *, with_ke
             name = body["model"]
         except (ValueError, TypeError, KeyError):
             return _error(400, "the body is JSON with a `model`")
-        try:
-            url, served = engines.find(name)
-        except NotFound as error:
-            return _error(404, str(error))
-        if url is None:
-            return _error(503, f"{name} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
-        return await _passed_on(app.state.client, f"{url}/{path}", body | {"model": served})
+        for _ in range(2):  # the version it found may be replaced, and its engine gone, before it is asked
+            try:
+                url, served, narrowing = engines.find(name)
+            except NotFound as error:
+                return _error(404, str(error))
+            if url is None:
+                return _error(503, f"{name} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
+            sent = body | {"model": served}
+            if path == "chat/completions" and narrowing and body.get("tools"):
+                try:
+                    sent["tools"] = narrowing.tools(body["messages"], body["tools"], body.get("tool_choice"))
+                except (TypeError, KeyError, AttributeError):
+                    return _error(400, "messages and tools are as in OpenAI's chat API")
+            if answer := await _passed_on(app.state.client, f"{url}/{path}", sent):
+                return answer
+            if engines.find(name)[0] == url:
+                break
+        return _error(503, "the engine does not answer; try again", {"Retry-After": str(RETRY_AFTER_S)})
 
     return app
 
 
-async def _passed_on(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Response:
+async def _passed_on(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Response | None:
+    """The engine's answer as it comes; None if it does not answer."""
     request = client.build_request("POST", url, json=body)
     try:
         answer = await client.send(request, stream=True)
     except httpx.TransportError:
-        return _error(503, "the engine does not answer; try again", {"Retry-After": str(RETRY_AFTER_S)})
+        return None
     headers = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
 
     async def pieces() -> AsyncIterator[bytes]:

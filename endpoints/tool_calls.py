@@ -14,6 +14,8 @@ from configs.catalogue import dotted_name, wire_name
 
 TAG = "<|python_tag|>"
 SEPARATOR = "; "
+LLAMA_4_START, LLAMA_4_END = "<|python_start|>", "<|python_end|>"
+"""What Llama 4 writes before its calls, which have nothing between them."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +69,16 @@ def parse(text: str) -> list[ToolCall]:
         calls.append(ToolCall(dotted_name(value["name"]), arguments))
         rest = rest[end:].lstrip().removeprefix(";").lstrip()
     return calls
+
+
+def as_llama_3(text: str) -> str:
+    """The text of calls, whole or not yet, as Llama 3 would have written it."""
+    decoder, rest, calls = json.JSONDecoder(), text.removeprefix(LLAMA_4_START).removeprefix(LLAMA_4_END), []
+    while rest.startswith("{"):
+        try:
+            _, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            break
+        calls.append(rest[:end])
+        rest = rest[end:].lstrip("; \n")
+    return SEPARATOR.join([*calls, rest] if rest else calls)

@@ -16,6 +16,8 @@ from stages.errors import NotFound, StageFailed
 
 STARTS_WITHIN_S = 1200
 ADAPTER_WITHIN_S = 120
+LLAMA_4, PLUGIN = "tuneline_llama4", Path(__file__).with_name("llama4_calls.py")
+"""The parser of ours, and the file vLLM has it from."""
 MAX_LORA_RANK = 128
 """vLLM takes fixed values; a higher rank is refused before training."""
 
@@ -49,7 +51,7 @@ def serving(
             command(model, alias, port, context, template, parser, adapters or {}, gpus, fast_boot),
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+            env=os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": _ours_too()},
         )
     try:
         await_health(process, f"http://127.0.0.1:{port}", log, time.monotonic() + STARTS_WITHIN_S)
@@ -85,6 +87,11 @@ def _post(server: Server, path: str, body: dict[str, str]) -> None:
         raise StageFailed(f"vLLM: {path} {body['lora_name']}: {error}") from None
 
 
+def _ours_too() -> str:
+    """The caller's PYTHONPATH with our own folder, where the plugin finds us."""
+    return os.pathsep.join(filter(None, (str(PLUGIN.parents[1]), os.environ.get("PYTHONPATH"))))
+
+
 def command(
     model: Path,
     alias: str,
@@ -101,6 +108,8 @@ def command(
     words += ["--served-model-name", alias, "--host", "127.0.0.1", "--port", str(port)]
     words += ["--max-model-len", str(context), "--tensor-parallel-size", str(gpus), "--enable-prefix-caching"]
     words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    if parser == LLAMA_4:
+        words += ["--tool-parser-plugin", str(PLUGIN)]
     if template:
         words += ["--chat-template", str(template)]
     if fast_boot:

@@ -1,4 +1,4 @@
-"""vLLM behind our front door; nothing else, so that it starts fast."""
+"""vLLM behind our front door, which chooses a request's tools; nothing else, so that it starts fast."""
 
 import modal
 
@@ -8,5 +8,6 @@ from images.source import ENVIRONMENT, with_source
 image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
     .pip_install(*pinned("vllm", "httpx"))
+    .pip_install(*pinned("scikit-learn", "scipy"))
     .env(ENVIRONMENT | {"VLLM_DO_NOT_TRACK": "1"})
 )

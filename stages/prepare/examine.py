@@ -21,6 +21,7 @@ from stages.prepare.duplicates import Index
 from stages.prepare.grammar import expand
 from stages.prepare.language import language_of, other_than
 from stages.prepare.preselect import Preselector
+from stages.prepare.presidio import Presidio
 from stages.prepare.problems import Findings, Problem
 from stages.prepare.read import Mend, Read, read_file, read_source
 from stages.prepare.render import Measured, Renderer
@@ -92,6 +93,7 @@ class Examination:
         """Rows of files that are equal or near to an earlier one, or to a test row (-1)."""
         self._made, self._mend, self.selector = made, mend, selector
         self._index, self._held_out = Index(), 0
+        self._presidio = Presidio() if data.personal == "presidio" else None
         self._names: list[str] = []
         self._file_of, self._line_of = array("I"), array("I")
         self._rng, self._sampler, self._seen = random.Random(data.seed), random.Random(data.seed), 0
@@ -134,6 +136,9 @@ class Examination:
             for style, count in self.styles.items():
                 if count < FEWEST_OF_A_STYLE:
                     self._found("few_of_a_style", "", 0, f"style {style!r} has {count} rows")
+        for language in sorted(self._presidio.without_names) if self._presidio else ():
+            told = f"no spaCy model for {language!r} is installed: names of people are not looked for in it"
+            self._found("names_not_found", "", 0, told)
         for part in self.parts:
             if part.rows < FEWEST_ROWS:
                 kind = "small_source" if part.rows else "empty_source"
@@ -176,6 +181,9 @@ class Examination:
                 self._names.append(one.file)
             self._file_of.append(len(self._names) - 1)
             self._line_of.append(one.line)
+            if self._presidio:
+                for kind, first in self._presidio.first_of_each(one.text).items():
+                    self._found(first.severity, one.file, one.line, f"the text holds {kind}: {first.masked}")
             earlier = self._index.add(one.text)
             if earlier is not None and self._note_twin(self._held_out + place, earlier, near=False):
                 continue

@@ -6,7 +6,7 @@ often the right tool is among the first k is measured on the phrases kept for te
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,9 @@ class Preselector:
         names = list(self.documents)
         return [names[i] for i in np.argsort(-best, kind="stable")[:most]]
 
-    def shown(self, text: str, most: int) -> tuple[str, ...]:
-        """The nearest in the order of the catalogue, so that like requests have like prompts."""
-        chosen = set(self.nearest(text, most))
+    def shown(self, text: str, most: int, among: Collection[str] | None = None) -> tuple[str, ...]:
+        """The nearest (`among` these) in the order of the catalogue, so that like requests have like prompts."""
+        chosen = set([name for name in self.nearest(text) if among is None or name in among][:most])
         return tuple(name for name in self.documents if name in chosen)
 
     @cached_property

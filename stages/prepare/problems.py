@@ -44,6 +44,7 @@ KINDS = {
     "bad_character": Kind("warning", "remove it (`--fix` does)"),
     "too_long": Kind("warning", "it is left out; split it, or raise data.max_tokens"),
     "personal_data": Kind("warning", "mask it if it is a real person's (`--fix` does)"),
+    "names_not_found": Kind("warning", "install a spaCy model of the language, docs/data.md says how"),
     "duplicate": Kind("warning", "keep one (`--fix` does, and data.duplicates: drop)"),
     "near_duplicate": Kind("warning", "keep one (`--fix` does, and data.duplicates: drop)"),
     "near_test": Kind("warning", "remove it from training (`--fix` does)"),

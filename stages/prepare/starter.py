@@ -1,5 +1,6 @@
 """`tuneline init PATH`: looks at what is there and writes a recipe that runs."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
@@ -9,13 +10,13 @@ from typing import Any
 import yaml
 
 from configs.catalogue import load_catalogue
-from configs.recipe import Source, load_recipe
+from configs.recipe import ROOT, Data, Source, load_recipe
 from stages import artifact
 from stages.errors import BadData, BadRequest, NotFound
 from stages.prepare.checks import Toolbox
 from stages.prepare.files import SUFFIXES, TEXT, Record, container, files_in, records
 from stages.prepare.formats import format_of
-from stages.prepare.problems import Wrong
+from stages.prepare.problems import Problem, Wrong
 from stages.prepare.read import Read, read_file
 
 LOOKED_AT = 200
@@ -25,6 +26,10 @@ CHARACTERS_A_TOKEN = 3.0
 BYTES_A_TOKEN_TINY = 1.5
 """The tiny base has 2,048 tokens."""
 TINY_CONTEXT = 2048
+MOST_SHOWN = 1 + Data.model_fields["distractors"].default[1]
+"""Tools of a row that calls one, if it is not shown them all."""
+OURS = ROOT / "configs/tools/business.yaml"
+"""The catalogue that is tried where rows call tools and none describes them."""
 ASKED = ("question", "prompt", "query", "user", "instruction", "input", "domanda", "pertanyaan")
 ANSWERED = ("answer", "response", "completion", "assistant", "output", "reply", "risposta", "jawaban")
 """Names of columns that are taken for question and answer, where a file has no format's own."""
@@ -52,7 +57,9 @@ def init(path: Path, recipe_file: Path, base: str = "tiny", revision: str | None
     if recipe_file.exists():
         raise BadRequest(f"{recipe_file}: is there already; give another name with --to")
     seen = look(path)
+    shown = _count_shown(seen)
     recipe = _recipe(seen, base, revision)
+    recipe["data"] |= shown
     header = "".join(f"# {note}\n" for note in seen.notes)
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
     artifact.write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
@@ -92,7 +99,13 @@ def look(path: Path) -> Seen:
 
 
 def _look_at_rows(file: Path, seen: Seen) -> None:
-    values = [one.value for one in islice(records(file), LOOKED_AT) if isinstance(one, Record)]
+    found = list(islice(records(file), LOOKED_AT))
+    values = [one.value for one in found if isinstance(one, Record)]
+    if not values:
+        seen.notes.append(
+            f"left out: {next((str(one) for one in found if isinstance(one, Problem)), f'{file}: empty')}"
+        )
+        return
     columns: dict[str, str] = {}
     try:
         form = next(iter(_formats(values)), None)
@@ -102,12 +115,34 @@ def _look_at_rows(file: Path, seen: Seen) -> None:
         seen.notes.append(f"left out: {file}: {wrong.text}")
         return
     source = Source(path=file, columns=columns)
-    toolbox = Toolbox(load_catalogue(seen.tools) if seen.tools else None)
-    good = [one for one in islice(read_file(file, toolbox, source), LOOKED_AT) if isinstance(one, Read)]
+    toolbox, read = _read(source, seen.tools)
+    missing = _unknown_tools(read)
+    if missing and not seen.tools:
+        of_ours, again = _read(source, OURS)
+        if not _unknown_tools(again):
+            toolbox, read, missing, seen.tools = of_ours, again, [], OURS
+            seen.notes.append(f"{OURS}: has the tools that {file} calls")
+    good = [one for one in read if isinstance(one, Read)]
     seen.longest = max([seen.longest, *(len(one.text) + _schemas(one, toolbox) for one in good)])
     mapped = f", columns {', '.join(f'{k}: {v}' for k, v in columns.items())}" if columns else ""
     seen.notes.append(f"{file}: {form} ({container(file)}){mapped}")
+    if missing:
+        seen.notes.append(
+            f"{missing[0]}: {len(missing)} times in {len(values)} rows; configs/tools/handlers.yaml shows one"
+        )
     seen.sources.append({"path": str(file.absolute())} | ({"columns": columns} if columns else {}))
+
+
+def _read(source: Source, tools: Path | None) -> tuple[Toolbox, list[Read | Problem]]:
+    """The tools known after some rows of a file, and what these came to."""
+    assert source.path
+    toolbox = Toolbox(load_catalogue(tools) if tools else None)
+    return toolbox, list(islice(read_file(source.path, toolbox, source), LOOKED_AT))
+
+
+def _unknown_tools(read: list[Read | Problem]) -> list[str]:
+    """Where a tool is called that nobody described."""
+    return [str(one).partition(";")[0] for one in read if isinstance(one, Problem) and one.kind == "unknown_tool"]
 
 
 def _formats(values: list[Any]) -> list[str]:
@@ -127,7 +162,8 @@ def _guessed(values: list[Any]) -> dict[str, str]:
     asked = next((key for name in ASKED for key in keys if key.lower() == name), None)
     answered = next((key for name in ANSWERED for key in keys if key.lower() == name), None)
     if asked is None or answered is None:
-        raise Wrong("not_a_row", f"no format is known for {', '.join(keys) or 'an empty file'}; map its columns")
+        example = f", as in `columns: {{prompt: {keys[0]}, completion: {keys[1]}}}`" if len(keys) > 1 else ""
+        raise Wrong("not_a_row", f"no format is known for {', '.join(keys) or 'its rows'}; map its columns{example}")
     return {"prompt": asked, "completion": answered}
 
 
@@ -158,6 +194,18 @@ def _look_at_texts(path: Path, texts: list[Path], seen: Seen) -> None:
     else:
         seen.sources.append(source)
     seen.longest = max(seen.longest, 400 * 8)
+
+
+def _count_shown(seen: Seen) -> dict[str, Any]:
+    """Adds the tools a row is shown to the longest; of a catalogue of many, the settings that show no row them all."""
+    if not seen.tools:
+        return {}
+    catalogue = load_catalogue(seen.tools)
+    seen.longest += sum(sorted(len(json.dumps(tool)) for tool in catalogue.openai())[-MOST_SHOWN:])
+    if len(catalogue.names) <= MOST_SHOWN:
+        return {}
+    seen.notes.append(f"a row shows the tools it calls and 3 to {MOST_SHOWN - 1} others, never all; see data.show")
+    return {"whole_catalogue": 0}
 
 
 def _is_catalogue(file: Path) -> bool:

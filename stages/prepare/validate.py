@@ -14,6 +14,7 @@ from stages.prepare.checks import mended
 from stages.prepare.examine import Examination
 from stages.prepare.files import SUFFIXES, plain_suffix
 from stages.prepare.page import write_page
+from stages.prepare.presidio import Presidio
 from stages.prepare.problems import KINDS
 from stages.prepare.require import verdict
 from stages.prepare.rows import Row
@@ -101,11 +102,20 @@ def _clean(data: Data, catalogue: Catalogue | None, to: Path) -> list[str]:
     """Reads again, repairing each text, and writes the rows that are right and no earlier row's double."""
     to.mkdir(parents=True, exist_ok=True)
     sources = tuple(source for source in data.sources if source.path)
+    people = Presidio() if data.personal == "presidio" else None
     examined = Examination(
-        data.model_copy(update={"sources": sources, "duplicates": "drop", "catalogue": "learned", "system": ""}),
+        data.model_copy(
+            update={
+                "sources": sources,
+                "duplicates": "drop",
+                "catalogue": "learned",
+                "system": "",
+                "personal": "regex",
+            }
+        ),
         catalogue,
         None,
-        mend=mended,
+        mend=(lambda text: people.masked(mended(text))) if people else mended,
     )
     files = [to / f"{number}-{_stem(source)}.jsonl" for number, source in enumerate(sources, 1)]
     drafts = [file.with_suffix(".part") for file in files]

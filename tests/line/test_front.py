@@ -15,11 +15,13 @@ import httpx
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
+from configs.catalogue import dotted_name
 from configs.recipe import ROOT, Recipe
 from endpoints import keys
 from endpoints.llama_server import free_port
 from endpoints.promotion import promote, rollback
 from stages.prepare import load_tools
+from stages.prepare.preselect import FILE, Preselector
 from tests.conftest import environment
 
 SERVE = """
@@ -120,3 +122,39 @@ def test_a_promotion_changes_what_is_served_and_a_rollback_back(home: Path, poli
             time.sleep(0.2)
         if version == 2:
             assert rollback("router").run == "whole"
+
+
+def test_a_run_of_the_nearest_tools_is_shown_them_whatever_a_request_brings(home: Path, policy: Path, url: str) -> None:
+    """Told by the tokens of the prompt, which the server counts."""
+    few, recipe = home / "runs/few", json.loads((home / "runs/whole/recipe.json").read_text())
+    if not few.exists():
+        shutil.copytree(home / "runs/whole", few)
+        recipe["data"]["nearest"] = 3
+        (few / "recipe.json").write_text(json.dumps(recipe))
+        catalogue = load_tools(few / "prepare")
+        assert catalogue
+        (few / "prepare" / FILE).write_text(json.dumps(Preselector.of(catalogue).documents))
+    tools = load_tools(few / "prepare").openai()  # type: ignore[union-attr]
+    key = keys.add_key("maria")
+    promote("whole", "whole", "a test")
+    promote("few", "few", "a test")
+    until(url, 200)
+    asked = {"messages": [{"role": "user", "content": "send Maria a WhatsApp saying hi"}], "max_tokens": 1}
+
+    def prompt_tokens(model: str, tools: list[dict[str, Any]]) -> int:
+        body = asked | {"model": model, "tools": tools}
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["usage"]["prompt_tokens"])
+
+    nearest = Preselector.read(few / "prepare").shown("send Maria a WhatsApp saying hi", 3)
+    of_three = prompt_tokens("whole", [t for t in tools if dotted_name(t["function"]["name"]) in nearest])
+    assert "whatsapp.send" in nearest and len(nearest) == 3
+    assert prompt_tokens("few", tools) == of_three < prompt_tokens("whole", tools)
+    assert prompt_tokens("few", tools[:2]) == prompt_tokens("whole", tools[:2])
+    bad = {"model": "few", "tools": [{}] * 9, "messages": []}
+    assert (
+        httpx.post(f"{url}/v1/chat/completions", json=bad, headers={"Authorization": f"Bearer {key}"}).status_code
+        == 400
+    )

@@ -16,6 +16,8 @@ from stages.convert.merge import merge
 from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed
 from stages.fetch import fetch
+from stages.prepare import read_prepared
+from stages.prepare.render import Renderer
 from stages.train import samples
 from stages.train import trainer as training
 from tests.line import small
@@ -214,6 +216,43 @@ def test_packing_learns_the_same_tokens(here: Path) -> None:
         here, "packed", small.recipe(here, max_steps=1, batch_rows=80, learning_rate=1e-9, packing=True)
     )
     assert packed["train_loss"] == pytest.approx(plain["train_loss"], abs=2e-4)
+
+
+def test_packed_documents_see_themselves_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of what the trainer packs, on the real base, are each document's own; without separation they are not."""
+    packs: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    compute_loss = training.Trainer.compute_loss
+
+    def watched(self: Any, model: Any, inputs: Any, *words: Any, **more: Any) -> Any:
+        packs.append((model, dict(inputs)))
+        return compute_loss(self, model, inputs, *words, **more)
+
+    monkeypatch.setattr(training.Trainer, "compute_loss", watched)
+    small.train(here, "apart", small.recipe(here, max_steps=1, batch_rows=80, learning_rate=1e-9, packing=True))
+    model, packed = packs[0]
+    model.eval()
+    ids, positions = packed["input_ids"][0], packed["position_ids"][0]
+    begins = (positions == 0).nonzero()[:, 0].tolist()
+    documents = [ids[a:b] for a, b in zip(begins, [*begins[1:], len(ids)], strict=True)]
+    assert len(documents) > 10
+    renderer = Renderer(small.BASE, None)
+    whole = {tuple(renderer(row).ids) for row in read_prepared(here / "prepared/prepare/train.jsonl")}
+    assert {tuple(document.tolist()) for document in documents} <= whole, "a document was cut"
+
+    def off(**given: torch.Tensor) -> float:
+        """The largest difference of a logit in the pack from that of its document alone."""
+        together = model(**given).logits[0]
+        return max(
+            float((together[a : a + len(alone)] - model(input_ids=alone[None]).logits[0]).abs().max())
+            for a, alone in zip(begins, documents, strict=True)
+        )
+
+    with torch.no_grad():
+        assert off(**{name: value for name, value in packed.items() if name != "labels"}) < 1e-4
+        running = torch.arange(len(ids))[None]
+        assert off(input_ids=ids[None], position_ids=running) > 0.5
+        seen = torch.ones_like(ids)[None]
+        assert off(input_ids=ids[None], position_ids=positions[None], attention_mask=seen) > 0.5
 
 
 def test_a_watched_bound_alerts_and_training_goes_on(here: Path) -> None:

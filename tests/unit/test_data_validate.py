@@ -153,6 +153,27 @@ def test_init_writes_a_recipe_that_runs(tmp_path: Path) -> None:
         init(data, tmp_path / "recipe.yaml")
 
 
+def test_init_on_calls_finds_the_catalogue_that_has_them(tmp_path: Path) -> None:
+    """Otherwise none of these rows could be learned from; and none is longer than the limit that init writes."""
+    called = '[CALL] whatsapp.send(to="Ana {}", message="I come") [RESULT] {{"ok": true}} [RESPONSE] Done, {}.'
+    write(tmp_path / "old.jsonl", [{"prompt": f"tell Ana {i}", "completion": called.format(i, i)} for i in range(60)])
+    assert "business.yaml: has the tools that" in init(tmp_path / "old.jsonl", tmp_path / "recipe.yaml")
+    found = validate([tmp_path / "recipe.yaml"], None, tmp_path / "out")
+    assert found.passed and found.verdict["measures"]["rows"] == 60 and not found.verdict["measures"]["too_long"]
+    write(tmp_path / "odd.jsonl", [{"prompt": "x", "completion": '[CALL] odd.one(a="b")'}])
+    assert "tool 'odd.one' is called but not in the catalogue" in init(tmp_path / "odd.jsonl", tmp_path / "odd.yaml")
+
+
+def test_init_says_why_it_leaves_a_file_out(tmp_path: Path) -> None:
+    write(tmp_path / "chat.jsonl", [pair(i) for i in range(3)])
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "perché"}\n'.encode("latin-1"))
+    (tmp_path / "q.csv").write_text("q,a\n1,2\n")
+    (tmp_path / "none.jsonl").write_text("")
+    told = init(tmp_path, tmp_path / "recipe.yaml")
+    for why in ("latin.jsonl:1:18: not UTF-8", "as in `columns: {prompt: q, completion: a}`", "none.jsonl: empty"):
+        assert why in told
+
+
 def test_init_on_a_catalogue_makes_examples_from_it(tmp_path: Path) -> None:
     (tmp_path / "tools.yaml").write_text(
         "tools: {lamp.dim: {description: Dim it., parameters: {type: object, properties: {level: {type: integer}}}}}"

@@ -8,8 +8,8 @@ from configs.recipe import ROOT
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
 LIGHT = {f"stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}
 """The rest of stages.train runs inside the trainer; only the train stage imports it, once it has started."""
-EXTRA = {"stages.evaluate.inspect_tasks"}
-"""Read by a command of its own extra, `inspect`."""
+EXTRA = {"stages.evaluate.inspect_tasks", "endpoints.llama4_calls"}
+"""Read by a command of its own extra, `inspect`; by vLLM, as a plugin."""
 IMPORT = """
 import importlib, sys
 class Block:

@@ -1,0 +1,75 @@
+"""A model is shown what it was judged with: the same tools for the same request, and never one that was not sent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.catalogue import Catalogue, load_catalogue
+from configs.recipe import ROOT, Recipe, Suite
+from endpoints.narrowing import Narrowing, narrowing_of
+from stages.evaluate.client import Prompts
+from stages.evaluate.known import Known
+from stages.evaluate.suites import make_items
+from stages.prepare.preselect import FILE, Preselector
+
+ASKED = "Send Maria a WhatsApp saying that her keys are ready"
+STRANGE = {"type": "function", "function": {"name": "coffee__brew", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue(ROOT / "configs/tools/business.yaml")
+
+
+@pytest.fixture(scope="module")
+def narrowing(catalogue: Catalogue) -> Narrowing:
+    return Narrowing(Preselector.of(catalogue), 8)
+
+
+def names(tools: list[dict[str, Any]]) -> list[str]:
+    return [tool["function"]["name"] for tool in tools]
+
+
+def test_it_shows_what_evaluation_shows(narrowing: Narrowing, catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / FILE).write_text(json.dumps(narrowing.selector.documents))
+    recipe = Recipe.model_validate({"data": {"sources": [{"path": __file__}], "nearest": 8}})
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    known = Known(catalogue, prepared=tmp_path / "prepare", nearest=8)
+    suite = Suite.model_validate(
+        {"name": "some", "items": [{"ask": [ASKED, "quanto costa il KITAS?", "hi"], "call": "whatsapp.send"}]}
+    )
+    served, prompts = narrowing_of(tmp_path), Prompts("", catalogue)
+    assert served
+    for item in make_items(suite, known):
+        judged = prompts.tools(item)
+        assert judged and len(judged) == 8
+        assert served.tools(prompts.messages(item, []), catalogue.openai()) == judged
+    assert narrowing_of(tmp_path / "other") is None
+
+
+def test_it_chooses_among_the_tools_of_the_request(narrowing: Narrowing, catalogue: Catalogue) -> None:
+    some = catalogue.openai([name for name in catalogue.names if not name.startswith("whatsapp.")])
+    shown = narrowing.tools([{"role": "user", "content": ASKED}], some)
+    assert len(shown) == 8 and all(tool in some for tool in shown)
+    assert narrowing.tools([{"role": "user", "content": ASKED}], some[:8]) == some[:8]
+
+
+def test_what_the_run_does_not_know_and_what_is_asked_for_stays(narrowing: Narrowing, catalogue: Catalogue) -> None:
+    choice = {"type": "function", "function": {"name": "kbli__lookup"}}
+    messages = [{"role": "user", "content": ASKED}]
+    shown = narrowing.tools(messages, [STRANGE, *catalogue.openai()], choice)
+    assert len(shown) == 8 and {"whatsapp__send", "coffee__brew", "kbli__lookup"} <= set(names(shown))
+    assert "kbli__lookup" not in names(narrowing.tools(messages, catalogue.openai(), "auto"))
+
+
+def test_the_last_request_counts_in_parts_or_whole(narrowing: Narrowing, catalogue: Catalogue) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": ASKED}]}
+    before: list[dict[str, Any]] = [{"role": "user", "content": "How much is a KITAS?"}, {"role": "assistant"}]
+    result = {"role": "tool", "content": "{}"}
+    alone = narrowing.tools([{"role": "user", "content": ASKED}], catalogue.openai())
+    assert (
+        narrowing.tools([*before, parts, {"role": "assistant", "content": None}, result], catalogue.openai()) == alone
+    )

@@ -1,0 +1,147 @@
+"""What a base's template writes for calls is what the parser that models.yaml names for it reads."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.models import registry
+from configs.recipe import Recipe
+from endpoints.engines import parser_of
+from endpoints.tool_calls import as_llama_3
+from endpoints.vllm_server import LLAMA_4, PLUGIN, command
+from stages.prepare.templates import BEGIN, END, FOLDER, compiled
+
+Calls = list[tuple[str, dict[str, Any]]]
+CALLS: Calls = [
+    ("docs__create", {"title": 'a "plan"; {b}', "pages": 2, "tags": ["x", {"y": None}]}),
+    ("rag__search", {}),
+    ("whatsapp__send", {"to": "Ana", "urgent": True}),
+]
+MODELS = registry().models
+TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for file in FOLDER.glob("*.jinja")}
+"""Ours, by the names models.yaml has for them."""
+NOT_OURS = {"mistral"}
+"""Templates that no package here has: their bases are refused unless the user brings one that marks what is learned."""
+
+
+def of_qwen() -> str:
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates/qwen2_5.jinja").read_text("utf-8")
+
+
+def read_by_llama3_json(text: str) -> Calls:
+    """As vllm/tool_parsers/llama_tool_parser.py, 0.32, reads a whole answer."""
+    end, calls, decoder = -1, [], json.JSONDecoder()
+    for brace in re.finditer(r"\{", text):
+        if brace.start() <= end:
+            continue
+        try:
+            call, length = decoder.raw_decode(text[brace.start() :])
+            end = brace.start() + length
+            calls.append((call["name"], call["arguments"] if "arguments" in call else call["parameters"]))
+        except (KeyError, ValueError):
+            return []
+    return calls
+
+
+def read_by_hermes(text: str) -> Calls:
+    found = [json.loads(call) for call in re.findall(r"<tool_call>(.*?)</tool_call>", text, re.S)]
+    return [(call["name"], call["arguments"]) for call in found]
+
+
+READ: dict[str, Callable[[str], Calls]] = {
+    "llama3_json": read_by_llama3_json,
+    LLAMA_4: lambda text: read_by_llama3_json(as_llama_3(text)),
+    "hermes": read_by_hermes,
+}
+
+
+def written(template: str, calls: Calls) -> str:
+    """The assistant's turn, without what ends it."""
+    entries = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
+    asked = {"role": "user", "content": "do it"}
+    text = compiled(template).render(
+        messages=[asked, {"role": "assistant", "content": "", "tool_calls": entries}], bos_token="", tools=None
+    )
+    text = text.replace(BEGIN, "").replace(END, "")
+    begun = compiled(template).render(messages=[asked], bos_token="", tools=None, add_generation_prompt=True)
+    return re.sub(r"<\|(eot_id|eot|im_end)\|>\s*$", "", text.removeprefix(begun))
+
+
+@pytest.mark.parametrize("key", [key for key, model in MODELS.items() if model.tool_parser])
+def test_the_parser_reads_what_the_template_writes(key: str) -> None:
+    model = MODELS[key]
+    assert model.template and model.tool_parser
+    if model.template in NOT_OURS:
+        pytest.skip("no package here has this template")
+    template = TEMPLATES.get(model.template) or of_qwen()
+    for calls in (CALLS[:1], CALLS):
+        assert READ[model.tool_parser](written(template, calls)) == calls
+
+
+@pytest.mark.parametrize("key", [key for key, model in MODELS.items() if model.template in TEMPLATES])
+def test_a_base_with_a_template_of_ours_has_a_parser(key: str) -> None:
+    assert MODELS[key].tool_parser
+
+
+def test_llama_3s_own_parser_would_read_no_two_calls_of_llama_4() -> None:
+    text = written(TEMPLATES["llama4"], CALLS)
+    assert read_by_llama3_json(text) == [] and text.count("}{") == 2
+
+
+@pytest.mark.parametrize("text", ["", "42 apples", "Hello {x}", '{"a": 1', "<|python_start|>", '{"a": 1}', "{" * 9000])
+def test_text_that_is_no_calls_of_llama_4_stays(text: str) -> None:
+    assert as_llama_3(text) == text.removeprefix("<|python_start|>")
+
+
+def test_the_server_is_started_with_the_parser_of_its_base() -> None:
+    data = {"sources": [{"path": __file__}]}
+
+    def words(base: str) -> list[str]:
+        parser = parser_of(Recipe.model_validate({"base": base, "data": data}))
+        return command(Path("m"), "a", 1, 2048, None, parser, {}, 1, True)
+
+    scout = words("meta-llama/Llama-4-Scout-17B-16E-Instruct")
+    assert scout[scout.index("--tool-call-parser") + 1] == LLAMA_4
+    assert scout[scout.index("--tool-parser-plugin") + 1] == str(PLUGIN) and PLUGIN.exists()
+    assert LLAMA_4 in words("llama-4-scout"), "a base without a template gets ours"
+    llama = words("meta-llama/Llama-3.1-8B-Instruct")
+    assert llama[llama.index("--tool-call-parser") + 1] == "llama3_json" and "--tool-parser-plugin" not in llama
+
+
+@pytest.mark.parametrize("begin", ["<|python_start|><|python_end|>", ""])
+def test_vllm_itself_reads_them_whole_and_streamed(begin: str) -> None:
+    """With the tokens before the calls, and as the server says it: without."""
+    pytest.importorskip("vllm")
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
+
+    class Tokenizer:
+        def get_vocab(self) -> dict[str, int]:
+            return {"<|python_start|>": 0}
+
+    ToolParserManager.import_tool_parser(str(PLUGIN))
+    kind: Any = ToolParserManager.get_tool_parser(LLAMA_4)
+    request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "do it"}])
+    text = begin + written(TEMPLATES["llama4"], CALLS).removeprefix("<|python_start|><|python_end|>")
+    found = kind(Tokenizer()).extract_tool_calls(text, request)
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in found.tool_calls] == CALLS
+    said = kind(Tokenizer()).extract_tool_calls("Hello {x}", request)
+    assert not said.tools_called and said.content == "Hello {x}"
+
+    pieces = re.findall(r"<\|\w+\|>|.{1,3}", text)  # a control token comes whole
+    parser, before, streamed = kind(Tokenizer()), "", {}
+    for piece in pieces:
+        delta = parser.extract_tool_calls_streaming(before, before + piece, piece, [], [], [], request)
+        before += piece
+        assert not (delta and delta.content)
+        for call in delta.tool_calls if delta else ():
+            one = streamed.setdefault(call.index, ["", ""])
+            one[0] += call.function.name or ""
+            one[1] += call.function.arguments or ""
+    assert [(name, json.loads(given or "{}")) for name, given in streamed.values()] == CALLS
