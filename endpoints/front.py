@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0
 ANSWER_WITHIN_S = 600.0
 RETRY_AFTER_S = 5
+ASKED = ("chat/completions", "completions")
+"""What is passed on below `/v1/`: an engine has more there, and not for everybody (vLLM loads adapters by a path)."""
 HOP_BY_HOP = {"connection", "content-length", "content-encoding", "transfer-encoding"}
 """Headers of one hop, which a proxy does not pass on (RFC 9110, 7.6.1)."""
 
@@ -48,18 +50,21 @@ def front(engines: Engines, fresh: Callable[[], None] = lambda: None, *, with_ke
     async def ask(path: str, request: Request) -> Response:
         if with_keys and not _owner(request):
             return _unauthorized()
+        if path not in ASKED:
+            return _error(404, f"/v1/{path}: not answered here; there are {', '.join(ASKED)}")
         try:
             body = json.loads(await request.body())
             name = body["model"]
         except (ValueError, TypeError, KeyError):
             return _error(400, "the body is JSON with a `model`")
         try:
-            url, served = engines.find(name)
+            url, told = engines.find(name)
         except NotFound as error:
             return _error(404, str(error))
         if url is None:
             return _error(503, f"{name} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
-        return await _passed_on(app.state.client, f"{url}/{path}", body | {"model": served})
+        body.pop("chat_template", None)  # a program to the engine
+        return await _passed_on(app.state.client, f"{url}/{path}", body | told)
 
     return app
 

@@ -5,8 +5,4 @@ import modal
 from images.pins import PYTHON, pinned
 from images.source import ENVIRONMENT, with_source
 
-image = with_source(
-    modal.Image.debian_slim(python_version=PYTHON)
-    .pip_install(*pinned("vllm"))
-    .env(ENVIRONMENT | {"VLLM_DO_NOT_TRACK": "1"})
-)
+image = with_source(modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("vllm")).env(ENVIRONMENT))
