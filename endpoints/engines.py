@@ -13,17 +13,15 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.models import registry
 from configs.recipe import Recipe
 from endpoints import llama_server, vllm_server
 from endpoints.llama_server import Server
 from endpoints.narrowing import Narrowing, narrowing_of
 from endpoints.promotion import Promoted, Version, all_promoted
 from stages import artifact, paths
-from stages.errors import NotFound, StageFailed
+from stages.errors import NotFound, StageFailed, TunelineError
 from stages.fetch import open_base
 from stages.line import RECIPE
-from stages.plan import shape_of_base
 from stages.prepare import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -36,20 +34,31 @@ class _Running:
     stack: ExitStack
     model: str
     """Its name in the engine."""
-    narrowing: Narrowing | None
+    narrowing: Narrowing | None = None
     """Which tools it is shown, if its run was prepared so."""
+    template: str | None = None
+    """What each request has to bring: adapters of one base may have learned with several templates."""
+
+
+@dataclass
+class _Shared:
+    """The vLLM of a base, for all its adapters."""
+
+    server: Server
+    stack: ExitStack
+    context: int
 
 
 class Engines:
     """Keeps an engine up for everything promoted in one of `forms`."""
 
-    def __init__(self, forms: tuple[str, ...], slots: int = 4) -> None:
-        self.forms, self.slots = forms, slots
+    def __init__(self, forms: tuple[str, ...], slots: int = 4, gpus: int = 1) -> None:
+        self.forms, self.slots, self.gpus = forms, slots, gpus
         self._promoted: dict[str, Promoted] | None = None
         """By name; None until the policy was looked at."""
         self._running: dict[str, _Running] = {}
-        self._shared: dict[Path, tuple[Server, ExitStack]] = {}
-        """By base: the vLLM that its adapters share."""
+        self._shared: dict[Path, _Shared] = {}
+        """By base."""
         self._logs = Path(tempfile.mkdtemp(prefix="tuneline-engines-"))
 
     @property
@@ -61,16 +70,19 @@ class Engines:
         """`ready` or `starting` for each promoted name."""
         return {name: "ready" if self._is_current(name) else "starting" for name in self._promoted or ()}
 
-    def find(self, name: str) -> tuple[str | None, str, Narrowing | None]:
-        """(base URL, name there, how its tools are chosen) of a promoted model; no URL while its first version starts.
+    def find(self, name: str) -> tuple[str | None, dict[str, str], Narrowing | None]:
+        """(base URL, what a request says there, how its tools are chosen) of a promoted model.
+
+        No URL while its first version starts.
 
         Raises:
             NotFound: nothing is promoted under that name.
         """
         if running := self._running.get(name):
-            return running.server.base_url, running.model, running.narrowing
+            shown = {"chat_template": running.template} if running.template else {}
+            return running.server.base_url, {"model": running.model} | shown, running.narrowing
         if self._promoted is None or name in self._promoted:
-            return None, name, None
+            return None, {"model": name}, None
         there = ", ".join(self._promoted) or "none yet; `tuneline promote RUN --as NAME` adds one"
         raise NotFound(f"{name}: not served here; there are {there}")
 
@@ -84,24 +96,32 @@ class Engines:
         self._promoted = promoted
         for name in set(self._running) - set(promoted):
             self._running.pop(name).stack.close()
+        failed = []
         for name, record in promoted.items():
-            old = self._running.get(name)
-            if old and old.version == record.current and old.server.process.poll() is None:
-                continue
-            stack = ExitStack()
-            server = stack.enter_context(self._start(record))
-            narrowing = narrowing_of(paths.run_folder(record.current.run))
-            self._running[name] = _Running(record.current, server, stack, _model(record), narrowing)
-            log.info("%s: version %d (%s) answers", name, record.current.number, record.current.run)
-            if old:
-                old.stack.close()
+            try:
+                self._bring_up(name, record)
+            except TunelineError as error:  # the others are looked after all the same
+                failed.append(f"{name}: {error}")
+        if failed:
+            raise StageFailed("\n".join(failed))
+
+    def _bring_up(self, name: str, record: Promoted) -> None:
+        old, version = self._running.get(name), record.current
+        if old and old.version == version and old.server.process.poll() is None:
+            return
+        stack, narrowing = ExitStack(), narrowing_of(paths.run_folder(version.run))
+        server = stack.enter_context(self._start(record))
+        self._running[name] = _Running(version, server, stack, _model(record), narrowing, _template(version))
+        log.info("%s: version %d (%s) answers", name, version.number, version.run)
+        if old:
+            old.stack.close()
 
     def stop(self) -> None:
         """Stop all."""
         while self._running:
             self._running.popitem()[1].stack.close()
         while self._shared:
-            self._shared.popitem()[1][1].close()
+            self._shared.popitem()[1].stack.close()
         shutil.rmtree(self._logs, ignore_errors=True)
 
     def _is_current(self, name: str) -> bool:
@@ -123,56 +143,72 @@ class Engines:
                 slots=self.slots,
                 threads=len(os.sched_getaffinity(0)),
             )
-        prepared = folder / "prepare" / TEMPLATE
-        template = prepared if prepared.exists() else None
-        recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
+        recipe = _recipe(version)
         if version.form == "adapter":
-            return self._loaded(record, recipe, served, template, log_file)
+            return self._loaded(record, recipe, served, log_file)
         return vllm_server.serving(
             served,
             alias=_model(record),
             log=log_file,
             context=version.context,
-            template=template,
-            parser=parser_of(recipe),
+            parser=vllm_server.parser_for(recipe.base, served),
+            gpus=self.gpus,
         )
 
     @contextlib.contextmanager
-    def _loaded(
-        self, record: Promoted, recipe: Recipe, adapter: Path, template: Path | None, log_file: Path
-    ) -> Iterator[Server]:
+    def _loaded(self, record: Promoted, recipe: Recipe, adapter: Path, log_file: Path) -> Iterator[Server]:
         """The adapter in its base's vLLM, until the block ends; the vLLM itself stays up for the others."""
         base = open_base(recipe).path
         shared = self._shared.get(base)
-        if shared is None or shared[0].process.poll() is not None:
-            stack, first = ExitStack(), {_model(record): adapter}
-            server = stack.enter_context(
-                vllm_server.serving(
-                    base,
-                    alias=base.name,
-                    log=log_file,
-                    context=record.current.context,
-                    template=template,
-                    parser=parser_of(recipe),
-                    adapters=first,
-                )
+        if shared and shared.server.process.poll() is not None:
+            self._shared.pop(base).stack.close()
+            shared = None
+        if shared is None:
+            shared = self._shared[base] = self._share(record, recipe, base, adapter, log_file)
+        elif record.current.context > shared.context:
+            raise StageFailed(
+                f"serve.context: {record.current.context} is more than {shared.context}, with which the vLLM of "
+                f"{base.name} was started; start the endpoint anew"
             )
-            self._shared[base] = server, stack
         else:
-            server = shared[0]
-            vllm_server.load_adapter(server, _model(record), adapter)
+            vllm_server.load_adapter(shared.server, _model(record), adapter)
         try:
-            yield server
+            yield shared.server
         finally:
-            vllm_server.unload_adapter(server, _model(record))
+            vllm_server.unload_adapter(shared.server, _model(record))
+
+    def _share(self, record: Promoted, recipe: Recipe, base: Path, adapter: Path, log_file: Path) -> _Shared:
+        """A vLLM for a base, its first adapter loaded; as long a context as any of its models wants now."""
+        current = [p.current for p in (self._promoted or {}).values()]
+        context = max([record.current.context, *(v.context for v in current if _base(v) == base)])
+        stack = ExitStack()
+        server = stack.enter_context(
+            vllm_server.serving(
+                base,
+                alias=base.name,
+                log=log_file,
+                context=context,
+                parser=vllm_server.parser_for(recipe.base, base),
+                adapters={_model(record): adapter},
+                gpus=self.gpus,
+            )
+        )
+        return _Shared(server, stack, context)
 
 
-def parser_of(recipe: Recipe) -> str:
-    """vLLM's parser for the calls that a model on this base writes: the registry's, or else its family's."""
-    key = registry().find(recipe.base)
-    if key and (known := registry().models[key].tool_parser):
-        return known
-    return vllm_server.LLAMA_4 if shape_of_base(recipe).family.startswith("llama4") else "llama3_json"
+def _recipe(version: Version) -> Recipe:
+    return Recipe.model_validate_json((paths.run_folder(version.run) / RECIPE).read_text())
+
+
+def _base(version: Version) -> Path | None:
+    """Of an adapter."""
+    return open_base(_recipe(version)).path if version.form == "adapter" else None
+
+
+def _template(version: Version) -> str | None:
+    """What an adapter learned with, where it is not its base's; files of the other forms bear their own."""
+    file = paths.run_folder(version.run) / "prepare" / TEMPLATE
+    return file.read_text("utf-8") if version.form == "adapter" and file.exists() else None
 
 
 def _model(record: Promoted) -> str:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0
 ANSWER_WITHIN_S = 600.0
 RETRY_AFTER_S = 5
+ASKED = ("chat/completions", "completions")
+"""What is passed on below `/v1/`: an engine has more there, and not for everybody (vLLM loads adapters by a path)."""
 HOP_BY_HOP = {"connection", "content-length", "content-encoding", "transfer-encoding"}
 """Headers of one hop, which a proxy does not pass on (RFC 9110, 7.6.1)."""
 
@@ -48,19 +50,22 @@ def front(engines: Engines, fresh: Callable[[], None] = lambda: None, *, with_ke
     async def ask(path: str, request: Request) -> Response:
         if with_keys and not _owner(request):
             return _unauthorized()
+        if path not in ASKED:
+            return _error(404, f"/v1/{path}: not answered here; there are {', '.join(ASKED)}")
         try:
             body = json.loads(await request.body())
             name = body["model"]
         except (ValueError, TypeError, KeyError):
             return _error(400, "the body is JSON with a `model`")
+        body.pop("chat_template", None)  # a program to the engine
         for _ in range(2):  # the version it found may be replaced, and its engine gone, before it is asked
             try:
-                url, served, narrowing = engines.find(name)
+                url, told, narrowing = engines.find(name)
             except NotFound as error:
                 return _error(404, str(error))
             if url is None:
                 return _error(503, f"{name} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
-            sent = body | {"model": served}
+            sent = body | told
             if path == "chat/completions" and narrowing and body.get("tools"):
                 try:
                     sent["tools"] = narrowing.tools(body["messages"], body["tools"], body.get("tool_choice"))

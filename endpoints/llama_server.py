@@ -75,7 +75,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(api_key),
-            preexec_fn=_dying_with(os.getpid()),
+            preexec_fn=dying_with(os.getpid()),
         )
     try:
         await_health(process, f"http://{host}:{port}", log, time.monotonic() + STARTS_WITHIN_S)
@@ -137,7 +137,7 @@ def _environment(api_key: str | None) -> dict[str, str]:
     return kept | ({"LLAMA_API_KEY": api_key} if api_key else {})
 
 
-def _dying_with(parent: int) -> Callable[[], None]:
+def dying_with(parent: int) -> Callable[[], None]:
     """What a child calls first so that it does not outlive a killed parent (more exactly: the thread that starts it).
 
     Linux only, elsewhere the `finally` alone stops it.

@@ -1,25 +1,75 @@
-"""vLLM for one base and its promoted adapters, or for one merged model: started, awaited, stopped."""
+"""vLLM for one base and its promoted adapters, or for one merged model: started, awaited, stopped.
+
+It may live in a Python environment of its own (docs/vllm.md): what is started is its executable.
+"""
 
 import contextlib
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from endpoints.llama_server import Server, await_health, free_port, stop
+from configs.models import registry
+from endpoints.llama_server import Server, await_health, dying_with, free_port
+from endpoints.tool_calls import TAG
 from stages.errors import NotFound, StageFailed
+from stages.plan.serving import VLLM_RANKS
 
 STARTS_WITHIN_S = 1200
+STOPS_WITHIN_S = 20
 ADAPTER_WITHIN_S = 120
 LLAMA_4, PLUGIN = "tuneline_llama4", Path(__file__).with_name("llama4_calls.py")
 """The parser of ours, and the file vLLM has it from."""
 MAX_LORA_RANK = 128
-"""vLLM takes fixed values; a higher rank is refused before training."""
+"""The one we serve with; a higher rank is refused before training."""
+MAX_LORAS = 2
+"""Adapters that answer at the same time, each with its memory; with vLLM's one, requests to two names wait in turn."""
+EXECUTABLE = "TUNELINE_VLLM"
+PARSER = "llama3_json"
+TOLD = 4
+_CAUSE = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .*|\berror: .*")
+_HIDES_THE_CAUSE = "See root cause above"
+
+
+def executable() -> Path | None:
+    """vLLM's: what `TUNELINE_VLLM` names, else the one of this Python, else the one on PATH; None if there is none.
+
+    Raises:
+        NotFound: `TUNELINE_VLLM` names no file.
+    """
+    if named := os.environ.get(EXECUTABLE):
+        if not Path(named).is_file():
+            raise NotFound(
+                f"{EXECUTABLE}={named}: no such file; docs/vllm.md says how to make an environment with vLLM"
+            )
+        return Path(named)
+    own, found = Path(sys.executable).with_name("vllm"), shutil.which("vllm")
+    return own if own.is_file() else Path(found) if found else None
+
+
+def parser_for(base: str, model: Path) -> str | None:
+    """vLLM's tool parser for a base: the one models.yaml names, else its family's, if the tokenizer has its tag."""
+    if (found := registry().find(base)) and (named := registry().models[found].tool_parser):
+        return named
+    if str(json.loads((model / "config.json").read_text("utf-8")).get("model_type")).startswith("llama4"):
+        return LLAMA_4
+    tokenizer = model / "tokenizer.json"
+    return PARSER if tokenizer.exists() and TAG in tokenizer.read_text("utf-8") else None
+
+
+def rank_of(adapter: Path) -> int:
+    """The least `max_lora_rank` that takes an adapter: a higher one makes every token slower."""
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    return min(allowed for allowed in VLLM_RANKS if allowed >= rank)
 
 
 @contextlib.contextmanager
@@ -29,35 +79,44 @@ def serving(
     alias: str,
     log: Path,
     context: int,
-    template: Path | None = None,
-    parser: str = "llama3_json",
+    parser: str | None = PARSER,
     adapters: Mapping[str, Path] | None = None,
+    rank: int = MAX_LORA_RANK,
     gpus: int = 1,
     fast_boot: bool = True,
 ) -> Iterator[Server]:
     """A vLLM for `model`, and `adapters` by name beside it, until the block ends.
 
-    `context` is in tokens. `fast_boot` leaves CUDA graphs out: half the start, some of the speed.
+    `context` is in tokens; `rank` is the highest an adapter may have. A request may bring a `chat_template`: adapters
+    of one base may have learned with several. `fast_boot` leaves CUDA graphs out: half the start, some of the speed.
 
     Raises:
-        NotFound: no such model. StageFailed: it did not start.
+        NotFound: no such model, or no vLLM. StageFailed: it did not start.
     """
     if not model.exists():
         raise NotFound(f"{model}: no such model; run `tuneline convert RECIPE` first")
+    vllm = executable()
+    if vllm is None:
+        raise NotFound(f"vLLM is not here: it is not on PATH, and {EXECUTABLE} names none; docs/vllm.md")
     port = free_port("127.0.0.1")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(model, alias, port, context, template, parser, adapters or {}, gpus, fast_boot),
+            [str(vllm), *words(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": _ours_too()},
+            env=_environment(),
+            preexec_fn=dying_with(os.getpid()),
+            start_new_session=True,
         )
     try:
-        await_health(process, f"http://127.0.0.1:{port}", log, time.monotonic() + STARTS_WITHIN_S)
+        try:
+            await_health(process, f"http://127.0.0.1:{port}", log, time.monotonic() + STARTS_WITHIN_S)
+        except StageFailed as error:
+            raise StageFailed(_with_cause(str(error), log)) from None
         yield Server(f"http://127.0.0.1:{port}/v1", process)
     finally:
-        stop(process)
+        _stop(process)
 
 
 def load_adapter(server: Server, name: str, adapter: Path) -> None:
@@ -87,34 +146,52 @@ def _post(server: Server, path: str, body: dict[str, str]) -> None:
         raise StageFailed(f"vLLM: {path} {body['lora_name']}: {error}") from None
 
 
-def _ours_too() -> str:
-    """The caller's PYTHONPATH with our own folder, where the plugin finds us."""
-    return os.pathsep.join(filter(None, (str(PLUGIN.parents[1]), os.environ.get("PYTHONPATH"))))
-
-
-def command(
+def words(
     model: Path,
     alias: str,
     port: int,
     context: int,
-    template: Path | None,
-    parser: str,
+    parser: str | None,
     adapters: Mapping[str, Path],
+    rank: int,
     gpus: int,
     fast_boot: bool,
-) -> list[str]:
-    """The words vLLM is started with (docs.vllm.ai, `vllm serve`, 0.32)."""
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    words += ["--served-model-name", alias, "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--max-model-len", str(context), "--tensor-parallel-size", str(gpus), "--enable-prefix-caching"]
-    words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+) -> Sequence[str]:
+    """The words after `vllm` (docs.vllm.ai, `vllm serve`, 0.32)."""
+    told = ["serve", str(model), "--served-model-name", alias, "--host", "127.0.0.1", "--port", str(port)]
+    told += ["--max-model-len", str(context), "--tensor-parallel-size", str(gpus), "--enable-prefix-caching"]
+    if parser:  # as llama-server does: once a call has begun, a grammar of the offered tools decides
+        told += ["--enable-auto-tool-choice", "--tool-call-parser", parser, "--tool-strict-level", "parameter"]
     if parser == LLAMA_4:
-        words += ["--tool-parser-plugin", str(PLUGIN)]
-    if template:
-        words += ["--chat-template", str(template)]
+        told += ["--tool-parser-plugin", str(PLUGIN)]
+    told += ["--trust-request-chat-template"]  # of our own front door, which takes none from a client
     if fast_boot:
-        words += ["--enforce-eager"]
+        told += ["--enforce-eager"]
     if adapters:
-        words += ["--enable-lora", "--max-lora-rank", str(MAX_LORA_RANK), "--lora-modules"]
-        words += [f"{name}={path}" for name, path in adapters.items()]
-    return words
+        told += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(MAX_LORAS)]
+        told += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
+    return told
+
+
+def _environment() -> dict[str, str]:
+    """On a CPU vLLM would take nearly all memory for its cache, and not start where others use some of it."""
+    asked = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"} | os.environ
+    ours_too = os.pathsep.join(filter(None, (str(PLUGIN.parents[1]), os.environ.get("PYTHONPATH"))))  # for the plugin
+    return asked | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": ours_too}
+
+
+def _with_cause(message: str, log: Path) -> str:
+    """vLLM's log ends with the failure of the process that waited; why it failed stands far above."""
+    causes = [found[0] for found in map(_CAUSE.search, log.read_text(errors="replace").splitlines()) if found]
+    first = list(dict.fromkeys(cause for cause in causes if _HIDES_THE_CAUSE not in cause))
+    return "\n".join([message, *(f"cause: {cause[:500]}" for cause in first[-TOLD:])])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, then end it and the processes it started: of a killed vLLM they would keep the GPU."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOPS_WITHIN_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -9,5 +9,5 @@ image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
     .pip_install(*pinned("vllm", "httpx"))
     .pip_install(*pinned("scikit-learn", "scipy"))
-    .env(ENVIRONMENT | {"VLLM_DO_NOT_TRACK": "1"})
+    .env(ENVIRONMENT)
 )

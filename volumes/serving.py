@@ -5,6 +5,7 @@ import contextlib
 from fastapi import FastAPI
 
 from configs.cloud import Endpoint
+from configs.hardware import hardware
 from volumes import VOLUMES
 
 
@@ -13,7 +14,8 @@ def promoted_front(settings: Endpoint) -> FastAPI:
     from endpoints.engines import Engines
     from endpoints.front import front
 
-    engines = Engines((settings.form,), slots=min(4, settings.concurrency))
+    gpus = hardware().parse(settings.gpu)[1] if settings.gpu else 1
+    engines = Engines((settings.form,), slots=min(4, settings.concurrency), gpus=gpus)
     return front(engines, fresh=_fresh)
 
 

@@ -2,19 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.recipe import Evaluate, Recipe
 from stages import artifact
-from stages.artifact import SCRATCH, Artifact
+from stages.artifact import Artifact
 from stages.errors import BadRecipe
 from stages.evaluate import gate
 from stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
 from stages.evaluate.client import asker
 from stages.evaluate.elsewhere import ask_elsewhere
+from stages.evaluate.engine import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
 from stages.evaluate.known import Known, of_run
 from stages.evaluate.suites import Item, make_items
 from stages.evaluate.verdicts import FILE as VERDICTS
@@ -22,8 +22,6 @@ from stages.events import Events
 from stages.fetch import open_base
 from stages.prepare import load_tools
 from stages.prepare.overlap import overlap, read_carriers, seen
-
-BASE, REFERENCE = "base", "tuned-F16"
 
 Suites = dict[str, tuple[Item, ...]]
 
@@ -41,9 +39,13 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
         files, elsewhere = targets(recipe, converted.path), [target.name for target in recipe.evaluate.targets]
         _refuse(recipe, known, files, suites)
-        _ask_targets(recipe, known, files, suites, folder, events)
+        if told := stands_in(recipe):
+            events.emit("warning", text=told)
+        with Engines(recipe, run, folder) as engines:
+            _ask_targets(recipe, known, files, suites, folder, events, engines)
         ask_elsewhere(recipe, known, suites, folder, events)
-        standard = _standard(recipe, files, folder, events)
+        with Engines(recipe, run, folder) as engines:
+            standard = _standard(recipe, files, folder, events, engines)
         perplexity = _perplexity(recipe, prepared.path, files, folder, events)
         answers = {
             (suite, target): answers_of(folder, suite, target, items)
@@ -51,11 +53,12 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
             for target in (*files, *elsewhere)
         }
         stand = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
-        told, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, stand))
+        gated, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, stand))
         artifact.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
         carriers = read_carriers(prepared.path)
         return tables(recipe.evaluate, answers) | {
-            "gate": told,
+            "gate": gated,
+            "engines": {target: engine_of(recipe, target) for target in files},
             "classifier": _classify(recipe.evaluate, prepared.path, suites),
             "perplexity": perplexity,
             "standard": standard,
@@ -143,7 +146,13 @@ def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Sui
 
 
 def _ask_targets(
-    recipe: Recipe, known: Known, files: dict[str, Path], suites: Suites, folder: Path, events: Events
+    recipe: Recipe,
+    known: Known,
+    files: dict[str, Path],
+    suites: Suites,
+    folder: Path,
+    events: Events,
+    engines: Engines,
 ) -> None:
     """Starts the engine for each target that has questions open, and asks them."""
     if not suites:
@@ -159,7 +168,7 @@ def _ask_targets(
     for target, gguf in files.items():
         if all(len(read_answers(answers_file(folder, s, target))) >= len(items) for s, items in suites.items()):
             continue
-        ask_target(recipe, known, target, gguf, suites, folder, answered)
+        ask_target(recipe, known, engines.of(target, gguf), suites, folder, answered)
 
 
 def _perplexity(
@@ -186,7 +195,9 @@ def _perplexity(
     return perplexity.table(losses, recipe.evaluate.confidence)
 
 
-def _standard(recipe: Recipe, files: Mapping[str, Path], folder: Path, events: Events) -> list[dict[str, Any]]:
+def _standard(
+    recipe: Recipe, files: Mapping[str, Path], folder: Path, events: Events, engines: Engines
+) -> list[dict[str, Any]]:
     """Public benchmarks, of the base and of what goes live."""
     if not recipe.evaluate.standard:
         return []
@@ -195,42 +206,27 @@ def _standard(recipe: Recipe, files: Mapping[str, Path], folder: Path, events: E
     rows = []
     for done, target in enumerate((BASE, served(recipe))):
         events.progress(done, 2, "models", f"standard benchmarks of {target}")
-        with _serving(recipe, target, files[target], folder) as base_url:
-            rows += ask_standard(recipe.evaluate.standard, base_url, target, folder, CONCURRENCY)
+        base_url = engines.of(target, files[target]).base_url
+        rows += ask_standard(recipe.evaluate.standard, base_url, target, folder, CONCURRENCY)
     return rows
 
 
 def ask_target(
     recipe: Recipe,
     known: Known,
-    target: str,
-    gguf: Path,
+    engine: Engine,
     suites: Suites,
     folder: Path,
     answered: Callable[[], None] = lambda: None,
 ) -> None:
-    """Every item of `suites` to one file through its engine; answers as `evaluate` keeps them, below `folder`."""
+    """Every item of `suites` to one target through its engine; answers as `evaluate` keeps them, below `folder`."""
 
-    async def ask_suites(base_url: str) -> None:
-        async with asker(base_url, target, recipe.data.system, known.catalogue) as ask:
+    async def ask_suites() -> None:
+        async with asker(engine, recipe.data.system, known.catalogue) as ask:
             for suite, items in suites.items():
-                await ask_all(items, ask, answers_file(folder, suite, target), answered, known)
+                await ask_all(items, ask, answers_file(folder, suite, engine.model), answered, known)
 
-    with _serving(recipe, target, gguf, folder) as base_url:
-        asyncio.run(ask_suites(base_url))
-
-
-@contextmanager
-def _serving(recipe: Recipe, target: str, gguf: Path, folder: Path) -> Iterator[str]:
-    """The engine that serves, with one file; its base URL."""
-    from endpoints.llama_server import serving
-
-    log = folder / SCRATCH / f"{target}.log"
-    log.parent.mkdir(exist_ok=True)
-    threads = recipe.compute.threads or len(os.sched_getaffinity(0))
-    context = recipe.serve.context
-    with serving(gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=log) as server:
-        yield server.base_url
+    asyncio.run(ask_suites())
 
 
 def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:

@@ -15,10 +15,9 @@ from endpoints.providers import Answer, Chat, provider
 from stages import paths
 from stages.errors import StageFailed
 from stages.evaluate.ask import Message, Reply, request
+from stages.evaluate.engine import Engine
 from stages.evaluate.suites import Item
 
-UNREADABLE = 500
-"""llama-server's status when a model's text is not what its template promises: a wrong answer, not an outage."""
 CHARACTERS_A_TOKEN = 2.0
 """Few on purpose: a request is taken for dearer than it is, so that a budget holds."""
 
@@ -26,13 +25,13 @@ Ask = Callable[[Item, list[Message]], Awaitable[Reply]]
 
 
 @asynccontextmanager
-async def asker(base_url: str, model: str, system: str, catalogue: Catalogue | None) -> AsyncIterator[Ask]:
+async def asker(engine: Engine, system: str, catalogue: Catalogue | None) -> AsyncIterator[Ask]:
     """Asks one of our own engines, with the item's tools or without, at temperature 0.
 
     The prefix all prompts share stays in the server's cache.
     """
     prompts = Prompts(system, catalogue)
-    async with provider(base_url).connect(model, retries=0) as chat:
+    async with provider(engine.base_url).connect(engine.model, retries=0) as chat:
 
         async def ask(item: Item, before: list[Message]) -> Reply:
             started, sampling = time.monotonic(), {"temperature": 0, "max_tokens": item.max_tokens}
@@ -41,10 +40,11 @@ async def asker(base_url: str, model: str, system: str, catalogue: Catalogue | N
                     prompts.messages(item, before),
                     prompts.tools(item),
                     **sampling,
-                    extra_body={"cache_prompt": True},
+                    extra_body=dict(engine.body),
                 )
             except StageFailed as error:
-                if getattr(error.__context__, "status_code", None) != UNREADABLE:
+                status = getattr(error.__context__, "status_code", None)
+                if status is None or status != engine.unreadable:
                     raise
                 return Reply(latency_s=time.monotonic() - started, error=str(error)[:500])
             return reply_of(answer)

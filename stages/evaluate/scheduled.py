@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.recipe import Recipe
+from endpoints import vllm_server
 from endpoints.promotion import Promoted, all_promoted
 from stages import artifact, paths
 from stages.errors import StageFailed, TunelineError
-from stages.evaluate import answers_of, ask_target
+from stages.evaluate import answers_of, ask_target, served
+from stages.evaluate.engine import REFERENCE, Engines
 from stages.evaluate.known import of_run
 from stages.evaluate.scorers import scoreboard_row
 from stages.evaluate.suites import make_items
@@ -44,14 +46,15 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     """
     version = record.current
     run = paths.run_folder(version.run)
-    if version.form != "gguf":
+    if version.form != "gguf" and vllm_server.executable() is None:
         raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
     if artifact.open_artifact(run / "convert").manifest.fingerprint != version.convert:
         raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")
-    shares = _ask(Recipe.model_validate_json((run / RECIPE).read_text()), run, run / version.file)
+    target = Path(version.file).stem if version.form == "gguf" else REFERENCE
+    shares = _ask(Recipe.model_validate_json((run / RECIPE).read_text()), run, target)
     references = {
         "last": _last(name),
-        "promoted": _judged(run, Path(version.file).stem),
+        "promoted": _judged(run, target),
         "baseline": _judged(run, _baseline(run)),
         "candidate": _newest(version.run),
     }
@@ -72,15 +75,15 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     return score
 
 
-def _ask(recipe: Recipe, run: Path, gguf: Path) -> dict[str, Any]:
+def _ask(recipe: Recipe, run: Path, target: str) -> dict[str, Any]:
     known = of_run(recipe, run)
     suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
     if not suites:
         raise StageFailed(f"{run.name}: its recipe has no suites to ask")
-    with tempfile.TemporaryDirectory() as scratch:
-        ask_target(recipe, known, gguf.stem, gguf, suites, Path(scratch))
-        answers = {suite: answers_of(Path(scratch), suite, gguf.stem, items) for suite, items in suites.items()}
-    rows = [scoreboard_row(suite, gguf.stem, found, recipe.evaluate.confidence) for suite, found in answers.items()]
+    with tempfile.TemporaryDirectory() as scratch, Engines(recipe, run, Path(scratch)) as engines:
+        ask_target(recipe, known, engines.of(target, run / "convert" / f"{target}.gguf"), suites, Path(scratch))
+        answers = {suite: answers_of(Path(scratch), suite, target, items) for suite, items in suites.items()}
+    rows = [scoreboard_row(suite, target, found, recipe.evaluate.confidence) for suite, found in answers.items()]
     return {row["suite"]: row for row in rows}
 
 
@@ -113,7 +116,7 @@ def _newest(promoted_run: str) -> dict[str, Any] | None:
         return None
     newest = max(others, key=lambda d: artifact.open_artifact(d / "evaluate").manifest.ended)
     recipe = Recipe.model_validate_json((newest / RECIPE).read_text())
-    return _judged(newest, f"tuned-{recipe.serve.type}")
+    return _judged(newest, served(recipe))
 
 
 def _worse(shares: dict[str, Any], references: dict[str, Any]) -> list[str]:

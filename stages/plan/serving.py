@@ -98,6 +98,8 @@ def serving(
 def unservable(recipe: Recipe) -> tuple[str, ...]:
     """Why the engine of `serve.form` cannot load what this recipe trains; empty if it can."""
     train = recipe.train.model_dump()
+    if recipe.serve.form == "merged" and recipe.convert.format != "safetensors":
+        return (f"serve.form: merged: convert.format: {recipe.convert.format} makes no merged checkpoint",)
     if recipe.serve.form != "adapter" or train["method"] == "full":
         return ()
     found = []
@@ -122,7 +124,9 @@ def unpublishable(recipe: Recipe) -> tuple[str, ...]:
 def refuse_unservable(recipe: Recipe) -> None:
     """Raise BadRecipe if the engine cannot load what this recipe trains: said before training, not after."""
     if reasons := unservable(recipe):
-        raise BadRecipe("\n".join(reasons) + "\nwrite `serve: {form: merged}`, or change train")
+        adapter = recipe.serve.form == "adapter"
+        remedy = "`serve: {form: merged}`, or change train" if adapter else "`convert: {format: safetensors}`"
+        raise BadRecipe("\n".join([*reasons, f"write {remedy}"]))
 
 
 def _weights(recipe: Recipe, shape: Shape) -> float:

@@ -23,13 +23,14 @@ from pathlib import Path
 from configs.recipe import Suite
 from stages.evaluate.ask import ask_all
 from stages.evaluate.client import asker
+from stages.evaluate.engine import Engine
 from stages.evaluate.suites import make_items
 
 items = [{"ask": f"number {n}", "tools": False, "then": [{"ask": f"and again {n}", "tools": False}]} for n in range(24)]
 suite = Suite.model_validate({"name": "a", "items": items})
 
 async def main():
-    async with asker(sys.argv[1], "m", "", None) as ask:
+    async with asker(Engine(sys.argv[1], "m"), "", None) as ask:
         await ask_all(make_items(suite), ask, Path(sys.argv[2]))
 
 asyncio.run(main())

@@ -16,6 +16,7 @@ from stages.errors import StageFailed
 from stages.evaluate import client, tables
 from stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
 from stages.evaluate.classifier import predict, training_pairs
+from stages.evaluate.engine import Engine
 from stages.evaluate.suites import Item, make_items
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
@@ -177,7 +178,9 @@ def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
     monkeypatch.setattr(client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
 
     async def ask() -> Reply:
-        async with client.asker("http://x/v1", "base", "Be brief.", TOOLS) as ask_one:
+        async with client.asker(
+            Engine("http://x/v1", "base", {"cache_prompt": True}, 500), "Be brief.", TOOLS
+        ) as ask_one:
             return await ask_one(ITEM, [])
 
     return asyncio.run(ask())

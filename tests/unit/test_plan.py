@@ -160,7 +160,9 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
     refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 128}))
     with pytest.raises(BadRecipe, match="rank 256.*at most 128"):
         refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 256}))
-    refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}))
+    refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}, convert={"format": "safetensors"}))
+    with pytest.raises(BadRecipe, match=r"makes no merged checkpoint\nwrite `convert: {format: safetensors}`"):
+        refuse_unservable(recipe(serve={"form": "merged"}))
     from endpoints.vllm_server import MAX_LORA_RANK
 
     assert MAX_LORA_RANK == SERVED_RANK in VLLM_RANKS

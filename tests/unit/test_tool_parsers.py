@@ -2,17 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.models import registry
-from configs.recipe import Recipe
-from endpoints.engines import parser_of
 from endpoints.tool_calls import as_llama_3
-from endpoints.vllm_server import LLAMA_4, PLUGIN, command
+from endpoints.vllm_server import LLAMA_4, PLUGIN, parser_for, words
 from stages.prepare.templates import BEGIN, END, FOLDER, compiled
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -99,18 +97,16 @@ def test_text_that_is_no_calls_of_llama_4_stays(text: str) -> None:
     assert as_llama_3(text) == text.removeprefix("<|python_start|>")
 
 
-def test_the_server_is_started_with_the_parser_of_its_base() -> None:
-    data = {"sources": [{"path": __file__}]}
+def test_the_server_is_started_with_the_parser_of_its_base(tmp_path: Path) -> None:
+    def told(base: str, family: str) -> Sequence[str]:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+        return words(tmp_path, "a", 1, 2048, parser_for(base, tmp_path), {}, 8, 1, True)
 
-    def words(base: str) -> list[str]:
-        parser = parser_of(Recipe.model_validate({"base": base, "data": data}))
-        return command(Path("m"), "a", 1, 2048, None, parser, {}, 1, True)
-
-    scout = words("meta-llama/Llama-4-Scout-17B-16E-Instruct")
+    scout = told("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4")
     assert scout[scout.index("--tool-call-parser") + 1] == LLAMA_4
     assert scout[scout.index("--tool-parser-plugin") + 1] == str(PLUGIN) and PLUGIN.exists()
-    assert LLAMA_4 in words("llama-4-scout"), "a base without a template gets ours"
-    llama = words("meta-llama/Llama-3.1-8B-Instruct")
+    assert LLAMA_4 in told("llama-4-scout", "llama4_text"), "a base without a template gets ours"
+    llama = told("meta-llama/Llama-3.1-8B-Instruct", "llama")
     assert llama[llama.index("--tool-call-parser") + 1] == "llama3_json" and "--tool-parser-plugin" not in llama
 
 
