@@ -15,7 +15,8 @@ from configs.recipe import ROOT
 OURS = {"configs", "endpoints", "stages", "terminal", "volumes"}
 BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor"}
 """Made in the image: llama.cpp's own source, and the compressor's environment."""
-EXTRAS = {"inspect_ai", "lm_eval", "presidio_analyzer", "spacy"}
+EXTRAS = {"inspect_ai", "lm_eval", "presidio_analyzer", "spacy", "vllm"}
+"""Not in every image, and asked for before they are imported; vLLM is by what it loads itself."""
 VLLM = "torch transformers fastapi openai pydantic pyyaml numpy psutil huggingface-hub safetensors tokenizers jinja2"
 """Of what vLLM 0.32 itself asks for (its requirements/common.txt): it needs a GPU, so that it is not installed here."""
 
