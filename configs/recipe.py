@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -623,7 +623,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate({"name": path.stem} | raw)
     except ValidationError as error:
-        raise BadRecipe("\n".join(_explain(path, e) for e in error.errors())) from None
+        causes = [e for e in error.errors() if e["type"] != "too_short"]  # as a list also is whose items are wrong
+        raise BadRecipe("\n".join(_explain(path, e) for e in causes or error.errors())) from None
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     for key, file in _files(recipe):
@@ -730,10 +731,12 @@ def beside(path: Path) -> list[Path]:
 
 
 def _explain(path: Path, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _keys_of(error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.6)
+    measure = error["loc"][-1:] == ("[key]",)
+    location = error["loc"][:-1] if measure else error["loc"]
+    key = ".".join(str(part) for part in location) or "recipe"
+    if error["type"] == "extra_forbidden" or measure:
+        known = list(get_args(Measure)) if measure else _keys_of(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, 1, 0.6)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{path}: {key}: unknown key; {hint}"
     if error["type"] == "missing":

@@ -29,7 +29,7 @@ def verdict(examined: Examination) -> dict[str, Any]:
     measures = examined.measures()
     wanted = required(dict(examined.data.require), measures)
     return {
-        "passed": not examined.findings.count("error") and all(one["met"] for one in wanted),
+        "passed": bool(measures["rows"]) and not examined.findings.count("error") and all(one["met"] for one in wanted),
         "required": wanted,
         "measures": measures,
         "tokens_counted": examined.renderer is not None,

@@ -170,6 +170,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines += [f"  {_place(first)}{first['text']}" for first in one["first"][:TOLD]]
         if one["count"] > TOLD:
             lines.append(f"  … and {one['count'] - TOLD} more")
+    if not found["measures"]["rows"]:
+        lines.append("nothing is left to learn from: `prepare` would stop")
     for one in found["required"]:
         lines.append(f"{'met' if one['met'] else 'NOT MET'}: {one['measure']} {one['wanted']}: {one['found']:g}")
     return lines

@@ -153,6 +153,16 @@ def test_init_writes_a_recipe_that_runs(tmp_path: Path) -> None:
         init(data, tmp_path / "recipe.yaml")
 
 
+def test_where_nothing_is_left_validate_says_what_prepare_would_do(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", [pair(i) for i in range(60)])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {{sources: [{{path: {tmp_path / 'rows.jsonl'}}}], max_tokens: 2}}\n")
+    done = validate([recipe], None, tmp_path / "out")
+    assert not done.verdict["measures"]["errors"] and not done.passed and "nothing is left to learn from" in done.told
+    with pytest.raises(BadData, match="no row fits in data.max_tokens: 2"):
+        prepare(load_recipe(recipe), tmp_path / "run")
+
+
 def test_init_on_calls_finds_the_catalogue_that_has_them(tmp_path: Path) -> None:
     """Otherwise none of these rows could be learned from; and none is longer than the limit that init writes."""
     called = '[CALL] whatsapp.send(to="Ana {}", message="I come") [RESULT] {{"ok": true}} [RESPONSE] Done, {}.'

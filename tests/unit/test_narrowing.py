@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+import terminal
 from configs.catalogue import Catalogue, load_catalogue
 from configs.recipe import ROOT, Recipe, Suite
 from endpoints.narrowing import Narrowing, narrowing_of
+from endpoints.providers import Answer
 from stages.evaluate.client import Prompts
 from stages.evaluate.known import Known
 from stages.evaluate.suites import make_items
@@ -73,3 +76,21 @@ def test_the_last_request_counts_in_parts_or_whole(narrowing: Narrowing, catalog
     assert (
         narrowing.tools([*before, parts, {"role": "assistant", "content": None}, result], catalogue.openai()) == alone
     )
+
+
+def test_a_chat_shows_them_for_each_question(
+    narrowing: Narrowing, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[str]] = []
+
+    async def answered(console: Console, url: str, model: str, tools: Any, messages: Any) -> Answer:
+        shown.append(names(tools))
+        return Answer("yes", (), (), "stop", 0, 0, 0.0)
+
+    monkeypatch.setattr(terminal, "_answered", answered)
+    questions = [ASKED, "How much is a KITAS?"]
+    terminal.talk(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, narrowing)
+    assert shown == [
+        names(narrowing.tools([{"role": "user", "content": question}], catalogue.openai())) for question in questions
+    ]
+    assert shown[0] != shown[1]

@@ -45,6 +45,7 @@ def test_a_recipe_states_only_what_differs_and_is_called_after_its_file(tmp_path
         ({"data": {"sources": [{"path": "no/such.jsonl"}]}}, "no/such.jsonl: no such file"),
         ({"serve": {"type": "Q8_0"}, "convert": {"types": ["F16"]}}, "serve.type is Q8_0"),
         ({"name": "../up"}, "name"),
+        ({"data": {**ROWS["data"], "require": {"format_error": 0}}}, "require.format_error: unknown key; did you mean"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_file_key_and_value(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -52,6 +53,12 @@ def test_a_wrong_recipe_is_refused_with_file_key_and_value(tmp_path: Path, chang
     with pytest.raises(BadRecipe) as caught:
         load_recipe(path)
     assert str(path) in str(caught.value) and says in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_list_whose_items_are_wrong_is_not_called_too_short(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        load_recipe(write(tmp_path, {"data": {"sources": [{"path": "a", "columns": {"question": "q"}}]}}))
+    assert "'question' is no name" in str(caught.value) and "at least 1" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1\n", "", "\x00"])
