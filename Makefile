@@ -10,8 +10,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: setup llama
 	$(BIN)/tuneline demo
 
-test: setup llama
-	$(BIN)/python -m pytest -m "not slow"
+# llama.cpp is compiled beside the tests that need none of it.
+test: setup
+	$(MAKE) --no-print-directory -j --output-sync=target llama quick
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
 
 test-all: setup llama
 	$(BIN)/python -m pytest
