@@ -228,7 +228,7 @@ class Convert(Section):
     format: Literal["gguf", "safetensors"] = "gguf"
     """safetensors: beside the GGUF files (they are what is evaluated) a merged 16-bit checkpoint, for vLLM."""
     folders: tuple[FolderType, ...] = ()
-    """Quantized checkpoints beside them, for vLLM: by llmcompressor, or (NF4, LLM.int8) by bitsandbytes."""
+    """Quantized checkpoints beside them: by llmcompressor for vLLM; NF4, LLM.int8 by bitsandbytes for Transformers."""
     calibration_tokens: int = Field(65_536, ge=512)
     """Tokens of the run's own training text on which llmcompressor measures what to keep."""
     imatrix_tokens: int = Field(0, ge=0)

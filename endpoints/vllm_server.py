@@ -182,9 +182,10 @@ def _environment() -> dict[str, str]:
 
 def _with_cause(message: str, log: Path) -> str:
     """vLLM's log ends with the failure of the process that waited; why it failed stands far above."""
-    causes = [found[0] for found in map(_CAUSE.search, log.read_text(errors="replace").splitlines()) if found]
-    first = list(dict.fromkeys(cause for cause in causes if _HIDES_THE_CAUSE not in cause))
-    return "\n".join([message, *(f"cause: {cause[:500]}" for cause in first[-TOLD:])])
+    lines = [line for line in log.read_text(errors="replace").splitlines() if " WARNING " not in line]
+    causes = dict.fromkeys(found[0] for found in map(_CAUSE.search, lines) if found)
+    hidden = [cause for cause in causes if _HIDES_THE_CAUSE not in cause and cause not in message]
+    return "\n".join([message, *(f"cause: {cause[:500]}" for cause in hidden[-TOLD:])])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,7 @@
     python -P compressor.py '{"model": FOLDER, "texts": IDS, "logits": FILE, "dtype": "float32"}'
 
 IDS is a JSON file, a list of token ids a text; `dtype` is what the logits are computed in. AWQ, GPTQ, INT8 and FP8 are
-llmcompressor's, in the format vLLM loads; NF4 and LLM.int8 are bitsandbytes' as they are. Nothing of Tuneline is
+llmcompressor's, in the format vLLM loads; NF4 and LLM.int8 are bitsandbytes', for Transformers. Nothing of Tuneline is
 imported here: its packages are other ones.
 """
 

@@ -90,7 +90,7 @@ def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
 
 
 def served(recipe: Recipe) -> str:
-    """The target that goes live; an adapter and a merged model are judged by the 16-bit file of the same weights."""
+    """The target that goes live; an adapter and a merged model bear the name of the 16-bit file of the same weights."""
     return f"tuned-{recipe.serve.type}" if recipe.serve.form == "gguf" else REFERENCE
 
 

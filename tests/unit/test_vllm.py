@@ -1,0 +1,82 @@
+"""What is decided about vLLM before one is started."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from configs.recipe import ROOT, Recipe
+from endpoints import vllm_server
+from endpoints.engines import Engines
+from endpoints.front import front
+from stages.errors import NotFound
+from stages.evaluate.engine import engine_of, stands_in
+
+TINY = ROOT / "data/tiny"
+LOG = """(APIServer pid=1) WARNING 11-21 15:17:51 [utils.py:255] limit errors like `OSError: [Errno 24] Too many
+(Worker pid=3) ERROR 11-21 15:19:06 [executor.py:953] ValueError: Available memory on node 0 is less than desired
+(EngineCore pid=2) ERROR 11-21 15:19:11 [core.py:1510] ValueError: Available memory on node 0 is less than desired
+(APIServer pid=1)     raise RuntimeError(
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+"""
+
+
+def recipe(**serve: Any) -> Recipe:
+    return Recipe.model_validate({"data": {"sources": [{"path": "README.md"}]}, "serve": serve})
+
+
+def test_the_parser_is_the_bases() -> None:
+    assert vllm_server.parser_for("qwen-2.5-7b-instruct", TINY) == "hermes"
+    assert vllm_server.parser_for("acme/unknown", TINY) == "llama3_json"  # its tokenizer has the tag of a call
+
+
+def test_a_tokenizer_without_the_tag_has_no_parser(tmp_path: Path) -> None:
+    assert vllm_server.parser_for("acme/unknown", tmp_path) is None
+    assert "--tool-call-parser" not in vllm_server.words(TINY, "t", 1, 256, None, {}, 8, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted"), [({"r": 8}, 8), ({"r": 12}, 16), ({"r": 8, "rank_pattern": {"q": 65}}, 128)]
+)
+def test_vllm_is_told_the_least_rank_that_takes_an_adapter(tmp_path: Path, ranks: dict[str, Any], wanted: int) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(ranks))
+    assert vllm_server.rank_of(tmp_path) == wanted
+
+
+def test_what_serves_is_what_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(vllm_server.EXECUTABLE, str(shutil.copy(TINY / "README.md", tmp_path / "vllm")))
+    for form in ("adapter", "merged"):
+        found = [engine_of(recipe(form=form), target) for target in ("base", "tuned-F16", "tuned-Q4_K_M")]
+        assert found == ["vLLM", "vLLM", "llama.cpp"] and stands_in(recipe(form=form)) is None
+    assert engine_of(recipe(form="gguf"), "base") == "llama.cpp"
+
+
+def test_where_there_is_no_vllm_another_stands_in_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_server, "executable", lambda: None)
+    assert engine_of(recipe(form="adapter"), "tuned-F16") == "llama.cpp"
+    assert "docs/vllm.md" in (stands_in(recipe(form="adapter")) or "") and stands_in(recipe(form="gguf")) is None
+    with (
+        pytest.raises(NotFound, match=vllm_server.EXECUTABLE),
+        vllm_server.serving(TINY, alias="t", log=Path("/dev/null"), context=256),
+    ):
+        pass
+
+
+def test_why_it_does_not_start_is_found_above_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(LOG)
+    told = vllm_server._with_cause("ended with 1", tmp_path / "log")
+    assert told == "ended with 1\ncause: ValueError: Available memory on node 0 is less than desired"
+
+
+@pytest.mark.parametrize("path", ["load_lora_adapter", "unload_lora_adapter", "../health", "chat/completions/render"])
+def test_the_front_door_passes_on_questions_alone(path: str) -> None:
+    async def ask() -> int:
+        app = front(Engines(("gguf",)), with_keys=False)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return (await client.post(f"/v1/{path}", json={"model": "m"})).status_code
+
+    assert asyncio.run(ask()) in (404, 405)
