@@ -56,7 +56,7 @@ _NUMBERS = re.compile(r"\d{4}|\d[ -]\d|[A-Z]{2}\d{2}|\+\d|gh[pousr]_|hf_|github_
 
 
 def holds_byte(text: str, some: bytes) -> bool:
-    """Whether any of these bytes is in the text's UTF-8: ten times faster than a pattern, which may look closer then."""
+    """Whether any of these bytes is in the text's UTF-8, ten times faster than a pattern can say."""
     raw = text.encode("utf-8", "surrogatepass")
     return len(raw.translate(None, some)) < len(raw)
 
