@@ -24,11 +24,12 @@ LLAMA_4_SPLIT = (
 )
 MOST_WORDS, LONGEST_WORD = 50_000, 40
 """Kept at a time, and characters of one: about 15 MB."""
+NEW_WORDS = 2
+"""Tokenized alone in any text, and one more in sixteen; a text with more of them is tokenized faster as one."""
 Tokens = tuple["array[int]", list[tuple[int, int]]]
 """Ids of a text, and (first, end) of each learned part of it, in tokens."""
 _CONTROL = re.compile(r"<[^<>\s]+>")
 """Tokens of this form cannot overlap."""
-_SPACE = re.compile(r"(?<=\S) ")
 
 
 class Words(dict[str, bytes]):
@@ -57,25 +58,32 @@ class Words(dict[str, bytes]):
         self._cut = re.compile(f"({'|'.join(map(re.escape, [*self._controls, BEGIN, END]))})")
 
     def tokens(self, marked: str) -> Tokens | None:
-        """Of a text with BEGIN and END around what is learned; None if a part's edge may lie within a token.
+        """Of a text with BEGIN and END around what is learned; None if it is to be tokenized whole.
 
-        Exact are parts that begin with no white space, after a control token and newlines at most, and end with a
-        control token.
+        That is: a space in it begins no piece, too many of its words are new, or a learned part may have its edge
+        within a token. It has not if it begins with no white space, after a control token and newlines at most, and
+        ends with a control token.
         """
+        try:
+            return self._tokens(marked)
+        except _Whole:
+            return None
+
+    def _tokens(self, marked: str) -> Tokens:
         ids, spans, begin, last = bytearray(), [], 0, ""
         parts = self._cut.split(marked)
         for text, cut in zip(parts[::2], [*parts[1::2], ""], strict=True):
             if text:
                 if last == BEGIN and text[0].isspace():
-                    return None
+                    raise _Whole
                 ids += self._ids(text)
             if cut == BEGIN:
                 if text.strip("\r\n"):
-                    return None
+                    raise _Whole
                 begin = len(ids) // 4
             elif cut == END:
                 if text or last not in self._controls:
-                    return None
+                    raise _Whole
                 spans.append((begin, len(ids) // 4))
             elif cut:
                 ids += self._controls[cut]
@@ -83,20 +91,17 @@ class Words(dict[str, bytes]):
         return array("I", bytes(ids)), spans
 
     def _ids(self, text: str) -> bytes:
-        try:
-            return self._joined(text.split(" "))
-        except _Blank:
-            return self._joined(_SPACE.split(text))
-
-    def _joined(self, words: list[str]) -> bytes:
+        words = text.split(" ")
+        self._room = NEW_WORDS + len(words) // 16
         words[0] = BEGIN + words[0]
         words[-1] += END
         return b"".join(map(self.__getitem__, words))
 
     def __missing__(self, word: str) -> bytes:
         text = word.removesuffix(END)
-        if text == word and (not word or word[-1].isspace()):
-            raise _Blank
+        self._room -= 1
+        if self._room < 0 or (text == word and (not word or word[-1].isspace())):
+            raise _Whole
         text = text[1:] if text[:1] == BEGIN else f" {text}"
         ids = _bytes(self._encode(text, add_special_tokens=False).ids)
         if len(word) <= LONGEST_WORD:
@@ -106,8 +111,8 @@ class Words(dict[str, bytes]):
         return ids
 
 
-class _Blank(Exception):
-    """The space after this word does not begin a piece."""
+class _Whole(Exception):
+    """The text is to be tokenized as one."""
 
 
 def _bytes(ids: list[int]) -> bytes:
