@@ -171,7 +171,7 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
 
     from configs.recipe import Data, Source
     from stages.prepare import examine
-    from stages.prepare.render import Measured, Renderer, _tokens
+    from stages.prepare.render import Measured, Renderer
 
     kept = Path(tempfile.mkdtemp())
 
@@ -179,19 +179,14 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
         """Writes ids and masks of what it measures into a file of its process."""
 
         def measure(self, lines: Any) -> list[Measured]:
-            import orjson
-
-            rendered = [self._tried(orjson.loads(line)) for line in lines]
             measures = []
             with (kept / str(os.getpid())).open("ab") as out:
-                for encoding, (_, spans, _) in zip(
-                    self._encode([text for text, _, _ in rendered]), rendered, strict=True
-                ):
-                    ids, mask = encoding.ids, bytearray(len(encoding))
-                    for first, last in _tokens(encoding, spans):
-                        mask[first : last + 1] = b"\1" * (last + 1 - first)
+                for ids, spans, refused in self.tokens(lines):
+                    mask = bytearray(len(ids))
+                    for first, end in spans:
+                        mask[first:end] = b"\1" * (end - first)
                     out.write(array("I", [len(ids), *ids]).tobytes() + mask)
-                    measures.append((len(ids), mask.count(1), ""))
+                    measures.append((len(ids), mask.count(1), refused))
             return measures
 
     renderer = (Keeping if pack else Renderer)(ROOT / "data/tiny", None)

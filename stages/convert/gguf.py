@@ -19,12 +19,9 @@ from stages.convert.ggml import Ggml, Laid, file_bytes
 from stages.convert.llama_cpp import LlamaCpp
 from stages.convert.shards import Stored, shards, stored
 from stages.convert.stream import Place, Target
+from stages.prepare.words import LLAMA_3_SPLIT
 
 TEMPLATE = "chat_template.jinja"
-LLAMA_3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 PRE_TOKENIZERS = {LLAMA_3_SPLIT: "llama-bpe"}
 """llama.cpp's name for a split rule. It knows models by a hash of their tokens, which a vocabulary of one's own never
 matches; the rule is what counts."""

@@ -16,6 +16,9 @@ BAD_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ufeff\ufdd0-\
 """Control characters, the mark of text that was lost in decoding, byte order marks, and what is no character."""
 _MAYBE_MOJIBAKE = re.compile("[Â-ô][\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|√[^\\s\\d]|[├┬][^\\s─-╿]")
 """A lead and a continuation byte of UTF-8, read as Windows-1252, Mac Roman or an old DOS code page."""
+_BAD_BYTES = bytes({*range(0x20), 0x7F, 0xEF} - {*b"\t\n\r"})
+_MOJIBAKE_BYTES = b"\xc2\xc5\xc6\xcb\xe2"
+"""Of these one is in the UTF-8 of whatever the pattern above finds."""
 FOLLOWS = {
     "": ("system", "user"),
     "system": ("user",),
@@ -190,7 +193,7 @@ def in_text(text: str) -> Iterator[Wrong]:
     """Control tokens, broken characters, mojibake, secrets and personal data; a finding of each kind at most."""
     if "<|" in text and (token := CONTROL.search(text)):
         yield Wrong("control_token", f"the text holds {token[0]}")
-    if bad := BAD_CHARACTERS.search(text):
+    if personal.holds_byte(text, _BAD_BYTES) and (bad := BAD_CHARACTERS.search(text)):
         yield Wrong("bad_character", f"the text holds U+{ord(bad[0]):04X}, near {_near(text, bad.start())}")
     if not text.isascii() and (broken := mojibake(text)):
         yield Wrong("mojibake", f"the text looks decoded wrongly: {broken!r}")
@@ -212,8 +215,8 @@ def mojibake(text: str) -> str | None:
     from ftfy import fix_encoding
     from ftfy.badness import is_bad
 
-    if not _MAYBE_MOJIBAKE.search(text):  # a hundred times faster than ftfy's own look
-        return None
+    if not personal.holds_byte(text, _MOJIBAKE_BYTES) or not _MAYBE_MOJIBAKE.search(text):
+        return None  # a hundred times faster than ftfy's own look
     for line in text.split("\n"):
         if is_bad(line) and fix_encoding(line) != line:
             return next((word for word in line.split() if is_bad(word)), line)[:40]

@@ -18,7 +18,10 @@ PERMUTATIONS, BAND = 126, 6
 """21 bands of 6: a pair at 0.8 is compared with probability 0.998, one at 0.5 with 0.28 (1 - (1 - J^6)^21)."""
 SEED = 7
 BATCH, GROWTH = 1024, 1 << 16
-_WORD = re.compile(r"\w+")
+_BETWEEN = re.compile(r"\W+")
+_ASCII = bytes(range(0x80))
+_LETTERS = bytes(c if c >= 0x80 or chr(c).isalnum() or chr(c) == "_" else 0x20 for c in range(0x100))
+"""By byte: itself, or a space for what is no part of a word."""
 
 
 @dataclass
@@ -26,7 +29,7 @@ class Index:
     """Texts added one by one, in memory that grows by about 450 bytes each."""
 
     _hashes: dict[bytes, int] = field(default_factory=dict)
-    _waiting: list[list[str]] = field(default_factory=list)
+    _waiting: list[list[bytes]] = field(default_factory=list)
     _numbers: "array[int]" = field(default_factory=lambda: array("I"))
     _signatures: Any = None
     _signed: int = 0
@@ -34,14 +37,14 @@ class Index:
 
     def add(self, text: str) -> int | None:
         """The number of the earlier text that is equal but for case, space and punctuation; None if there is none."""
-        words = _WORD.findall(text.lower())
-        key = blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=12).digest()
+        words = _words(text)
+        key = blake2b(b" ".join(words), digest_size=12).digest()
         number = self.count
         self.count += 1
         if (first := self._hashes.setdefault(key, number)) != number:
             return first
         if words:
-            self._waiting.append([f"{a} {b}" for a, b in pairwise(words)] or words)
+            self._waiting.append(list(map(b" ".join, pairwise(words))) or words)
             self._numbers.append(number)
             if len(self._waiting) >= BATCH:
                 self._sign()
@@ -69,7 +72,7 @@ class Index:
 
         if not self._waiting:
             return
-        signatures = RMinHash.digests_from_token_sets(self._waiting, PERMUTATIONS, SEED)
+        signatures = RMinHash.digest_matrix_from_token_byte_sets(self._waiting, PERMUTATIONS, SEED).to_rows()
         end = self._signed + len(signatures)
         if self._signatures is None:
             self._signatures = np.zeros((GROWTH, PERMUTATIONS), dtype=np.uint16)
@@ -78,6 +81,15 @@ class Index:
         self._signatures[self._signed : end] = np.array(signatures, dtype=np.uint32).astype(np.uint16)
         self._signed = end
         self._waiting = []
+
+
+def _words(text: str) -> list[bytes]:
+    r"""What `\w+` finds in the text in lower case, as UTF-8, three times faster."""
+    raw = text.lower().encode(errors="surrogatepass")
+    others = raw.translate(None, _ASCII)
+    if others and not others.decode(errors="surrogatepass").isalnum():
+        raw = _BETWEEN.sub(" ", text.lower()).encode(errors="surrogatepass")
+    return raw.translate(_LETTERS).split()
 
 
 def _same(columns: Any) -> Iterator[tuple[Any, Any]]:

@@ -41,14 +41,31 @@ PERSONAL = {
     "an Italian tax code": r"\b[A-Z]{6}\d{2}[ABCDEHLMPRST]\d{2}[A-Z]\d{3}[A-Z]\b",
     "an Indonesian identity number": r"(?<!\d)[1-9]\d{5}(?:[0-6]\d|7[01])(?:0[1-9]|1[0-2])\d{2}\d{4}(?!\d)",
 }
-_SIGNS = ("@", "://", "eyJ", "AKIA", "ASIA", "AIza", "-----BEGIN", "xox", "sk-", "pk-", "rk-", "sk_", "pk_", "rk_")
-_DIGIT = re.compile(r"\d")
+_SIGNS = {
+    "@": ("@",),
+    "/": ("://",),
+    "J": ("eyJ",),
+    "I": ("AKIA", "ASIA", "AIza"),
+    "-": ("-----BEGIN", "xox", "sk-", "pk-", "rk-"),
+    "_": ("sk_", "pk_", "rk_"),
+}
+"""What secrets and addresses hold, by a character in it that most text lacks."""
+_DIGITS = b"0123456789\xd9\xdb\xdf\xe0\xe1\xea\xef\xf0"
+"""The first byte of any decimal digit in UTF-8."""
 _NUMBERS = re.compile(r"\d{4}|\d[ -]\d|[A-Z]{2}\d{2}|\+\d|gh[pousr]_|hf_|github_pat_")
+
+
+def holds_byte(text: str, some: bytes) -> bool:
+    """Whether any of these bytes is in the text's UTF-8, ten times faster than a pattern can say."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return len(raw.translate(None, some)) < len(raw)
 
 
 def _may_hold(text: str) -> bool:
     """Whether to look closer; most text holds nothing, and ends here."""
-    return any(sign in text for sign in _SIGNS) or (_DIGIT.search(text) is not None and bool(_NUMBERS.search(text)))
+    if any(sign in text for character, signs in _SIGNS.items() if character in text for sign in signs):
+        return True
+    return holds_byte(text, _DIGITS) and bool(_NUMBERS.search(text))
 
 
 def found_in(text: str) -> list[Found]:

@@ -14,6 +14,7 @@ from typing import Any
 from configs.catalogue import Catalogue
 from stages.prepare.rows import Row
 from stages.prepare.templates import BEGIN, END, compiled, template_for
+from stages.prepare.words import Tokens, Words
 
 SIGNATURES = "{%- set signatures = true %}"
 """Put before a template of ours, it writes a tool as a line."""
@@ -45,6 +46,7 @@ class Renderer:
         self.is_own = self.template == own
         self.tokenizer.chat_template = self.template
         self._template, self._special = compiled(self.template), self.tokenizer.special_tokens_map
+        self._words = Words.of(self.tokenizer.backend_tokenizer, self._cuts())
         self._shown: dict[tuple[str, ...], list[dict[str, Any]]] = {}
 
     def show_signatures(self) -> None:
@@ -52,37 +54,44 @@ class Renderer:
         self.template, self.is_own = SIGNATURES + self.template, False
         self.tokenizer.chat_template, self._template = self.template, compiled(self.template)
 
+    def _cuts(self) -> set[str]:
+        """Control tokens that the template writes."""
+        return {token for token in self.tokenizer.get_added_vocab() if token in self.template} | {
+            str(token) for token in self._special.values()
+        }
+
     def __call__(self, row: Row) -> Rendered:
         return next(self.batch([row]))
 
     def batch(self, rows: Sequence[Row]) -> Iterator[Rendered]:
-        """Rows as ids and masks; many at a time are tokenized on all cores."""
-        rendered = [self.text(row) for row in rows]
-        encodings = self._encode([text for text, _ in rendered])
-        for encoding, (_, spans) in zip(encodings, rendered, strict=True):
-            mask = [0] * len(encoding)
-            for first, last in _tokens(encoding, spans):
-                mask[first : last + 1] = [1] * (last + 1 - first)
-            yield Rendered(encoding.ids, mask)
+        """Rows as ids and masks."""
+        for ids, spans in self._tokens([self._marked(row.text, row.chat(), row.tools) for row in rows]):
+            mask = [0] * len(ids)
+            for first, end in spans:
+                mask[first:end] = [1] * (end - first)
+            yield Rendered(list(ids), mask)
 
     def measure(self, lines: Sequence[bytes]) -> list[Measured]:
         """Tokens and learned tokens of each row; rows are JSON, as they are written."""
+        return [
+            (len(ids), sum(end - first for first, end in spans), refused) for ids, spans, refused in self.tokens(lines)
+        ]
+
+    def tokens(self, lines: Sequence[bytes]) -> Iterator[tuple[Sequence[int], list[tuple[int, int]], str]]:
+        """Ids of each row, (first, end) of its learned parts, and why the template refuses it, if it does."""
         import orjson
 
         rendered = [self._tried(orjson.loads(line)) for line in lines]
-        encodings = self._encode([text for text, _, _ in rendered])
-        return [
-            (len(encoding), sum(last + 1 - first for first, last in _tokens(encoding, spans)), refused)
-            for encoding, (_, spans, refused) in zip(encodings, rendered, strict=True)
-        ]
+        for found, (_, refused) in zip(self._tokens([marked for marked, _ in rendered]), rendered, strict=True):
+            yield *found, refused
 
-    def _tried(self, row: dict[str, Any]) -> tuple[str, list[tuple[int, int]], str]:
+    def _tried(self, row: dict[str, Any]) -> tuple[str, str]:
         from jinja2.exceptions import TemplateError
 
         try:
-            return *self._text(row.get("text"), row["messages"], row["tools"]), ""
+            return self._marked(row.get("text"), row["messages"], row["tools"]), ""
         except (TemplateError, TypeError, ValueError) as error:
-            return "", [], str(error) or type(error).__name__
+            return "", str(error) or type(error).__name__
 
     def tools(self, row: Row) -> list[dict[str, Any]] | None:
         """The schemas a row shows, as the template takes them."""
@@ -100,29 +109,34 @@ class Renderer:
 
     def text(self, row: Row) -> tuple[str, list[tuple[int, int]]]:
         """A row as the model is shown it, and the parts of it that are learned, in characters."""
-        return self._text(row.text, row.chat(), row.tools)
+        return unmarked(self._marked(row.text, row.chat(), row.tools))
 
-    def _text(
-        self, text: str | None, messages: list[dict[str, Any]], tools: list[str]
-    ) -> tuple[str, list[tuple[int, int]]]:
+    def _marked(self, text: str | None, messages: list[dict[str, Any]], tools: list[str]) -> str:
         if text is not None and not messages:
-            bos, eos = self.tokenizer.bos_token or "", self.tokenizer.eos_token or ""
-            return f"{bos}{text}{eos}", [(len(bos), len(bos) + len(text) + len(eos))]
-        marked = self._template.render(
+            return f"{self.tokenizer.bos_token or ''}{BEGIN}{text}{self.tokenizer.eos_token or ''}{END}"
+        marked: str = self._template.render(
             messages=messages,
             tools=self._schemas(tools),
             documents=None,
             add_generation_prompt=False,
             **self._special,
         )
-        return _unmarked(marked)
+        return marked
 
-    def _encode(self, texts: list[str]) -> list[Any]:
-        encodings: list[Any] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        return encodings
+    def _tokens(self, texts: Sequence[str]) -> Iterator[Tokens]:
+        """Of marked texts; those whose words cannot be told apart are tokenized whole, on all cores."""
+        found = [self._words.tokens(text) if self._words is not None else None for text in texts]
+        whole = [unmarked(text) for text, tokens in zip(texts, found, strict=True) if tokens is None]
+        encoded = self.tokenizer.backend_tokenizer.encode_batch([text for text, _ in whole], add_special_tokens=False)
+        others = iter(zip(encoded, [spans for _, spans in whole], strict=True))
+        for tokens in found:
+            if tokens is None:
+                encoding, spans = next(others)
+                tokens = encoding.ids, list(learned(encoding, spans))
+            yield tokens
 
 
-def _unmarked(marked: str) -> tuple[str, list[tuple[int, int]]]:
+def unmarked(marked: str) -> tuple[str, list[tuple[int, int]]]:
     pieces, spans, length, begin = _MARKS.split(marked), [], 0, 0
     for piece, mark in zip(pieces, _MARKS.findall(marked) + [""], strict=True):
         length += len(piece)
@@ -133,10 +147,10 @@ def _unmarked(marked: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join(pieces), spans
 
 
-def _tokens(encoding: Any, spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """(first, last) token of each span. Byte-level tokenizers leave spaces at a token's edge out of its offsets."""
+def learned(encoding: Any, spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(first, end) of each span, in tokens. Byte-level tokenizers leave spaces at a token's edge out of its offsets."""
     for begin, end in spans:
         first = next((t for at in range(begin, end) if (t := encoding.char_to_token(at)) is not None), None)
         last = next((t for at in range(end - 1, begin - 1, -1) if (t := encoding.char_to_token(at)) is not None), None)
         if first is not None and last is not None:
-            yield first, last
+            yield first, last + 1

@@ -69,10 +69,15 @@ def compiled(template: str) -> Any:
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+            begin, end = (nodes.Output([nodes.TemplateData(mark)]) for mark in (BEGIN, END))
+            return nodes.Scope([begin, *body, end]).set_lineno(line)
 
-        def _marked(self, caller: Any) -> str:
-            return f"{BEGIN}{caller()}{END}"
+    class Environment(ImmutableSandboxedEnvironment):
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            """As ever, but a message's key is no longer looked for among the attributes of a dict first."""
+            if type(obj) is not dict or attribute in of_dicts:
+                return super().getattr(obj, attribute)
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -80,15 +85,16 @@ def compiled(template: str) -> Any:
     def tojson(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **how)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    of_dicts = frozenset(dir(dict))
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals |= {
         "raise_exception": raise_exception,
         "strftime_now": lambda form: datetime.now().strftime(form),
     }
-    return environment.from_string(template)
+    made = environment.from_string(template)
+    made.globals = dict(made.globals)  # a chain of them is copied slowly, once a rendering
+    return made
 
 
 def _same(theirs: str, ours: str) -> bool:

@@ -1,6 +1,7 @@
 """What is wrong with a row is found, named and placed; what is right passes without a word."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from configs.catalogue import load_catalogue
 from configs.recipe import ROOT, Data, Source
-from stages.prepare import personal
+from stages.prepare import checks, duplicates, personal
 from stages.prepare.checks import Toolbox, mended
 from stages.prepare.duplicates import Index
 from stages.prepare.examine import Examination
@@ -18,6 +19,7 @@ from stages.prepare.language import language_of
 from stages.prepare.problems import KINDS, Problem
 from stages.prepare.read import read_file
 
+CHARACTERS = [chr(code) for code in range(0x10000)]
 USER, ANSWER = {"role": "user", "content": "a doc called plan"}, {"role": "assistant", "content": "It is there."}
 RESULT = {"role": "tool", "content": "done"}
 
@@ -200,3 +202,21 @@ def test_imbalance_few_rows_of_a_style_and_a_wrong_language_are_told(tmp_path: P
     assert [p.text for p in found.examples["imbalance"]] == ["style 'epic' has 1 rows, the middle one 30.5"]
     assert [p.text for p in found.examples["few_of_a_style"]] == ["style 'epic' has 1 rows"]
     assert [p.line for p in found.examples["wrong_language"]] == [61]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "some"),
+    [
+        (checks.BAD_CHARACTERS, checks._BAD_BYTES),
+        (re.compile(r"\d"), personal._DIGITS),
+        (re.compile("[\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ√├┬]"), checks._MOJIBAKE_BYTES),
+    ],
+)
+def test_what_is_not_looked_at_by_pattern_holds_nothing_it_would_find(pattern: re.Pattern[str], some: bytes) -> None:
+    assert not [one for one in CHARACTERS if pattern.search(one) and not personal.holds_byte(f"a{one}b", some)]
+
+
+def test_words_are_those_of_a_pattern() -> None:
+    texts = [f"a{one}B {one} c.{one}" for one in CHARACTERS]
+    wanted = ([word.encode("utf-8", "surrogatepass") for word in re.findall(r"\w+", text.lower())] for text in texts)
+    assert all(duplicates._words(text) == words for text, words in zip(texts, wanted, strict=True))
