@@ -100,8 +100,10 @@ def unservable(recipe: Recipe) -> tuple[str, ...]:
     train = recipe.train.model_dump()
     if recipe.serve.form == "merged" and recipe.convert.format != "safetensors":
         return (f"serve.form: merged: convert.format: {recipe.convert.format} makes no merged checkpoint",)
-    if recipe.serve.form != "adapter" or train["method"] == "full":
+    if recipe.serve.form != "adapter":
         return ()
+    if train["method"] == "full":
+        return ("serve.form: adapter: train.method: full trains the model itself, and makes no adapter",)
     found = []
     if train["rank"] > SERVED_RANK:
         allowed = ", ".join(str(rank) for rank in VLLM_RANKS if rank <= SERVED_RANK)

@@ -160,6 +160,8 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
     refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 128}))
     with pytest.raises(BadRecipe, match="rank 256.*at most 128"):
         refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 256}))
+    with pytest.raises(BadRecipe, match="makes no adapter"):
+        refuse_unservable(recipe(serve={"form": "adapter"}, train={"method": "full"}))
     refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}, convert={"format": "safetensors"}))
     with pytest.raises(BadRecipe, match=r"makes no merged checkpoint\nwrite `convert: {format: safetensors}`"):
         refuse_unservable(recipe(serve={"form": "merged"}))
