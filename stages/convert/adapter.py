@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.convert.experts import Delta, Fused, fused_name
+from stages.convert.room import Room
 from stages.convert.shards import DTYPES, Stored, part, stored
 from stages.errors import BadRecipe, StageFailed
 
@@ -71,7 +72,7 @@ class Adapter:
         self._refuse_what_is_not_understood()
         self._parts, self._fused = _folded(self._read())
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Weights of the base that it changes."""
         return frozenset(self._parts) | frozenset(self._fused)
@@ -101,8 +102,11 @@ class Adapter:
                     "cannot be merged exactly"
                 )
 
-    def merged(self, name: str, weight: "torch.Tensor", first: int, last: int) -> "torch.Tensor":
-        """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type."""
+    def merged(self, name: str, weight: "torch.Tensor", first: int, last: int, room: Room) -> "torch.Tensor":
+        """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type.
+
+        They may lie in `room`.
+        """
         import torch
 
         if name in self._fused:
@@ -111,9 +115,10 @@ class Adapter:
         if parts.instead:
             return part(parts.instead, first, last).to(weight.dtype)
         assert parts.a and parts.b
-        delta = (_float(parts.b)[first:last] @ _float(parts.a)).mul_(parts.scale)
+        delta = room.tensor("delta", torch.float32, *weight.shape)
+        torch.mm(_float(parts.b)[first:last], _float(parts.a), out=delta).mul_(parts.scale)
         if parts.magnitude is None:
-            return delta.add_(weight).to(weight.dtype)  # the sum in fp32, in memory that is there already
+            return room.tensor("merged", weight.dtype, *weight.shape).copy_(delta.add_(weight))  # the sum in fp32
         length = torch.linalg.norm(weight + delta, dim=1)
         factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
         return (factor * (weight + delta)).to(weight.dtype)

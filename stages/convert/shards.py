@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.convert.room import Room
 from stages.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -78,25 +79,25 @@ def shards(model: Path) -> list[Path]:
     return sorted(model.glob("*.safetensors"))
 
 
-def rows(tensor: Stored, descriptor: int, first: int, last: int) -> "torch.Tensor":
-    """Rows `first` up to `last`, [rows, columns], in memory of their own; as bytes if their type is none of DTYPES."""
+def rows(tensor: Stored, descriptor: int, first: int, last: int, room: Room) -> "torch.Tensor":
+    """Rows `first` up to `last`, [rows, columns], in `room`; as bytes if their type is none of DTYPES."""
     import torch
 
-    data = bytearray((last - first) * tensor.row_bytes)
-    place, view = tensor.offset + first * tensor.row_bytes, memoryview(data)
+    dtype = getattr(torch, DTYPES.get(tensor.dtype, "uint8"))
+    found = room.tensor("rows", dtype, last - first, tensor.row_bytes // dtype.itemsize)
+    place, view = tensor.offset + first * tensor.row_bytes, memoryview(found.view(torch.uint8).numpy().data).cast("B")
     while view:
         read = os.preadv(descriptor, [view], place)
         if not read:
             raise StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
         place, view = place + read, view[read:]
-    found = torch.frombuffer(data, dtype=getattr(torch, DTYPES.get(tensor.dtype, "uint8")))
-    return found.view(last - first, -1)
+    return found
 
 
 def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":
-    """`rows` of a file that is not open."""
+    """`rows` of a file that is not open, in memory of their own."""
     descriptor = os.open(tensor.file, os.O_RDONLY)
     try:
-        return rows(tensor, descriptor, first, last)
+        return rows(tensor, descriptor, first, last, Room())
     finally:
         os.close(descriptor)

@@ -91,13 +91,13 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def prepared(home: Path, adapter: Path) -> Inputs:
+def prepared(home: Path, adapter: Path, rows: str = "") -> Inputs:
     """All that convert needs; the base carries an older template in its tokenizer_config.json, as many do."""
     config = json.loads((TINY / "tokenizer_config.json").read_text()) | {"chat_template": OLD.decode()}
     files = {file.name: file for file in TINY.iterdir() if file.suffix in (".json", ".jinja", ".safetensors")}
     base = made(home / "models" / "tiny@0", files | {"tokenizer_config.json": json.dumps(config)})
     run = home / "runs" / "t"
-    made(run / "prepare", {"train.jsonl": "", "chat_template.jinja": TEMPLATE})
+    made(run / "prepare", {"train.jsonl": rows, "chat_template.jinja": TEMPLATE})
     made(run / "train", {f"adapter/{file.name}": file for file in adapter.iterdir()})
     return Inputs(base, run)
 
@@ -193,14 +193,16 @@ def test_the_base_keeps_its_template_and_the_tuned_has_the_one_it_learned(conver
 
 
 def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, inputs: Inputs) -> None:
-    """SIGKILL at random moments, whatever it is doing then; the files are the same in the end."""
+    """SIGKILL at random moments, every other one once it writes; the files are the same in the end."""
     folder, log = inputs.run / "convert", inputs.run / "log"
     moments, seen = random.Random(0), set()
-    for _ in range(10):
+    for late in (False, True) * 5:
         command = [sys.executable, "-c", CONVERT, str(inputs.base.path), str(inputs.run), RECIPE.model_dump_json()]
         with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
             deadline = time.monotonic() + moments.uniform(0.5, 12)
-            while process.poll() is None and time.monotonic() < deadline:
+            while process.poll() is None and (
+                time.monotonic() < deadline or (late and not (folder / "scratch/journal").exists())
+            ):
                 time.sleep(0.02)
             process.kill()
         seen |= {file.name for file in folder.rglob("*")}

@@ -17,15 +17,13 @@ from tests.line.test_convert import RECIPE, TEMPLATE, Inputs, adapter, prepared
 __all__ = ["adapter"]  # a fixture
 
 KINDS = ("AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8")
-FOLDERS = {"types": ("F16",), "folders": KINDS, "calibration_tokens": 512, "verify_tokens": 256}
+FOLDERS = {"types": ("F16",), "folders": KINDS, "calibration_tokens": 512, "verify_tokens": 256, "top_1_floor": 0.0}
 RECIPE_FOR_VLLM = RECIPE.model_copy(update={"convert": RECIPE.convert.model_copy(update=FOLDERS)})
 
 
 def inputs_with_text(home: Path, adapter: Path) -> Inputs:
-    inputs = prepared(home, adapter)
     row = {"messages": [{"role": role, "content": f"Hello from the {role}."} for role in ("user", "assistant")]}
-    (inputs.run / "prepare/train.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
-    return inputs
+    return prepared(home, adapter, f"{json.dumps(row)}\n" * 20)
 
 
 @pytest.fixture(scope="module")

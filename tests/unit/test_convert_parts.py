@@ -44,16 +44,30 @@ def test_rows_lie_where_they_belong(tmp_path: Path, seed: int) -> None:
 
 def test_a_journal_counts_only_for_the_same_files(tmp_path: Path) -> None:
     target = Target(tmp_path / "a", 3, b"abc")
-    journal = Journal(tmp_path / "journal", [target])
+    journal = Journal(tmp_path / "journal", [target], durable=True)
     journal.begin()
     journal.add(["x", "y"])
-    assert Journal(journal.path, [target]).done == set()  # the file itself is not there
+    assert Journal(journal.path, [target], durable=True).done == set()  # the file itself is not there
     target.path.write_bytes(b"abc")
-    assert Journal(journal.path, [target]).done == {"x", "y"}
-    assert Journal(journal.path, [Target(tmp_path / "a", 3, b"abd")]).done == set()
+    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
+    assert Journal(journal.path, [Target(tmp_path / "a", 3, b"abd")], durable=True).done == set()
     with journal.path.open("a") as file:
         file.write("half of a na")
-    assert Journal(journal.path, [target]).done == {"x", "y"}
+    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
+
+
+def test_what_is_not_brought_to_the_disk_counts_until_the_machine_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(tmp_path / "a", 3, b"abc")
+    target.path.write_bytes(b"abc")
+    monkeypatch.setattr(stream, "_boot", lambda: "today")
+    journal = Journal(tmp_path / "journal", [target], durable=False)
+    journal.begin()
+    journal.add(["x"])
+    assert Journal(journal.path, [target], durable=False).done == {"x"}
+    monkeypatch.setattr(stream, "_boot", lambda: "tomorrow")
+    assert Journal(journal.path, [target], durable=False).done == set()
 
 
 @pytest.fixture(scope="module")
