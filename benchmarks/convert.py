@@ -190,12 +190,14 @@ def kills(folder: Path, threads: int) -> float:
     task |= {"merged": str(place / "merged")}
     (place / "scratch").mkdir(parents=True)
     total = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    points = [point * total for point in sorted(random.Random(0).random() for _ in range(KILLS))]
+    chance = random.Random(0)
+    points = [point * total for point in sorted(chance.random() for _ in range(KILLS))]
     told = []
     for point in (*points, None):
         command = [sys.executable, "-c", KILLED, json.dumps(task), str(total // 40)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-            assert process.stdout
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+        ) as process:
             done = [int(line) for line in _until(process, point)]
         told.append(f"{done[0] / total:.0%}" if done else "-")
         if point is None and process.returncode:

@@ -27,15 +27,15 @@ FOUR = Quoted("INT4, plain", "25–29 %", "perplexity + 0.47 (Q4_0)")
 FOUR_CHOSEN = Quoted("INT4, K types", "31 %", "perplexity + 0.18 (Q4_K_M)")
 FOUR_MEASURED = Quoted("AWQ, GPTQ", "25–27 %", "INT4 weights alone, calibrated: rivals 8 bit")
 CLASSES: dict[Quoted, tuple[str, ...]] = {
-    SIXTEEN: ("F16", "BF16", "merged"),
-    EIGHT: ("Q8_0", "FP8", "INT8", "LLM.int8"),
+    SIXTEEN: ("F16", "BF16", "merged", "ONNX"),
+    EIGHT: ("Q8_0", "FP8", "INT8", "LLM.int8", "TensorRT-LLM"),
     FIVE_SIX: ("Q6_K", "Q5_K_M"),
     FOUR: ("Q4_0", "NF4"),
     FOUR_CHOSEN: ("Q4_K_M",),
     FOUR_MEASURED: ("AWQ", "GPTQ"),
 }
-"""Accuracy: Kurtić et al. 2024, https://arxiv.org/abs/2411.02355, its abstract. Perplexity of Llama 3 8B: the help of the
-pinned llama-quantize. Sizes: its README's for Llama 3.1 8B; elsewhere bits a weight over 16."""
+"""Accuracy: the abstract of Kurtić et al. 2024, https://arxiv.org/abs/2411.02355. Perplexity of Llama 3 8B: the help of
+the pinned llama-quantize. Sizes: its README's for Llama 3.1 8B; elsewhere bits a weight over 16."""
 
 
 def tradeoffs(converted: Mapping[str, Any]) -> list[Row]:
