@@ -68,9 +68,11 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        self.config = _config(folder / CONFIG)
         self._refuse_what_is_not_understood()
         self._parts, self._fused = _folded(self._read())
+        if not self.names:
+            raise StageFailed(f"{folder / WEIGHTS}: no weights in it; train it again")
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -80,6 +82,11 @@ class Adapter:
     def refuse_another_base(self, base: Iterable[Stored], *, tied: bool) -> None:
         """Raise StageFailed unless all it changes is there in the same shape."""
         there = {tensor.name: tensor for tensor in base}
+        if tied and "lm_head.weight" in self.names:
+            raise BadRecipe(
+                f"{self.folder / CONFIG}: modules_to_save: lm_head of a base whose output is tied to its embeddings "
+                "cannot be merged exactly"
+            )
         if missing := sorted(self.names - there.keys()):
             raise StageFailed(
                 f"{self.folder}: it adapts {missing[0]}, which the base does not have; was it trained on another base?"
@@ -159,9 +166,14 @@ class Adapter:
 
         def of(pattern: str, default: str) -> Any:
             values = self.config.get(pattern) or {}
-            return next((v for key, v in values.items() if re.match(rf"(.*\.)?({key})$", module)), self.config[default])
+            return next(
+                (v for key, v in values.items() if re.match(rf"(.*\.)?({key})$", module)), self.config.get(default)
+            )
 
-        return of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+        found = of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+        if not all(isinstance(value, int | float) and value > 0 for value in found):
+            raise StageFailed(f"{self.folder / CONFIG}: r and lora_alpha of {module} are {found[0]!r} and {found[1]!r}")
+        return found
 
     def _is_saved(self, module: str) -> bool:
         return any(module == name or module.endswith(f".{name}") for name in self.config.get("modules_to_save") or ())
@@ -171,6 +183,18 @@ class Adapter:
             if (key in ONLY and value not in (None, *ONLY[key])) or (key not in MERGED and value):
                 only = f"; only {', '.join(map(repr, ONLY[key]))}" if key in ONLY else ""
                 raise BadRecipe(f"{self.folder / CONFIG}: {key}: {value!r} cannot be merged exactly{only}")
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise StageFailed(f"{file}: missing; train it again") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StageFailed(f"{file}: no settings of an adapter; train it again")
+    return found
 
 
 def _folded(parts: dict[str, _Parts]) -> tuple[dict[str, _Parts], dict[str, Fused]]:
@@ -196,4 +220,7 @@ def _shape(parts: _Parts) -> tuple[int, ...]:
 @lru_cache(maxsize=8)
 def _float(tensor: Stored) -> "torch.Tensor":
     """PEFT, too, computes in fp32, whatever type the adapter was saved in."""
-    return part(tensor, 0, tensor.rows).view(tensor.shape).float()
+    found = part(tensor, 0, tensor.rows).view(tensor.shape).float()
+    if not found.isfinite().all():
+        raise StageFailed(f"{tensor.file}: {tensor.name}: not all of it are finite numbers; train it again")
+    return found

@@ -48,8 +48,15 @@ class Stored:
 
 
 def stored(file: Path) -> Iterator[Stored]:
-    """The tensors of one file, in the order of their bytes."""
+    """The tensors of one file, in the order of their bytes.
+
+    Raises:
+        StageFailed: it is no safetensors file, or not all of it is there.
+    """
     start, header = read_header(file)
+    needed = start + max((about["data_offsets"][1] for about in header.values()), default=0)
+    if (there := file.stat().st_size) < needed:
+        raise StageFailed(f"{file}: {there} bytes of {needed}; fetch or train it again")
     for name, about in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
         begin, end = about["data_offsets"]
         yield Stored(name, file, about["dtype"], tuple(about["shape"]), start + begin, end - begin)
@@ -65,6 +72,8 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = json.loads(opened.read(length))
+    except FileNotFoundError:
+        raise StageFailed(f"{file}: missing; fetch or train it again") from None
     except (struct.error, ValueError, OverflowError, MemoryError):
         raise StageFailed(f"{file}: not a whole safetensors file; fetch or train it again") from None
     header.pop("__metadata__", None)
@@ -72,10 +81,17 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def shards(model: Path) -> list[Path]:
-    """The weight files of a model folder, those its index names if it has one."""
+    """The weight files of a model folder, those its index names if it has one.
+
+    Raises:
+        StageFailed: the index cannot be read.
+    """
     index = model / "model.safetensors.index.json"
     if index.exists():
-        return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        try:
+            return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StageFailed(f"{index}: not an index of weights; fetch it again") from None
     return sorted(model.glob("*.safetensors"))
 
 

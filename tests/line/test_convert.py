@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -356,6 +356,46 @@ def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) ->
     with pytest.raises(StageFailed, match=r"model\.layers\.7\..*another base"):
         merge(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "told"),
+    [
+        ("base/model.safetensors", lambda old: old[: len(old) // 2], r"\d+ bytes of \d+; fetch"),
+        ("base/model.safetensors", lambda old: old[:4], "not a whole safetensors file"),
+        ("base/model.safetensors.index.json", lambda old: b'{"weight_map": {"x": "gone.safetensors"}}', "missing"),
+        ("base/model.safetensors.index.json", lambda old: b"{", "not an index"),
+        ("adapter/adapter_model.safetensors", lambda old: old[: len(old) // 2], r"\d+ bytes of \d+; fetch or train"),
+        ("adapter/adapter_model.safetensors", lambda old: b"\x02" + bytes(7) + b"{}", "no weights in it"),
+        ("adapter/adapter_config.json", lambda old: b'{"r":', "no settings of an adapter"),
+        (
+            "adapter/adapter_config.json",
+            lambda old: old.replace(b'"lora_alpha"', b'"lora_dropout"'),
+            "lora_alpha .*None",
+        ),
+    ],
+)
+def test_damaged_files_are_named_before_anything_is_written(
+    adapter: Path, tmp_path: Path, file: str, damage: Callable[[bytes], bytes], told: str
+) -> None:
+    shutil.copytree(TINY, tmp_path / "base")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    place = tmp_path / file
+    place.write_bytes(damage(place.read_bytes() if place.exists() else b""))
+    with pytest.raises(StageFailed, match=told):
+        merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_is_no_numbers_is_named(adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = changed_adapter(adapter, tmp_path / "other")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: weights[name] * float("nan")}, other / "adapter_model.safetensors")
+    with pytest.raises(StageFailed, match=f"{name}: not all of it are finite"):
+        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
 
 
 def test_an_interrupted_merge_goes_on_behind_its_last_tensor(
