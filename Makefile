@@ -51,7 +51,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 llama: setup
-	$(BIN)/python -m stages.convert.llama_cpp
+	PYTHONPATH=. $(BIN)/python -P stages/convert/llama_cpp.py
 
 clean:
 	rm -rf .runs .models .mypy_cache .ruff_cache .pytest_cache

@@ -2,20 +2,25 @@
 
 On a made Llama of 1.1 B parameters with an adapter of rank 16, both ways on the same threads. Each step is a process of
 its own: CPU seconds and peak memory are the kernel's, bytes written those of all files it left. Every tensor is
-compared. `--billions 0.1` is quicker; `--curve` adds peak memory over sizes.
+compared. `--billions 0.1` is quicker; `--curve` adds peak memory over sizes, `--kills` ten `kill -9`s.
+
+PEFT's side of the merge loads the model, merges and calls `save_pretrained`; ours reads and writes shards. Neither
+waits for the disk; how long the disk needs from there is shown beside both.
 """
 
 import argparse
 import filecmp
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -29,6 +34,7 @@ from stages.convert.llama_cpp import installed  # noqa: E402
 SHARD_BYTES = 1 << 30
 RANK = 16
 SAMPLE_S = 0.02
+KILLS = 10
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES = {
     0.1: {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 10},
@@ -70,6 +76,13 @@ with torch.inference_mode():
 OURS = (
     "import json, sys\nfrom stages.convert.worker import *\nrun(Task(**json.loads(sys.argv[1])), lambda **told: None)"
 )
+KILLED = """
+import json, sys
+from stages.convert import stream, worker
+stream.DURABLE_BYTES = int(sys.argv[2])
+stream.Paced.__call__ = lambda self, done, total: print(done, flush=True)
+worker.run(worker.Task(**json.loads(sys.argv[1])), lambda **told: None)
+"""
 OUR_MERGE = (
     "import sys\nfrom pathlib import Path\nfrom stages.convert.merge import merge\n"
     "merge(*map(Path, sys.argv[1:4]), lambda done, total: None, threads=int(sys.argv[4]))"
@@ -93,10 +106,13 @@ def main() -> None:
     parser.add_argument("--billions", type=float, choices=list(SHAPES), default=1.1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--curve", action="store_true")
+    parser.add_argument("--kills", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to work; about 10 bytes a parameter")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         measured = compare(Path(folder), options.billions, options.threads)
+        if options.kills:
+            measured["identical"] *= kills(Path(folder), options.threads)
         if options.curve:
             curve(Path(folder), options.threads)
     for name, target in TARGETS.items():
@@ -114,6 +130,7 @@ def compare(folder: Path, billions: float, threads: int) -> dict[str, float]:
     base, adapter, classic = apart(make, folder / "model", billions)[0], folder / "model/adapter", folder / "classic"
     classic.mkdir()
     merged = run("peft merge", "-c", MERGE, base, adapter, classic / "merged", threads=threads)
+    show_disk(classic / "merged")
     for file in base.iterdir():
         if file.suffix in (".json", ".jinja") and "index" not in file.name:
             shutil.copyfile(file, classic / "merged" / file.name)
@@ -129,6 +146,7 @@ def compare(folder: Path, billions: float, threads: int) -> dict[str, float]:
     one = ours(folder / "one", base, adapter, ("Q4_K_M",), threads)
     three = ours(folder / "three", base, adapter, tuple(quantized), threads)
     our_merge = run("our merge", "-c", OUR_MERGE, base, adapter, folder / "our-merged", threads, threads=threads)
+    show_disk(folder / "our-merged")
     q4, all_three = before + quantized["Q4_K_M"], before + sum(quantized.values(), Cost(0, 0, 0))
     outputs = sum((folder / "three" / f"tuned-{kind}.gguf").stat().st_size for kind in quantized)
     same = [
@@ -153,6 +171,53 @@ def ours(folder: Path, base: Path, adapter: Path, kinds: tuple[str, ...], thread
     outputs = [{"path": str(folder / f"tuned-{kind}.gguf"), "kind": kind, "name": "m"} for kind in kinds]
     task = {"base": str(base), "adapter": str(adapter), "scratch": str(folder / "scratch"), "outputs": outputs}
     return run(f"one pass {' '.join(kinds)}", "-c", OURS, json.dumps(task | {"threads": threads}), threads=threads)
+
+
+def show_disk(folder: Path) -> None:
+    """How long it takes until what a step left is on the disk."""
+    started = time.perf_counter()
+    for file in folder.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    print(f"{'':32} {time.perf_counter() - started:.1f} s more until it is on the disk", flush=True)
+
+
+def kills(folder: Path, threads: int) -> float:
+    """1.0 if one pass killed at ten random points, and then let finish, left the bytes of `one` and `our-merged`."""
+    base, adapter, place = folder / "model/base", folder / "model/adapter", folder / "killed"
+    task = {"base": str(base), "adapter": str(adapter), "scratch": str(place / "scratch"), "threads": threads}
+    task |= {"outputs": [{"path": str(place / "tuned-Q4_K_M.gguf"), "kind": "Q4_K_M", "name": "m"}]}
+    task |= {"merged": str(place / "merged")}
+    (place / "scratch").mkdir(parents=True)
+    total = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    chance = random.Random(0)
+    points = [point * total for point in sorted(chance.random() for _ in range(KILLS))]
+    told = []
+    for point in (*points, None):
+        command = [sys.executable, "-c", KILLED, json.dumps(task), str(total // 40)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+        ) as process:
+            done = [int(line) for line in _until(process, point)]
+        told.append(f"{done[0] / total:.0%}" if done else "-")
+        if point is None and process.returncode:
+            sys.exit(f"one pass after {KILLS} kills ended with {process.returncode}")
+    same = filecmp.cmp(place / "tuned-Q4_K_M.gguf", folder / "one" / "tuned-Q4_K_M.gguf", shallow=False)
+    for file in sorted((folder / "our-merged").glob("*.safetensors")):
+        same = same and filecmp.cmp(file, place / "merged" / file.name, shallow=False)
+    at = ", ".join(f"{point / total:.0%}" for point in points)
+    print(f"killed at {at}; began at {', '.join(told)}: {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
+    return float(same)
+
+
+def _until(process: "subprocess.Popen[str]", point: float | None) -> Iterator[str]:
+    """What it tells of bytes done, until that is beyond `point`: then it is killed."""
+    assert process.stdout
+    for line in process.stdout:
+        yield line
+        if point is not None and int(line) >= point:
+            process.send_signal(signal.SIGKILL)
+            return
 
 
 def curve(folder: Path, threads: int) -> None:

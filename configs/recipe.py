@@ -45,7 +45,7 @@ Measure = Literal[
 ]
 FORGETTING = "configs/suites/forgetting.yaml"
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
-FolderType = Literal["AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8"]
+FolderType = Literal["AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8", "ONNX", "TensorRT-LLM"]
 
 
 class Section(BaseModel):
@@ -228,7 +228,8 @@ class Convert(Section):
     format: Literal["gguf", "safetensors"] = "gguf"
     """safetensors: beside the GGUF files (they are what is evaluated) a merged 16-bit checkpoint, for vLLM."""
     folders: tuple[FolderType, ...] = ()
-    """Quantized checkpoints beside them: by llmcompressor for vLLM; NF4, LLM.int8 by bitsandbytes for Transformers."""
+    """Quantized checkpoints beside them: by llmcompressor for vLLM; NF4, LLM.int8 by bitsandbytes for Transformers.
+    ONNX, in fp32, is for onnxruntime; TensorRT-LLM is a folder in FP8 for trtllm-serve."""
     calibration_tokens: int = Field(65_536, ge=512)
     """Tokens of the run's own training text on which llmcompressor measures what to keep."""
     imatrix_tokens: int = Field(0, ge=0)

@@ -1,6 +1,6 @@
-"""Conversion on a GPU, and what llmcompressor makes: its packages differ from ours and have their own environment.
+"""Conversion on a GPU, and what llmcompressor and optimum make: each has an environment of its own.
 
-It is made into `.cache` of the folder the code runs in, where `stages.convert.environments` looks for it.
+They are made into `.cache` of the folder the code runs in, where `stages.convert.environments` looks for them.
 """
 
 import modal
@@ -10,12 +10,12 @@ from images.llama import with_llama
 from images.pins import PYTHON, pinned
 from images.source import HOME, with_files, with_source
 
-_OWN = tuple(f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt"))
+_OWN = tuple(
+    f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")
+)
+_MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments"
+_CPU = "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 _torch = modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch"))  # with CUDA
 _image = with_llama(cpu.with_packages(_torch).pip_install(*pinned("sentencepiece", "peft", "accelerate")))
-image = with_source(
-    with_files(_image, *_OWN).run_commands(
-        f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments compress"
-    )
-)
+image = with_source(with_files(_image, *_OWN).run_commands(f"{_MAKE} compress", f"export {_CPU} && {_MAKE} onnx"))

@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.convert.experts import Delta, Fused, fused_name
+from stages.convert.room import Room
 from stages.convert.shards import DTYPES, Stored, part, stored
 from stages.errors import BadRecipe, StageFailed
 
@@ -67,11 +68,13 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        self.config = _config(folder / CONFIG)
         self._refuse_what_is_not_understood()
         self._parts, self._fused = _folded(self._read())
+        if not self.names:
+            raise StageFailed(f"{folder / WEIGHTS}: no weights in it; train it again")
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Weights of the base that it changes."""
         return frozenset(self._parts) | frozenset(self._fused)
@@ -79,6 +82,11 @@ class Adapter:
     def refuse_another_base(self, base: Iterable[Stored], *, tied: bool) -> None:
         """Raise StageFailed unless all it changes is there in the same shape."""
         there = {tensor.name: tensor for tensor in base}
+        if tied and "lm_head.weight" in self.names:
+            raise BadRecipe(
+                f"{self.folder / CONFIG}: modules_to_save: lm_head of a base whose output is tied to its embeddings "
+                "cannot be merged exactly"
+            )
         if missing := sorted(self.names - there.keys()):
             raise StageFailed(
                 f"{self.folder}: it adapts {missing[0]}, which the base does not have; was it trained on another base?"
@@ -101,8 +109,11 @@ class Adapter:
                     "cannot be merged exactly"
                 )
 
-    def merged(self, name: str, weight: "torch.Tensor", first: int, last: int) -> "torch.Tensor":
-        """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type."""
+    def merged(self, name: str, weight: "torch.Tensor", first: int, last: int, room: Room) -> "torch.Tensor":
+        """Rows `first` up to `last` of the tuned model's `name`, from the same rows of the base, in their type.
+
+        They may lie in `room`.
+        """
         import torch
 
         if name in self._fused:
@@ -111,9 +122,10 @@ class Adapter:
         if parts.instead:
             return part(parts.instead, first, last).to(weight.dtype)
         assert parts.a and parts.b
-        delta = (_float(parts.b)[first:last] @ _float(parts.a)).mul_(parts.scale)
+        delta = room.tensor("delta", torch.float32, *weight.shape)
+        torch.mm(_float(parts.b)[first:last], _float(parts.a), out=delta).mul_(parts.scale)
         if parts.magnitude is None:
-            return delta.add_(weight).to(weight.dtype)  # the sum in fp32, in memory that is there already
+            return room.tensor("merged", weight.dtype, *weight.shape).copy_(delta.add_(weight))  # the sum in fp32
         length = torch.linalg.norm(weight + delta, dim=1)
         factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
         return (factor * (weight + delta)).to(weight.dtype)
@@ -154,9 +166,14 @@ class Adapter:
 
         def of(pattern: str, default: str) -> Any:
             values = self.config.get(pattern) or {}
-            return next((v for key, v in values.items() if re.match(rf"(.*\.)?({key})$", module)), self.config[default])
+            return next(
+                (v for key, v in values.items() if re.match(rf"(.*\.)?({key})$", module)), self.config.get(default)
+            )
 
-        return of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+        found = of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+        if not all(isinstance(value, int | float) and value > 0 for value in found):
+            raise StageFailed(f"{self.folder / CONFIG}: r and lora_alpha of {module} are {found[0]!r} and {found[1]!r}")
+        return found
 
     def _is_saved(self, module: str) -> bool:
         return any(module == name or module.endswith(f".{name}") for name in self.config.get("modules_to_save") or ())
@@ -166,6 +183,18 @@ class Adapter:
             if (key in ONLY and value not in (None, *ONLY[key])) or (key not in MERGED and value):
                 only = f"; only {', '.join(map(repr, ONLY[key]))}" if key in ONLY else ""
                 raise BadRecipe(f"{self.folder / CONFIG}: {key}: {value!r} cannot be merged exactly{only}")
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise StageFailed(f"{file}: missing; train it again") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StageFailed(f"{file}: no settings of an adapter; train it again")
+    return found
 
 
 def _folded(parts: dict[str, _Parts]) -> tuple[dict[str, _Parts], dict[str, Fused]]:
@@ -191,4 +220,7 @@ def _shape(parts: _Parts) -> tuple[int, ...]:
 @lru_cache(maxsize=8)
 def _float(tensor: Stored) -> "torch.Tensor":
     """PEFT, too, computes in fp32, whatever type the adapter was saved in."""
-    return part(tensor, 0, tensor.rows).view(tensor.shape).float()
+    found = part(tensor, 0, tensor.rows).view(tensor.shape).float()
+    if not found.isfinite().all():
+        raise StageFailed(f"{tensor.file}: {tensor.name}: not all of it are finite numbers; train it again")
+    return found

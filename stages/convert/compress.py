@@ -1,17 +1,17 @@
-"""Quantized checkpoints for vLLM, made of the merged one in an environment of their own by `compressor.py`.
+"""Checkpoints for vLLM and other engines, made of the merged one in environments of their own.
 
-What is made there is calibrated on the run's own training text, as its template writes it. Beside the weights lie the
-merged checkpoint's own tokenizer and template.
+What is quantized by `compressor.py` is calibrated on the run's own training text, as its template writes it. Beside the
+weights lie the merged checkpoint's own tokenizer and template.
 """
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.environments import python_of
+from stages.convert import onnx, tensorrt
+from stages.convert.environments import run_in
 from stages.convert.reference import computes_in, own_talks, own_tokenizer, rendered, too_large
 from stages.errors import StageFailed
 
@@ -24,7 +24,6 @@ PIECE_TOKENS = 512
 """Texts are joined and cut into pieces of so many: with short rows one by one, calibration mostly waits for Python."""
 MOST_ROWS = 16_384
 WEIGHTS = "model*.safetensors*"
-LAST_LINES = 8
 
 
 def folder_of(report: Path, kind: str) -> Path:
@@ -52,10 +51,16 @@ def compress(task: "Task", tell: Callable[..., None]) -> None:
         tell(done=done, total=len(missing), unit="folders", text=f"{kind}: calibrating and quantizing")
         made = scratch / place.name
         shutil.rmtree(made, ignore_errors=True)
-        run_compressor({"model": str(merged), "kind": kind, "texts": str(texts), "out": str(made)}, scratch)
+        if kind == onnx.KIND:
+            onnx.export(merged, made, scratch)
+        else:
+            scheme = tensorrt.SCHEME if kind == tensorrt.KIND else kind
+            run_compressor({"model": str(merged), "kind": scheme, "texts": str(texts), "out": str(made)}, scratch)
         for file in merged.iterdir():  # as it was learned: the tool's transformers might write it otherwise
             if not file.match(WEIGHTS) and file.name != "config.json":
                 shutil.copyfile(file, made / file.name)
+        if kind == tensorrt.KIND:
+            tensorrt.finish(made)
         made.replace(place)
 
 
@@ -63,20 +68,16 @@ def logits_of(model: Path, base: Path, sequences: Sequence[Sequence[int]], scrat
     """A file of the logits a checkpoint gives for each token but the last of each sequence, fp32."""
     texts, out = scratch / "sequences.json", scratch / f"{model.name}.f32"
     texts.write_text(json.dumps(sequences))
+    if (model / onnx.MODEL).exists():
+        onnx.write_logits(model, texts, out, scratch)
+        return out
     run_compressor({"model": str(model), "dtype": computes_in(base), "texts": str(texts), "logits": str(out)}, scratch)
     return out
 
 
 def run_compressor(words: dict[str, Any], scratch: Path) -> None:
-    """`compressor.py` in its environment; the end of what it said is in the error."""
-    log = scratch / "compress.log"
-    with log.open("w") as out:
-        # -P: the files beside it, gguf.py for one, are no packages of that environment.
-        command = [str(python_of(ENVIRONMENT)), "-P", str(COMPRESSOR), json.dumps(words)]
-        code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
-    if code:
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        raise StageFailed(f"{words['model']}: compressor.py ended with {code}; the end of its log:\n{last}")
+    """`compressor.py` in its environment."""
+    run_in(ENVIRONMENT, COMPRESSOR, words, scratch)
 
 
 def _pieces(task: "Task", tokens: int) -> list[list[int]]:

@@ -89,8 +89,10 @@ class Ggml:
     def row_bytes(self, kind: str, columns: int) -> int:
         return int(self.library.ggml_row_size(self.types[kind], columns))
 
-    def quantized(self, kind: str, rows: "np.ndarray", importance: "np.ndarray | None") -> "np.ndarray":
-        """Rows, fp32 and contiguous, as rows of bytes of a type.
+    def quantized(
+        self, kind: str, rows: "np.ndarray", importance: "np.ndarray | None", out: "np.ndarray | None" = None
+    ) -> "np.ndarray":
+        """Rows, fp32 and contiguous, as rows of bytes of a type; in `out` if it is given.
 
         Raises:
             StageFailed: what came out is no number.
@@ -98,7 +100,8 @@ class Ggml:
         import numpy as np
 
         count, columns = rows.shape
-        out = np.empty((count, self.row_bytes(kind, columns)), np.uint8)
+        if out is None:
+            out = np.empty((count, self.row_bytes(kind, columns)), np.uint8)
         weights = None if importance is None else importance.ctypes.data
         number = self.types[kind]
         self.library.ggml_quantize_chunk(number, rows.ctypes.data, out.ctypes.data, 0, count, columns, weights)

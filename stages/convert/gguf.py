@@ -17,6 +17,7 @@ from typing import Any
 from stages.convert.adapter import Adapter
 from stages.convert.ggml import Ggml, Laid, file_bytes
 from stages.convert.llama_cpp import LlamaCpp
+from stages.convert.room import Room
 from stages.convert.shards import Stored, shards, stored
 from stages.convert.stream import Place, Target
 from stages.prepare.words import LLAMA_3_SPLIT
@@ -193,7 +194,7 @@ def _merged(tuned: Tuned | None, source: Stored, read: Callable[[], Any]) -> Cal
 
     def merged(weight: Any) -> Any:
         flat = weight.reshape(source.rows, source.columns)
-        return adapter.merged(source.name, flat, 0, source.rows).reshape(weight.shape)
+        return adapter.merged(source.name, flat, 0, source.rows, Room()).reshape(weight.shape)
 
     lazy: Any = read()
     return lambda: LazyTorchTensor(meta=lazy._meta, args=(lazy,), func=merged)

@@ -1,7 +1,7 @@
 """llama.cpp, built once from one pinned source: its converter, its quantizer and its server.
 
 The sdist of llama-cpp-python holds all of llama.cpp; its hash pins the three together, here and in the image.
-`python -m stages.convert.llama_cpp` builds it.
+`make llama` builds it: this file, run as one.
 """
 
 import hashlib

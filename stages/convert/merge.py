@@ -16,7 +16,7 @@ TEMPLATE = "chat_template.jinja"
 
 
 def merge(base: Path, adapter: Path, out: Path, progress: Progress, *, threads: int = 1) -> None:
-    """Write base + adapter to the folder `out`; a killed call goes on from the last tensor on disk.
+    """Write base + adapter to the folder `out`; a killed call goes on where it was.
 
     Raises:
         BadRecipe: an adapter kind that cannot be merged exactly. StageFailed: adapter and base do not fit.
@@ -26,7 +26,7 @@ def merge(base: Path, adapter: Path, out: Path, progress: Progress, *, threads: 
     out.mkdir(parents=True, exist_ok=True)
     targets, places = merged_shards(base, out, 0)
     journal = out / ".journal"
-    stream(tensors, places, targets, tuned, None, journal=journal, threads=threads, progress=progress)
+    stream(tensors, places, targets, tuned, None, journal=journal, threads=threads, progress=progress, durable=False)
     copy_the_rest(base, out, None)
     journal.unlink()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.convert.room import Room
 from stages.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -47,8 +48,15 @@ class Stored:
 
 
 def stored(file: Path) -> Iterator[Stored]:
-    """The tensors of one file, in the order of their bytes."""
+    """The tensors of one file, in the order of their bytes.
+
+    Raises:
+        StageFailed: it is no safetensors file, or not all of it is there.
+    """
     start, header = read_header(file)
+    needed = start + max((about["data_offsets"][1] for about in header.values()), default=0)
+    if (there := file.stat().st_size) < needed:
+        raise StageFailed(f"{file}: {there} bytes of {needed}; fetch or train it again")
     for name, about in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
         begin, end = about["data_offsets"]
         yield Stored(name, file, about["dtype"], tuple(about["shape"]), start + begin, end - begin)
@@ -64,6 +72,8 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = json.loads(opened.read(length))
+    except FileNotFoundError:
+        raise StageFailed(f"{file}: missing; fetch or train it again") from None
     except (struct.error, ValueError, OverflowError, MemoryError):
         raise StageFailed(f"{file}: not a whole safetensors file; fetch or train it again") from None
     header.pop("__metadata__", None)
@@ -71,32 +81,39 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def shards(model: Path) -> list[Path]:
-    """The weight files of a model folder, those its index names if it has one."""
+    """The weight files of a model folder, those its index names if it has one.
+
+    Raises:
+        StageFailed: the index cannot be read.
+    """
     index = model / "model.safetensors.index.json"
     if index.exists():
-        return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        try:
+            return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StageFailed(f"{index}: not an index of weights; fetch it again") from None
     return sorted(model.glob("*.safetensors"))
 
 
-def rows(tensor: Stored, descriptor: int, first: int, last: int) -> "torch.Tensor":
-    """Rows `first` up to `last`, [rows, columns], in memory of their own; as bytes if their type is none of DTYPES."""
+def rows(tensor: Stored, descriptor: int, first: int, last: int, room: Room) -> "torch.Tensor":
+    """Rows `first` up to `last`, [rows, columns], in `room`; as bytes if their type is none of DTYPES."""
     import torch
 
-    data = bytearray((last - first) * tensor.row_bytes)
-    place, view = tensor.offset + first * tensor.row_bytes, memoryview(data)
+    dtype = getattr(torch, DTYPES.get(tensor.dtype, "uint8"))
+    found = room.tensor("rows", dtype, last - first, tensor.row_bytes // dtype.itemsize)
+    place, view = tensor.offset + first * tensor.row_bytes, memoryview(found.view(torch.uint8).numpy().data).cast("B")
     while view:
         read = os.preadv(descriptor, [view], place)
         if not read:
             raise StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
         place, view = place + read, view[read:]
-    found = torch.frombuffer(data, dtype=getattr(torch, DTYPES.get(tensor.dtype, "uint8")))
-    return found.view(last - first, -1)
+    return found
 
 
 def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":
-    """`rows` of a file that is not open."""
+    """`rows` of a file that is not open, in memory of their own."""
     descriptor = os.open(tensor.file, os.O_RDONLY)
     try:
-        return rows(tensor, descriptor, first, last)
+        return rows(tensor, descriptor, first, last, Room())
     finally:
         os.close(descriptor)

@@ -8,8 +8,10 @@ pass goes on behind them. Memory holds a block for each thread, whatever the siz
 import hashlib
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.convert.adapter import Adapter
 from stages.convert.ggml import Ggml
+from stages.convert.room import Room
 from stages.convert.shards import Stored, rows
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ BLOCK_BYTES = 2 << 20
 ROWS_MULTIPLE = 32
 """Blocks end at a multiple of so many rows, where rows are short enough: matrix products of odd heights are slower."""
 DURABLE_BYTES = 256 << 20
-"""After so much of the base, what was written is brought to the disk and the journal says so."""
+"""After so much of the base, the journal says so; if it is to be durable, once that is on the disk."""
 SAME = "same"
 """In place of a type of ggml: the stored bytes as they are."""
 
@@ -72,11 +75,11 @@ class Target:
 
 
 class Journal:
-    """Which tensors are done; only if it was begun for the same files."""
+    """Which tensors are done; only if begun for the same files and, unless `durable`, since the machine started."""
 
-    def __init__(self, path: Path, targets: Sequence[Target]) -> None:
-        self.path = path
-        plan = json.dumps([target.describe() for target in targets])
+    def __init__(self, path: Path, targets: Sequence[Target], *, durable: bool) -> None:
+        self.path, self.durable = path, durable
+        plan = json.dumps([[target.describe() for target in targets], "" if durable else _boot()])
         self.plan = hashlib.sha256(plan.encode()).hexdigest()
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         sizes = all(t.path.exists() and t.path.stat().st_size == t.size for t in targets)
@@ -91,8 +94,8 @@ class Journal:
         with self.path.open("a") as file:
             file.write("".join(f"{name}\n" for name in names))
             file.flush()
-            os.fsync(file.fileno())
-        self.done.update(names)
+            if self.durable:
+                os.fsync(file.fileno())
 
 
 def stream(
@@ -105,12 +108,17 @@ def stream(
     journal: Path,
     threads: int,
     progress: Progress,
+    durable: bool = True,
 ) -> None:
-    """Write every target whole, each tensor of `base` to its `places`; on top of what a killed call left."""
+    """Write every target whole, each tensor of `base` to its `places`; on top of what a killed call left.
+
+    All is on the disk when it returns if it is to be `durable`. Else the kernel writes it when it likes, and after a
+    crash of the machine, though not of the process, the next call begins anew.
+    """
     import torch
 
     torch.set_num_threads(1)  # threads are over blocks
-    record = Journal(journal, targets)
+    record = Journal(journal, targets, durable=durable)
     if not record.goes_on:
         for target in targets:
             _begin(target)
@@ -122,21 +130,34 @@ def stream(
     todo = [tensor for tensor in wanted if tensor.name not in record.done]
     pending: list[str] = []
     unsafe = 0
+
+    def note(names: Sequence[str]) -> None:
+        for file in files if durable else ():
+            os.fdatasync(file)
+        record.add(names)
+
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as disk:  # blocks do not wait for the disk
+            noted: list[Future[None]] = []
             progress(done, total)
             for tensor in _finished(pool, threads, todo, _Work(places, files, readers, adapter, ggml)):
                 done, unsafe = done + tensor.bytes, unsafe + tensor.bytes
                 pending.append(tensor.name)
                 if unsafe >= DURABLE_BYTES or done == total:
-                    for file in files:
-                        os.fdatasync(file)
-                    record.add(pending)
+                    noted.append(disk.submit(note, pending))
                     pending, unsafe = [], 0
                 progress(done, total)
+            for one in noted:
+                one.result()
     finally:
         for descriptor in (*files, *readers.values()):
             os.close(descriptor)
+
+
+def _boot() -> str:
+    """Which start of which machine this is. random(4)"""
+    known = Path("/proc/sys/kernel/random/boot_id")
+    return known.read_text().strip() if known.exists() else uuid.uuid4().hex
 
 
 def _begin(target: Target) -> None:
@@ -157,34 +178,46 @@ class _Work:
     readers: dict[Path, int]
     adapter: Adapter | None
     ggml: Ggml | None
+    rooms: threading.local = field(default_factory=threading.local)
 
     def block(self, tensor: Stored, first: int, last: int) -> None:
-        base = rows(tensor, self.readers[tensor.file], first, last)
+        room = self._room()
+        base = rows(tensor, self.readers[tensor.file], first, last, room)
         changed = self.adapter is not None and tensor.name in self.adapter.names
         places = self.places[tensor.name]
         tuned = base
         if changed and any(place.tuned for place in places):
             assert self.adapter
-            tuned = self.adapter.merged(tensor.name, base, first, last)
+            tuned = self.adapter.merged(tensor.name, base, first, last, room)
         made: dict[Any, np.ndarray] = {}
         for place in places:
             key = (place.tuned and changed, place.kind, place.rounded, place.importance is not None)
             if key not in made:
-                made[key] = self._encoded(tuned if key[0] else base, place)
+                made[key] = self._encoded(tuned if key[0] else base, place, key, room)
             _write(self.files[place.file], place, first, made[key])
 
-    def _encoded(self, weights: "torch.Tensor", place: Place) -> "np.ndarray":
+    def _encoded(self, weights: "torch.Tensor", place: Place, key: Hashable, room: Room) -> "np.ndarray":
         import numpy as np
         import torch
 
         if place.kind == SAME:
             return weights.view(torch.uint8).numpy()
         assert self.ggml
-        values = weights.to(getattr(torch, place.rounded)).float().contiguous().numpy()
+        values = room.tensor((key, "fp32") if place.kind == "F32" else "fp32", torch.float32, *weights.shape)
+        values.copy_(weights.to(getattr(torch, place.rounded)))
         if place.kind == "F32":
-            return values.view(np.uint8)
+            return values.view(torch.uint8).numpy()
         weighed = None if place.importance is None else np.ascontiguousarray(place.importance[place.matrix])
-        return self.ggml.quantized(place.kind, values, weighed)
+        count, columns = values.shape
+        out = room.tensor(key, torch.uint8, count, self.ggml.row_bytes(place.kind, columns))
+        return self.ggml.quantized(place.kind, values.numpy(), weighed, out.numpy())
+
+    def _room(self) -> Room:
+        """This thread's own."""
+        if not hasattr(self.rooms, "one"):
+            self.rooms.one = Room()
+        room: Room = self.rooms.one
+        return room
 
 
 def _finished(pool: ThreadPoolExecutor, threads: int, todo: Sequence[Stored], work: _Work) -> Iterator[Stored]:

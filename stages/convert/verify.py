@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages import artifact
 from stages.artifact import write_atomic
-from stages.convert import modelfile
+from stages.convert import modelfile, onnx
 from stages.convert.compress import folder_of, logits_of
 from stages.convert.libllama import Gguf
 from stages.convert.llama_cpp import LlamaCpp, installed
@@ -116,6 +116,7 @@ def _compared(task: "Task", tuned: Sequence[Path]) -> tuple[list[Check], dict[st
     fidelity = _fidelity(llama, reference, tuned, sequences, Path(task.scratch), task.threads)
     checks += [_faithful(f"{name}.gguf", about, task.verify["floor"]) for name, about in fidelity.items()]
     checks += [check for folder in _folders(task) for check in _folder_checks(folder, tokenizer, texts)]
+    checks += [_answers_of_onnx(task, f, talks, tokenizer) for f in _folders(task) if (f / onnx.MODEL).exists()]
     of_folders = _fidelity_of_folders(task, sequences)
     checks += [_faithful(name, about, task.verify["floor"]) for name, about in of_folders.items()]
     fidelity |= of_folders
@@ -280,6 +281,26 @@ def _folder_checks(folder: Path, tokenizer: Any, texts: Sequence[str]) -> Iterat
     yield Check("template", folder.name, same, "the same text" if same else "not the text the model was trained with")
     stops = [", ".join(one.convert_ids_to_tokens(_stops(one))) for one in (there, tokenizer)]
     yield Check("stop_tokens", folder.name, stops[0] == stops[1], f"{stops[0]}; wanted {stops[1]}")
+
+
+def _answers_of_onnx(task: "Task", folder: Path, talks: Sequence[Talk], tokenizer: Any) -> Check:
+    """The greedy answers of onnxruntime, token by token against the merged checkpoint."""
+    import numpy as np
+
+    assert task.merged
+    scratch = Path(task.scratch)
+    prompts = [tokenizer(rendered(tokenizer, t, prompt=True), add_special_tokens=False).input_ids for t in talks]
+    prompts = prompts[:PROMPTS]
+    answered = onnx.answered(folder, prompts, _stops(tokenizer), ANSWER_TOKENS, scratch)
+    file = logits_of(Path(task.merged), Path(task.base), answered, scratch)
+    logits: np.ndarray = np.memmap(file, np.float32, "r").reshape(sum(len(ids) - 1 for ids in answered), -1)
+    at, other, compared = 0, 0, 0
+    for prompt, ids in zip(prompts, answered, strict=True):
+        wanted, answer = logits[at + len(prompt) - 1 : at + len(ids) - 1], np.array(ids[len(prompt) :])
+        margin = wanted.max(1) - wanted[np.arange(len(answer)), answer]
+        other, compared, at = other + bool((margin > CLEAR_NATS).any()), compared + len(answer), at + len(ids) - 1
+    told = f"{compared} tokens of {len(prompts)} answers of onnxruntime; {other} differ from the merged checkpoint's"
+    return Check("greedy", folder.name, not other, told)
 
 
 def _fidelity_of_folders(task: "Task", sequences: list[list[int]]) -> dict[str, dict[str, Any]]:

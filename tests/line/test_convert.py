@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,13 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def prepared(home: Path, adapter: Path) -> Inputs:
+def prepared(home: Path, adapter: Path, rows: str = "") -> Inputs:
     """All that convert needs; the base carries an older template in its tokenizer_config.json, as many do."""
     config = json.loads((TINY / "tokenizer_config.json").read_text()) | {"chat_template": OLD.decode()}
     files = {file.name: file for file in TINY.iterdir() if file.suffix in (".json", ".jinja", ".safetensors")}
     base = made(home / "models" / "tiny@0", files | {"tokenizer_config.json": json.dumps(config)})
     run = home / "runs" / "t"
-    made(run / "prepare", {"train.jsonl": "", "chat_template.jinja": TEMPLATE})
+    made(run / "prepare", {"train.jsonl": rows, "chat_template.jinja": TEMPLATE})
     made(run / "train", {f"adapter/{file.name}": file for file in adapter.iterdir()})
     return Inputs(base, run)
 
@@ -193,14 +193,16 @@ def test_the_base_keeps_its_template_and_the_tuned_has_the_one_it_learned(conver
 
 
 def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, inputs: Inputs) -> None:
-    """SIGKILL at random moments, whatever it is doing then; the files are the same in the end."""
+    """SIGKILL at random moments, every other one once it writes; the files are the same in the end."""
     folder, log = inputs.run / "convert", inputs.run / "log"
     moments, seen = random.Random(0), set()
-    for _ in range(10):
+    for late in (False, True) * 5:
         command = [sys.executable, "-c", CONVERT, str(inputs.base.path), str(inputs.run), RECIPE.model_dump_json()]
         with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
             deadline = time.monotonic() + moments.uniform(0.5, 12)
-            while process.poll() is None and time.monotonic() < deadline:
+            while process.poll() is None and (
+                time.monotonic() < deadline or (late and not (folder / "scratch/journal").exists())
+            ):
                 time.sleep(0.02)
             process.kill()
         seen |= {file.name for file in folder.rglob("*")}
@@ -354,6 +356,46 @@ def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) ->
     with pytest.raises(StageFailed, match=r"model\.layers\.7\..*another base"):
         merge(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "told"),
+    [
+        ("base/model.safetensors", lambda old: old[: len(old) // 2], r"\d+ bytes of \d+; fetch"),
+        ("base/model.safetensors", lambda old: old[:4], "not a whole safetensors file"),
+        ("base/model.safetensors.index.json", lambda old: b'{"weight_map": {"x": "gone.safetensors"}}', "missing"),
+        ("base/model.safetensors.index.json", lambda old: b"{", "not an index"),
+        ("adapter/adapter_model.safetensors", lambda old: old[: len(old) // 2], r"\d+ bytes of \d+; fetch or train"),
+        ("adapter/adapter_model.safetensors", lambda old: b"\x02" + bytes(7) + b"{}", "no weights in it"),
+        ("adapter/adapter_config.json", lambda old: b'{"r":', "no settings of an adapter"),
+        (
+            "adapter/adapter_config.json",
+            lambda old: old.replace(b'"lora_alpha"', b'"lora_dropout"'),
+            "lora_alpha .*None",
+        ),
+    ],
+)
+def test_damaged_files_are_named_before_anything_is_written(
+    adapter: Path, tmp_path: Path, file: str, damage: Callable[[bytes], bytes], told: str
+) -> None:
+    shutil.copytree(TINY, tmp_path / "base")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    place = tmp_path / file
+    place.write_bytes(damage(place.read_bytes() if place.exists() else b""))
+    with pytest.raises(StageFailed, match=told):
+        merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_is_no_numbers_is_named(adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = changed_adapter(adapter, tmp_path / "other")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: weights[name] * float("nan")}, other / "adapter_model.safetensors")
+    with pytest.raises(StageFailed, match=f"{name}: not all of it are finite"):
+        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
 
 
 def test_an_interrupted_merge_goes_on_behind_its_last_tensor(

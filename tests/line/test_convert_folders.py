@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from stages import convert as package
 from stages.artifact import Artifact
-from stages.convert import convert
+from stages.convert import convert, tensorrt
 from stages.convert.environments import python_of
 from stages.errors import StageFailed
 from tests.conftest import CACHE
@@ -16,16 +17,20 @@ from tests.line.test_convert import RECIPE, TEMPLATE, Inputs, adapter, prepared
 
 __all__ = ["adapter"]  # a fixture
 
-KINDS = ("AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8")
-FOLDERS = {"types": ("F16",), "folders": KINDS, "calibration_tokens": 512, "verify_tokens": 256}
+KINDS = ("AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8", "TensorRT-LLM")
+FOLDERS = {
+    "types": ("F16",),
+    "folders": (*KINDS, "ONNX"),
+    "calibration_tokens": 512,
+    "verify_tokens": 256,
+    "top_1_floor": 0.0,
+}
 RECIPE_FOR_VLLM = RECIPE.model_copy(update={"convert": RECIPE.convert.model_copy(update=FOLDERS)})
 
 
 def inputs_with_text(home: Path, adapter: Path) -> Inputs:
-    inputs = prepared(home, adapter)
     row = {"messages": [{"role": role, "content": f"Hello from the {role}."} for role in ("user", "assistant")]}
-    (inputs.run / "prepare/train.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
-    return inputs
+    return prepared(home, adapter, f"{json.dumps(row)}\n" * 20)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,7 @@ def test_each_folder_is_what_vllm_loads(converted: Artifact) -> None:
         "FP8": ("compressed-tensors", "float-quantized"),
         "NF4": ("bitsandbytes", None),
         "LLM.int8": ("bitsandbytes", None),
+        "TensorRT-LLM": ("compressed-tensors", "float-quantized"),
     }
     assert not (converted.path / "merged").exists() and not (converted.path / "scratch").exists()
 
@@ -62,7 +68,7 @@ def test_each_folder_is_what_vllm_loads(converted: Artifact) -> None:
 def test_each_is_held_against_16_bit_and_in_the_sums(converted: Artifact) -> None:
     report = json.loads((converted.path / "verify.json").read_text())
     fidelity, folders = converted.metrics["fidelity"], converted.metrics["folders"]
-    assert list(folders) == [f"tuned-{kind}" for kind in KINDS] and fidelity == report["fidelity"]
+    assert list(folders) == [f"tuned-{kind}" for kind in (*KINDS, "ONNX")] and fidelity == report["fidelity"]
     assert fidelity["merged"]["kl_mean_nats"] == 0 and fidelity["merged"]["top_1_agreement"] == 1
     # The same weights and text by another engine.
     assert fidelity["merged"]["perplexity"] == pytest.approx(fidelity["tuned-F16"]["perplexity"], rel=0.02)
@@ -75,6 +81,28 @@ def test_each_is_held_against_16_bit_and_in_the_sums(converted: Artifact) -> Non
     )
     assert eight < four
     assert all(f"tuned-{kind}/model.safetensors" in (converted.path / "SHA256SUMS").read_text() for kind in KINDS)
+
+
+@pytest.mark.slow
+def test_onnxruntime_answers_as_the_merged_checkpoint(converted: Artifact) -> None:
+    report = json.loads((converted.path / "verify.json").read_text())
+    checks = {check["check"]: check for check in report["checks"] if check["file"] == "tuned-ONNX"}
+    assert all(check["passed"] for check in checks.values())
+    assert set(checks) == {"token_ids", "template", "stop_tokens", "fidelity", "greedy"}
+    assert re.match(r"[1-9]\d+ tokens of 8 answers of onnxruntime; 0 differ", checks["greedy"]["detail"])
+    assert converted.metrics["fidelity"]["tuned-ONNX"]["kl_mean_nats"] < 1e-5
+    assert "tuned-ONNX/model.onnx" in (converted.path / "SHA256SUMS").read_text()
+
+
+@pytest.mark.slow
+def test_what_trtllm_serve_takes_has_its_command_and_what_it_would_misread_is_refused(converted: Artifact) -> None:
+    folder = converted.path / "tuned-TensorRT-LLM"
+    command = (folder / "serve.sh").read_text()
+    assert 'exec trtllm-serve "$(dirname "$0")"' in command and "--max_seq_len 2048" in command
+    assert os.access(folder / "serve.sh", os.X_OK) and tensorrt.misfit(folder) is None
+    assert "weights of 8 bits, float, by tensor" in (tensorrt.misfit(converted.path / "tuned-FP8") or "")
+    assert "weights of 8 bits, int, by channel" in (tensorrt.misfit(converted.path / "tuned-INT8") or "")
+    assert tensorrt.misfit(converted.path / "tuned-NF4") == "quant_method bitsandbytes"
 
 
 def test_without_text_there_is_nothing_to_calibrate_on(

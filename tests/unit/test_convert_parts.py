@@ -1,5 +1,6 @@
 """The parts of converting that need no llama.cpp: blocks, rows that move, the journal, Modelfiles."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from configs.recipe import ROOT
-from stages.convert import modelfile, stream
+from stages.convert import modelfile, stream, tensorrt
+from stages.convert.onnx_exporter import as_transformers_4
 from stages.convert.shards import Stored
 from stages.convert.stream import SAME, Journal, Place, Target, block_ranges
+from stages.errors import StageFailed
 
 TINY = ROOT / "data/tiny"
 
@@ -44,16 +47,30 @@ def test_rows_lie_where_they_belong(tmp_path: Path, seed: int) -> None:
 
 def test_a_journal_counts_only_for_the_same_files(tmp_path: Path) -> None:
     target = Target(tmp_path / "a", 3, b"abc")
-    journal = Journal(tmp_path / "journal", [target])
+    journal = Journal(tmp_path / "journal", [target], durable=True)
     journal.begin()
     journal.add(["x", "y"])
-    assert Journal(journal.path, [target]).done == set()  # the file itself is not there
+    assert Journal(journal.path, [target], durable=True).done == set()  # the file itself is not there
     target.path.write_bytes(b"abc")
-    assert Journal(journal.path, [target]).done == {"x", "y"}
-    assert Journal(journal.path, [Target(tmp_path / "a", 3, b"abd")]).done == set()
+    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
+    assert Journal(journal.path, [Target(tmp_path / "a", 3, b"abd")], durable=True).done == set()
     with journal.path.open("a") as file:
         file.write("half of a na")
-    assert Journal(journal.path, [target]).done == {"x", "y"}
+    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
+
+
+def test_what_is_not_brought_to_the_disk_counts_until_the_machine_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(tmp_path / "a", 3, b"abc")
+    target.path.write_bytes(b"abc")
+    monkeypatch.setattr(stream, "_boot", lambda: "today")
+    journal = Journal(tmp_path / "journal", [target], durable=False)
+    journal.begin()
+    journal.add(["x"])
+    assert Journal(journal.path, [target], durable=False).done == {"x"}
+    monkeypatch.setattr(stream, "_boot", lambda: "tomorrow")
+    assert Journal(journal.path, [target], durable=False).done == set()
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +116,40 @@ def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, t
 def test_what_is_no_modelfile_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(ValueError, match="line 2"):
         modelfile.read(text)
+
+
+def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp_path: Path) -> None:
+    groups: dict[str, dict[str, Any]] = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+    groups["input_activations"] = {"num_bits": 8, "type": "float", "strategy": "token"}
+    config: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+    config |= {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": groups}}}
+    (tmp_path / "tokenizer.json").write_text("{}")
+    header: dict[str, Any] = {"a.weight": {"dtype": "F8_E4M3", "shape": [1, 1], "data_offsets": [0, 1]}}
+    header["a.weight_scale"] = {"dtype": "BF16", "shape": [1, 1], "data_offsets": [1, 3]}
+
+    def misfit() -> str | None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        told = json.dumps(header).encode()
+        (tmp_path / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + bytes(3))
+        return tensorrt.misfit(tmp_path)
+
+    assert misfit() is None
+    tensorrt.finish(tmp_path)
+    assert "--max_seq_len 64" in (tmp_path / "serve.sh").read_text()
+    groups["weights"]["type"] = "int"
+    assert misfit() == "weights of 8 bits, int, by channel, not of 8, float, by channel"
+    groups["weights"]["type"] = "float"
+    del header["a.weight_scale"]
+    assert misfit() == "a has no weight_scale"
+    config["architectures"] = ["GPT2LMHeadModel"]
+    misfit()
+    with pytest.raises(StageFailed, match="PyTorch backend has no GPT2LMHeadModel; take TensorRT-LLM out"):
+        tensorrt.finish(tmp_path)
+
+
+def test_transformers_4_is_told_the_rope_of_transformers_5() -> None:
+    plain = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "hidden_size": 8}
+    assert as_transformers_4(plain) == {"rope_theta": 5e5, "rope_scaling": None, "hidden_size": 8}
+    scaled = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}}
+    assert as_transformers_4(scaled) == {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    assert as_transformers_4({"rope_theta": 1e4}) == {"rope_theta": 1e4}

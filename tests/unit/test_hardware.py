@@ -73,11 +73,14 @@ def test_images_and_the_lock_agree() -> None:
 
 def test_environments_of_their_own_pin_all_and_share_what_they_can() -> None:
     """A tool has one because it wants other versions; what it shares with us is the same, so that figures compare."""
-    for name, tool in (("compress", "llmcompressor"),):
+    ours = {"accelerate", "bitsandbytes", "datasets", "numpy", "pydantic", "safetensors", "torch"}
+    for name, tool, shared in (
+        ("compress", "llmcompressor", ours),
+        ("onnx", "optimum-onnx", {"numpy", "safetensors", "torch"}),
+    ):
         text = (ROOT / f"stages/convert/environments/{name}.txt").read_text()
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         pinned = dict(line.lower().replace("_", "-").split("==") for line in lines)
         assert tool in pinned and tool not in PINS and len(pinned) == len(lines)
         assert pinned["transformers"] != PINS["transformers"]
-        shared = {"accelerate", "bitsandbytes", "datasets", "numpy", "pydantic", "safetensors", "torch"}
         assert {package: pinned.get(package) for package in shared} == {package: PINS[package] for package in shared}

@@ -178,7 +178,7 @@ def test_what_precision_costs_is_told_beside_what_people_quote(tmp_path: Path) -
     text = write_report(run).read_text()
     rows = [re.sub(r"<[^>]+>", "|", row) for row in text.partition("What precision costs")[2].split("<tr>")]
     at = next(n for n, row in enumerate(rows) if "tuned AWQ" in row)
-    assert "AWQ, GPTQ" in rows[at - 1] and "near 8 bit" in rows[at - 1]
+    assert "AWQ, GPTQ" in rows[at - 1] and "rivals 8 bit" in rows[at - 1]
     assert all(figure in rows[at] for figure in ("25.0\u202f%", "× 1.050", "0.0210", "93.0\u202f%"))
     assert "Kurtić" in text and not any("8 bit</strong>" in row for row in text.split("<tr>"))  # no file, no row
     ids = next(row for row in rows if row.startswith("|token ids"))

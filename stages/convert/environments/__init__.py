@@ -5,11 +5,13 @@ TORCH_INDEX chooses PyTorch's build, as in the Makefile.
 """
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from stages import paths
 from stages.errors import StageFailed
@@ -40,6 +42,22 @@ def python_of(name: str) -> Path:
         _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(listed))
         (root / MARK).touch()
     return python
+
+
+def run_in(name: str, script: Path, words: dict[str, Any], scratch: Path) -> None:
+    """`script` in the environment `name`, given `words`.
+
+    Raises:
+        StageFailed: it failed; the end of what it said is shown.
+    """
+    log = scratch / f"{name}.log"
+    with log.open("w") as out:
+        # -P: the files beside it, gguf.py for one, are no packages of that environment.
+        command = [str(python_of(name)), "-P", str(script), json.dumps(words)]
+        code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
+    if code:
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+        raise StageFailed(f"{words['model']}: {script.name} ended with {code}; the end of its log:\n{last}")
 
 
 def _run(*command: str) -> None:
