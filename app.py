@@ -18,7 +18,7 @@ import images.evaluate
 import images.serve
 import images.train
 from configs.cloud import cloud
-from configs.recipe import WALK, Conversion
+from configs.compute import WALK, Conversion
 from volumes import ENVIRONMENT, mounted
 from volumes.entry import DEMO, enter
 from volumes.walking import scheduled, walk

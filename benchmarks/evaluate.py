@@ -65,7 +65,7 @@ def main(items: int) -> None:
 
 def _ours(url: str, items: int) -> float:
     from configs.catalogue import load_catalogue
-    from configs.recipe import Suite
+    from configs.evaluation import Suite
     from stages.evaluate.ask import ask_all
     from stages.evaluate.client import asker
     from stages.evaluate.known import Known
@@ -90,7 +90,7 @@ def _inspect(url: str, items: int) -> float:
     from inspect_ai import eval as evaluate
 
     from configs.catalogue import load_catalogue
-    from configs.recipe import Suite
+    from configs.evaluation import Suite
     from stages.evaluate.inspect_tasks import task_of
     from stages.evaluate.known import Known
 

@@ -82,7 +82,7 @@ def evaluate(recipe: RecipeFile, run: RunName = None, only: Only = False, as_jso
 @app.command(**PANEL)
 def demo(run: RunName = None) -> None:
     """The demo recipe from end to end, and one question to the model it makes."""
-    from configs.recipe import ROOT
+    from configs.section import ROOT
     from terminal import closing_panel, scoreboard
 
     folder = _walk(ROOT / "configs/recipes/demo.yaml", run, "evaluate", only=False, as_json=False)

@@ -8,20 +8,16 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from configs.hardware import hardware
+from configs.compute import Compute
+from configs.evaluation import Evaluate
+from configs.section import NAME, Section, find
 from stages.errors import BadRecipe
 
-ROOT = Path(__file__).parents[1]
-"""Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
-
-SPARE_S = 60.0
-"""Between a stage being told to stop and its call being killed: training saves a checkpoint in it."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
 """A measure's bound in `data.require`."""
 COLUMN_TARGETS = (
@@ -43,15 +39,8 @@ Measure = Literal[
     "near_duplicates",
     "too_long",
 ]
-FORGETTING = "configs/suites/forgetting.yaml"
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
 FolderType = Literal["AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8", "ONNX", "TensorRT-LLM"]
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class Synthesis(Section):
@@ -240,233 +229,6 @@ class Convert(Section):
     """A quantization that would choose 16 bit's next token less often than this is broken: the stage fails."""
 
 
-class WantedCall(Section):
-    """One of several calls that an answer must make, in any order."""
-
-    call: str
-    """The tool."""
-    arguments: dict[str, Any] | None = None
-    """Not looked at if not given."""
-
-
-class Turn(Section):
-    """What is asked, and what answers it: a call, several, words, or no call if none of these is given."""
-
-    ask: str | tuple[str, ...]
-    """What is asked; `{name}` stands for a value of `each`. Several are as many items; of a later turn, one each."""
-    call: str | None = None
-    """The tool that must be called."""
-    arguments: dict[str, Any] | None = None
-    """Its arguments; not looked at if not given."""
-    calls: tuple[WantedCall, ...] = ()
-    """Several calls that must be made at once, in any order, and no other."""
-    says: tuple[str, ...] = ()
-    """Words the answer must have; case and punctuation do not count. `Paris|Parigi` takes either."""
-    never: tuple[str, ...] = ()
-    """Words it must not have."""
-    price: str | None = None
-    """The one price it must tell, as in `€2,500`."""
-    language: str | None = None
-    """ISO 639-1 code of the language asked in; with `in_language`, of the answer too."""
-    in_language: bool = False
-    """The answer must be in `language`, whole, neither cut off nor repeating itself."""
-    reference: str | None = None
-    """A good answer, to which chrF and BLEU are measured."""
-    style: str | None = None
-    """The style of the run that the answer must be told to be in."""
-    fact: str | None = None
-    """A sentence hidden in a long text before the question, in a suite with `lengths`."""
-    tools: bool = True
-    """Whether the catalogue is offered with it."""
-
-    @model_validator(mode="after")
-    def _call_or_words(self) -> Self:
-        words = self.says or self.never or self.price or self.in_language or self.style
-        if (self.call or self.calls) and words:
-            raise ValueError("call goes without says, never, price, in_language and style")
-        if self.call and self.calls:
-            raise ValueError("give call or calls")
-        if self.in_language and not self.language:
-            raise ValueError("in_language needs language")
-        return self
-
-
-class Request(Turn):
-    """Requests of a suite, the first of a conversation if others come `then`."""
-
-    each: tuple[dict[str, str], ...] = ({},)
-    """Values; every one of `ask` is asked with every one of these."""
-    then: tuple[Turn, ...] = ()
-    """What is asked next, after the model's own answers; each is an item, and all of them are one cluster."""
-
-
-class Suite(Section):
-    """Requests with known answers, made from a grammar, written out, or both."""
-
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    grammar: Path | tuple[Path, ...] | None = None
-    """What requests are made from; of several, such as one a language, each makes an equal part."""
-    rows: int | None = Field(None, gt=0)
-    """How many to make from the grammar."""
-    parallel: int = Field(0, ge=0)
-    """How many more to make of two requests in one, joined as the grammar's `both` says."""
-    items: tuple[Request, ...] = ()
-    """Requests written out."""
-    offered: int | None = Field(None, gt=0)
-    """How many tools are shown with each request, chosen for it by the preselector; None: the whole catalogue."""
-    styles: bool = False
-    """Every request is asked for each `{style}` of the run, with `{other}` for the next one."""
-    lengths: tuple[int, ...] = ()
-    """Tokens of the long texts in which each `fact` is hidden; those that do not fit `serve.context` are left out."""
-    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Where in a long text, 0 being its beginning."""
-    max_tokens: int = Field(96, gt=0)
-    """Longest answer; a right call takes far fewer, and a model that rambles is stopped."""
-    floor: float | None = Field(None, ge=0, le=1)
-    """The served model's share of right answers must reach this with its one-sided lower bound."""
-    independent: Literal["frames", "items"] = "frames"
-    """What the floor's bound counts as one draw. frames: it holds for ways of asking that nobody has written here, so
-    requests of one frame are worth less. items: it holds for requests of this suite's own kind."""
-    seed: int = 1
-    proves: bool = True
-    """false: shown, and left out of verdicts and gate; for items too few to prove anything."""
-    only_compared: bool = False
-    """Held against the base alone: no part of the composite, and no tool or kind of answer must be known."""
-
-    @model_validator(mode="after")
-    def _has_requests(self) -> Self:
-        if (self.grammar is None) != (self.rows is None) and not self.lengths:
-            raise ValueError("rows goes with grammar, and grammar needs it")
-        if not self.grammar and not self.items:
-            raise ValueError("give grammar and rows, or items")
-        if self.parallel and not self.grammar:
-            raise ValueError("parallel goes with grammar")
-        if self.lengths and not all(request.fact and not request.then for request in self.items):
-            raise ValueError("lengths goes with items that have a fact, and no other turn")
-        if any(not 0 <= depth <= 1 for depth in self.depths):
-            raise ValueError("depths: from 0, the beginning, to 1")
-        return self
-
-    @property
-    def grammars(self) -> tuple[Path, ...]:
-        return self.grammar if isinstance(self.grammar, tuple) else (self.grammar,) if self.grammar else ()
-
-
-class Service(Section):
-    """What the served model must do under load, as `tuneline load` measured it; null takes a demand out."""
-
-    p95_latency_s: float | None = Field(None, gt=0)
-    """At most this, from when a request is due to its last token, for 95 of 100 requests."""
-    p95_first_token_s: float | None = Field(None, gt=0)
-    """At most this, from when a request is due to its first token, for 95 of 100 requests."""
-    requests_per_second: float | None = Field(None, gt=0)
-    """At least this, answered."""
-    memory_gb: float | None = Field(None, gt=0)
-    """At most this much resident memory of the server, in 10^9 bytes."""
-    usd_per_1000_queries: float | None = Field(None, gt=0)
-    """At most this, at the rate that was measured."""
-    errors: float = Field(0.01, ge=0, le=1)
-    """At most this share of requests fails."""
-
-
-class Gate(Section):
-    """What a run must show before it goes live, beside its suites' floors; null takes a demand out."""
-
-    no_task_worse: bool = True
-    """On no suite may the served model be worse than the base."""
-    composite: float | None = Field(90.0, ge=0, le=100)
-    """At least this: 100 × the unweighted mean of the suites' shares."""
-    whole_catalogue: bool = True
-    """Every tool of the catalogue must be asked for in some suite, and some requests must need none."""
-    forgetting: bool = True
-    """configs/suites/forgetting.yaml is asked too: what the base could do, the served model must still be able to."""
-    validation_loss: float | None = Field(None, gt=0)
-    """Below this, in nats per learned token, as training measures it on validation rows; 0.4 is a usual target."""
-    perplexity: float | None = Field(None, gt=1)
-    """Below this, for prose: the served file's, over all tokens of the run's own rows, validation first, as convert
-    measures it; 3.5 is a usual target. It is not exp(validation_loss), which counts learned tokens alone."""
-    service: Service | None = None
-    """What it must do under load."""
-    judged: float | None = Field(None, ge=0, le=1)
-    """The lower bound of the share of answers that a judge (`tuneline judge`) finds good must reach this; it counts
-    only where the judge's agreement with people was measured."""
-
-
-class Target(Section):
-    """A model elsewhere that is asked the same suites: any endpoint, or a closed model through a provider."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """What it is called in tables, beside `base` and `tuned-Q4_K_M`."""
-    provider: str
-    """`openai`, `anthropic`, `groq`, `local`, …, or the URL of any server that speaks OpenAI's API."""
-    model: str
-    key_variable: str | None = None
-    """Environment variable that holds the key, where it is not the provider's usual one."""
-    usd_per_million_input: float = Field(ge=0)
-    usd_per_million_output: float = Field(ge=0)
-    """What is charged for a million tokens; 0 both for an endpoint of your own."""
-    budget_usd: float = Field(0.0, ge=0)
-    """No request is sent that could cost more than what is left of this."""
-    sampling: dict[str, Any] = {}
-    """What is sent beside the messages, over `temperature` and `max_tokens`; null leaves one of them out."""
-
-    @model_validator(mode="after")
-    def _has_a_budget(self) -> Self:
-        if self.is_paid and not self.budget_usd:
-            raise ValueError("budget_usd: a model that costs needs one")
-        return self
-
-    @property
-    def is_paid(self) -> bool:
-        return bool(self.usd_per_million_input or self.usd_per_million_output)
-
-
-class Standard(Section):
-    """Public benchmarks by name, asked by lm-eval; their data must be at hand (docs/suites.md)."""
-
-    tasks: tuple[str, ...] = Field(min_length=1)
-    """As lm-eval calls them: `gsm8k`, `ifeval`, `mgsm_direct_it`, …"""
-    limit: int | None = Field(None, gt=0)
-    """At most so many items of each."""
-    include: Path | None = None
-    """A folder with tasks of your own, in lm-eval's YAML."""
-
-
-class Evaluate(Section):
-    """What the models are asked, and what they must show."""
-
-    suites: tuple[Suite, ...] = ()
-    """Written out, or files that are: `configs/suites/pricing.yaml`."""
-    perplexity_rows: int = Field(0, ge=0)
-    """Validation rows on which each file's perplexity is measured, over all tokens and over learned ones."""
-    targets: tuple[Target, ...] = ()
-    """Models elsewhere, asked the same."""
-    standard: Standard | None = None
-    """Public benchmarks, of base and tuned."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of the two-sided intervals, of the one-sided bounds and of the tests."""
-    gate: Gate | None = None
-    """Demands beside the suites' floors; `gate: {}` makes the usual ones."""
-    tolerance_points: float = Field(1.0, ge=0, le=100)
-    """Percentage points of right answers that a smaller file may lose against 16 bit and still be recommended."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_forgotten(cls, given: Any) -> Any:
-        """A gate that wants it has the suite of what a model could do before."""
-        gate = given.get("gate") if isinstance(given, dict) else None
-        if not isinstance(gate, dict) or not gate.get("forgetting", True):
-            return given
-        suites = list(given.get("suites") or ())
-        names = [one.get("name") if isinstance(one, dict) else Path(str(one)).stem for one in suites]
-        return given if "forgetting" in names else {**given, "suites": [*suites, FORGETTING]}
-
-    @field_validator("suites", mode="before", json_schema_input_type=tuple[Suite | str, ...])
-    @classmethod
-    def _read_files(cls, suites: Any) -> Any:
-        return [_suite_file(Path(one)) if isinstance(one, str) else one for one in suites]
-
-
 class Serve(Section):
     """How the result is served; the form decides the engine."""
 
@@ -476,93 +238,6 @@ class Serve(Section):
     """Which file answers when the form is gguf."""
     context: int = Field(2048, gt=0)
     """Tokens a request and its answer may take."""
-
-
-class Container(Section):
-    """The hardware of one stage on Modal, and how long it may take."""
-
-    gpu: str | None = None
-    """A kind and a count, as in `H100:2`; None runs on CPU."""
-    cores: float = Field(2.0, gt=0, le=64)
-    memory_gib: float = Field(8.0, gt=0, le=1024)
-    hours: float = Field(1.0, gt=0, le=720)
-    """The stage is stopped after this. A call ends at 24 h: before that it checkpoints, and a successor goes on."""
-    retries: int = Field(2, ge=0, le=10)
-    """How often a preempted or lost container is started again, in all."""
-
-    @field_validator("gpu")
-    @classmethod
-    def _is_for_hire(cls, gpu: str | None) -> str | None:
-        if gpu:
-            hardware().parse(gpu)
-        return gpu
-
-    disk_gib: ClassVar[int] = 0
-    """Asked for beyond what every container has; Modal lets nobody change it per call."""
-
-    @property
-    def usd_per_hour(self) -> float:
-        return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib, self.disk_gib)
-
-    @property
-    def hours_at_most(self) -> float:
-        """With all retries: each may run to its end, and each of its calls take `SPARE_S` to save what it has."""
-        calls = 1 + self.hours // (hardware().longest_call_hours - 1)
-        return (self.hours + calls * SPARE_S / 3600) * (1 + self.retries)
-
-    @property
-    def usd_at_most(self) -> float:
-        return self.usd_per_hour * self.hours_at_most
-
-
-class Conversion(Container):
-    """Convert's: its disk holds Llama 4 Scout, the largest base of our recipes, and its GGUF files."""
-
-    disk_gib: ClassVar[int] = 700
-
-
-WALK = Container(cores=0.5, memory_gib=1.0)
-"""What waits for the stages' containers, as long as they take."""
-
-
-class Compute(Section):
-    """Where it runs; never part of a fingerprint."""
-
-    fetch: Container = Container(hours=6)
-    prepare: Container = Container(cores=4, memory_gib=16)
-    train: Container = Container(gpu="H100", cores=8, memory_gib=64, hours=24, retries=3)
-    convert: Conversion = Conversion(cores=8, memory_gib=32, hours=4)
-    evaluate: Container = Container(gpu="A10", cores=4, memory_gib=32, hours=4)
-    max_cost_usd: float | None = Field(None, gt=0)
-    """A run that could cost more is refused before anything starts; one that has cost so much checkpoints and stops."""
-    threads: int | None = Field(None, gt=0)
-    """CPU threads; None takes the cores this process may use. The same number gives the same bytes."""
-    micro_batch_rows: int | None = Field(None, gt=0)
-    """Rows at a time on one device; None takes what fits."""
-    processes: int | None = Field(None, gt=0)
-    """Processes that train together; None is one a GPU."""
-    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
-    """How they share: ddp, a model each; fsdp2, a shard each. auto takes ddp where the model fits one GPU."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keeps_what_is_not_stated(cls, given: Any) -> Any:
-        """A stage's defaults stand where only some of its keys are given: more hours for an H100 stay an H100's."""
-        if not isinstance(given, dict):
-            return given
-        defaults = {name: field.default for name, field in cls.model_fields.items() if name in given}
-        return given | {
-            name: default.model_dump() | given[name]
-            for name, default in defaults.items()
-            if isinstance(default, Container) and isinstance(given[name], dict)
-        }
-
-    @property
-    def preflight(self) -> Container:
-        """Training's own hardware, for as long as a few steps take."""
-        return self.train.model_copy(
-            update={"hours": min(1.0, self.train.hours), "retries": min(1, self.train.retries)}
-        )
 
 
 class Watch(Section):
@@ -653,24 +328,6 @@ def _named(recipe: Recipe) -> Recipe:
 
         revision = pin_of(base)
     return recipe.model_copy(update={"base": base, "revision": revision})
-
-
-def _suite_file(path: Path) -> dict[str, Any]:
-    """A suite's file as settings; they stand in the run's recipe, so that the file may change later."""
-    try:
-        written = yaml.safe_load(find(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a suite: {error}") from None
-    if not isinstance(written, dict):
-        raise ValueError(f"{path}: a suite is a mapping of keys; this is {type(written).__name__}")
-    inherited = _suite_file(path.parent / written.pop("inherit")) if "inherit" in written else {}
-    return inherited | {"name": path.stem} | written
-
-
-def find(path: Path) -> Path:
-    """A path as a recipe writes it: absolute, from the current folder, or from Tuneline's own."""
-    path = path.expanduser()
-    return path if path.is_absolute() or path.exists() else ROOT / path
 
 
 def with_files(recipe: Recipe, moved: Callable[[Path], Path]) -> Recipe:

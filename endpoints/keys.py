@@ -9,7 +9,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.recipe import NAME
+from configs.section import NAME
 from stages import artifact, paths
 from stages.errors import BadRequest, NotFound
 

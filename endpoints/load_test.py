@@ -6,7 +6,8 @@ import urllib.request
 from pathlib import Path
 
 from configs.hardware import hardware
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints.llama_server import Server
 from stages import artifact
 from stages.errors import NotFound

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from configs.recipe import NAME, Recipe
+from configs.recipe import Recipe
+from configs.section import NAME
 from stages import artifact, paths
 from stages.errors import BadRequest, GateFailed, NotFound
 from stages.evaluate.gate import of_run

@@ -10,7 +10,7 @@ from images.llama import with_llama
 from images.pins import PYTHON, pinned
 from images.source import HOME, with_files, with_source
 
-_OWN = tuple(
+OWN = tuple(
     f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")
 )
 _MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments"
@@ -18,4 +18,4 @@ _CPU = "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 _torch = modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch"))  # with CUDA
 _image = with_llama(cpu.with_packages(_torch).pip_install(*pinned("sentencepiece", "peft", "accelerate")))
-image = with_source(with_files(_image, *_OWN).run_commands(f"{_MAKE} compress", f"export {_CPU} && {_MAKE} onnx"))
+image = with_source(with_files(_image, *OWN).run_commands(f"{_MAKE} compress", f"export {_CPU} && {_MAKE} onnx"))

@@ -8,10 +8,10 @@ import modal
 from images.pins import pinned
 from images.source import ENVIRONMENT, HOME, with_files
 
-_BUILDER = ("stages/__init__.py", "stages/artifact.py", "stages/errors.py", "stages/paths.py", "configs/recipe.py")
+_STAGES = ("__init__", "artifact", "errors", "events", "paths", "spending")
+BUILDER = (*(f"stages/{name}.py" for name in _STAGES), "configs/__init__.py", "configs/section.py")
 """What stages/convert/llama_cpp.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
-_MORE = ("configs/__init__.py", "configs/hardware.py", "configs/hardware.yaml")
-_SOURCE = ("stages/convert/llama_cpp.py", "stages/convert/CMakeLists.txt")
+SOURCE = ("stages/convert/llama_cpp.py", "stages/convert/CMakeLists.txt")
 
 
 def with_llama(image: modal.Image) -> modal.Image:
@@ -21,5 +21,5 @@ def with_llama(image: modal.Image) -> modal.Image:
     built once and runs on many.
     """
     image = image.apt_install("build-essential").pip_install(*pinned("cmake", "scikit-build-core")).env(ENVIRONMENT)
-    image = with_files(image, *_BUILDER, *_MORE, *_SOURCE)
+    image = with_files(image, *BUILDER, *SOURCE)
     return image.run_commands(f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python stages/convert/llama_cpp.py")

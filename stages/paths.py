@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from configs.recipe import NAME
+from configs.section import NAME
 from stages.errors import BadRequest
 
 

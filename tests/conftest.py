@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 
 MICRO = ROOT / "configs/recipes/micro.yaml"
 CACHE = os.environ.get("TUNELINE_CACHE", str(ROOT / ".cache"))

@@ -95,7 +95,8 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
 
 def _uploaded(recipe: Recipe) -> Recipe:
     """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
-    from configs.recipe import beside, content_hash, find, with_files
+    from configs.recipe import beside, content_hash, with_files
+    from configs.section import find
 
     if recipe.base != "tiny" and Path(recipe.base).exists():
         raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import modal
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages import errors
 from stages.artifact import DRAFT, MANIFEST
 from stages.errors import BadRequest, NotFound

@@ -10,7 +10,8 @@ from typing import Any
 import modal
 
 from configs.cloud import SECRETS, cloud
-from configs.recipe import SPARE_S, Container, Recipe
+from configs.compute import SPARE_S, Container
+from configs.recipe import Recipe
 from stages import paths
 from stages.artifact import open_artifact
 from stages.errors import BadRecipe, StageFailed, TunelineError

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Evaluate, Recipe
+from configs.evaluation import Evaluate
+from configs.recipe import Recipe
 from stages import artifact
 from stages.artifact import Artifact
 from stages.errors import BadRecipe

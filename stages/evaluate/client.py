@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, dotted_name
-from configs.recipe import Target
+from configs.evaluation import Target
 from endpoints.providers import Answer, Chat, provider
 from stages import paths
 from stages.errors import StageFailed

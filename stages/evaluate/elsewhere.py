@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.recipe import Recipe, Target
+from configs.evaluation import Target
+from configs.recipe import Recipe
 from endpoints.providers import provider
 from stages.evaluate.ask import Message, ask_all, read_answers, request
 from stages.evaluate.client import CHARACTERS_A_TOKEN, Paid, Prompts

@@ -6,7 +6,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.recipe import Evaluate, Gate, Recipe, Service, Suite
+from configs.evaluation import Evaluate, Gate, Service, Suite
+from configs.recipe import Recipe
 from stages import artifact
 from stages.artifact import Artifact
 from stages.errors import GateFailed

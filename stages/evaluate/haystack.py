@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from configs.recipe import Suite
+from configs.evaluation import Suite
 from stages.evaluate.known import Known
 from stages.prepare.asked import filler
 

@@ -28,7 +28,9 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolInfo, ToolParams
 
 from configs.catalogue import Catalogue, dotted_name, load_catalogue, wire_name
-from configs.recipe import Suite, find, load_recipe
+from configs.evaluation import Suite
+from configs.recipe import load_recipe
+from configs.section import find
 from stages import paths
 from stages.errors import BadRequest
 from stages.evaluate.ask import Reply, judge, request

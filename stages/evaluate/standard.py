@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Standard, find
+from configs.evaluation import Standard
+from configs.section import find
 from stages.errors import BadRequest, StageFailed
 
 LAST_LINES = 4

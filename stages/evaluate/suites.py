@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from configs.recipe import Request, Suite, Turn
+from configs.evaluation import Request, Suite, Turn
 from stages.errors import BadRecipe
 from stages.evaluate.haystack import hidden
 from stages.evaluate.known import Known

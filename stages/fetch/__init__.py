@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.models import registry, shape_of
-from configs.recipe import ROOT, Recipe, find
+from configs.recipe import Recipe
+from configs.section import ROOT, find
 from stages import artifact, paths
 from stages.artifact import Artifact
 from stages.errors import BadRecipe, NotFound, StageFailed

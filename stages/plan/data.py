@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.hardware import Range
-from configs.recipe import Data, Recipe, Source, find
+from configs.recipe import Data, Recipe, Source
+from configs.section import find
 
 READ_BYTES = 1 << 20
 """Of a file of rows; the rest is taken to be like its beginning."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import WALK, Compute, Container, Recipe
+from configs.compute import WALK, Compute, Container
+from configs.recipe import Recipe
 from stages import paths
 from stages.errors import BadRecipe, NotFound, StaleArtifact
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Recipe, find
+from configs.recipe import Data, Recipe
+from configs.section import find
 from stages import artifact
 from stages.artifact import SCRATCH, Artifact
 from stages.errors import BadData

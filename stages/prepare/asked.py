@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import ROOT, Source, find
+from configs.recipe import Source
+from configs.section import ROOT, find
 from stages.errors import BadRecipe
 from stages.prepare.grammar import Grammar, Request, expand, load_grammar, read_yaml
 

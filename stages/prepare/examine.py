@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue
-from configs.recipe import Data, Source, find
+from configs.recipe import Data, Source
+from configs.section import find
 from stages.errors import BadData
 from stages.prepare.aside import Aside, show
 from stages.prepare.checks import Toolbox

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import yaml
 
 from configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
-from configs.recipe import Source, find
+from configs.recipe import Source
+from configs.section import find
 from stages.errors import BadData, BadRecipe
 
 TRIES_PER_ROW = 20

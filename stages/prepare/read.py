@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from configs.recipe import Source, find
+from configs.recipe import Source
+from configs.section import find
 from stages.prepare.books import Passage, passages, styled
 from stages.prepare.checks import Toolbox, in_text, mend_calls, text_of, turns_in_order
 from stages.prepare.files import Record, container, escaped, files_in, plain_suffix, records

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from configs.catalogue import load_catalogue
-from configs.recipe import ROOT, Data, Source, load_recipe
+from configs.recipe import Data, Source, load_recipe
+from configs.section import ROOT
 from stages import artifact
 from stages.errors import BadData, BadRequest, NotFound
 from stages.prepare.checks import Toolbox

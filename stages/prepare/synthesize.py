@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from configs.catalogue import Catalogue, Tool
-from configs.recipe import ROOT, Data, Source
+from configs.recipe import Data, Source
+from configs.section import ROOT
 from endpoints.tool_calls import ToolCall
 from stages.errors import BadRecipe
 from stages.prepare.grammar import Grammar, Handler, Request, parse, slots_of, whole_numbers

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.errors import BadRecipe
 
 FOLDER = ROOT / "configs" / "templates"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Data, Recipe, Source, find, load_recipe
+from configs.recipe import Data, Recipe, Source, load_recipe
+from configs.section import ROOT, find
 from stages import artifact
 from stages.errors import BadRequest, NotFound
 from stages.prepare.checks import mended

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from stages.events import read_events
 from stages.prepare import prepare
 from stages.train.launch import launch

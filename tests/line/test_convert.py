@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from stages import artifact
 from stages import convert as package
 from stages.artifact import Artifact

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.convert import llama_cpp
 from stages.errors import NotFound
 from tests.conftest import CACHE

@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
-from configs.recipe import ROOT, Data, load_recipe
+from configs.recipe import Data, load_recipe
+from configs.section import ROOT
 from stages.fetch import fetch
 
 PAGE = (ROOT / "docs/data.md").read_text()

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.evaluate.ask import CONCURRENCY, read_answers
 
 ITEMS, TURNS = 24, 2
 ASK = """
 import asyncio, sys
 from pathlib import Path
-from configs.recipe import Suite
+from configs.evaluation import Suite
 from stages.evaluate.ask import ask_all
 from stages.evaluate.client import asker
 from stages.evaluate.engine import Engine

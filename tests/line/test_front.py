@@ -16,7 +16,8 @@ import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
 from configs.catalogue import dotted_name
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints import keys
 from endpoints.llama_server import free_port
 from endpoints.promotion import promote, rollback

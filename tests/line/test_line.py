@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages import artifact
 from stages.events import read_events
 from stages.line import ORDER

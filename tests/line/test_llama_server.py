@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from endpoints import tool_calls
 from endpoints.llama_server import Server, serving
 from endpoints.tool_calls import ToolCall

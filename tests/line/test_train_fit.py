@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.convert.merge import merge
 from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed

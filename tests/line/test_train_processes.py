@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.fetch import fetch
 from stages.train.placement import Placement, placement
 from tests.line import small

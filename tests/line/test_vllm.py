@@ -14,7 +14,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints import keys, vllm_server
 from endpoints.llama_server import Server, free_port
 from endpoints.promotion import promote, rollback

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from images.source import FOLDERS
 from rehearsal.command import Rehearsal
 from rehearsal.worker import NO_NAMESPACES, namespaces_allowed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 
 OURS = {"configs", "endpoints", "stages", "terminal", "volumes"}
 BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor"}

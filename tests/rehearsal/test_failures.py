@@ -56,7 +56,7 @@ def test_a_stage_that_is_out_of_time(stage: Cloud, tmp_path: Path) -> None:
 
 
 def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
-    checkout.change("configs/recipe.py", "SPARE_S = 60.0", "SPARE_S = 2.0")
+    checkout.change("configs/compute.py", "SPARE_S = 60.0", "SPARE_S = 2.0")
     checkout.change("volumes/working.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
     hangs = recipe(checkout.folder, "prepare: {hours: 0.0003, retries: 0}")
     message = last(checkout.run("prepare", hangs, "hangs", "--only", code=1))

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from tests.rehearsal.conftest import APPS, Stage
 
 MACHINE = f"{APPS / 'machine.py'}::main"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, load_recipe
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages.errors import StageFailed
 from volumes import working
 

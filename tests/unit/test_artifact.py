@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.artifact import DRAFT, MANIFEST, Artifact, Manifest, finished, make, open_artifact, sha256, write_atomic
 from stages.errors import NotFound, StageFailed, StaleArtifact
 

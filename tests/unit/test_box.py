@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 
 SSH = """#!/usr/bin/env bash
 echo "$1" >> "$FAKE_HOME/hosts"; shift

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.models import registry
-from configs.recipe import ROOT, load_recipe
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages.report.card import name_of, write_card
 from tests.unit.test_report import make_all
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.catalogue import Catalogue, dotted_name, load_catalogue
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.errors import BadData
 
 TOOL = {"description": "d", "parameters": {"type": "object"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 
 MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from configs.recipe import ROOT, load_recipe
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages import artifact
 from stages.errors import BadRequest, NotFound
 from stages.evaluate.ask import Answer, Reply, judge

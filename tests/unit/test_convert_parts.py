@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.convert import modelfile, stream, tensorrt
 from stages.convert.onnx_exporter import as_transformers_4
 from stages.convert.shards import Stored

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ROOT, Source
+from configs.recipe import Source
+from configs.section import ROOT
 from stages.prepare.books import paragraphs, passages
 from stages.prepare.checks import Toolbox
 from stages.prepare.language import language_of

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Data, Source, Synthesis
+from configs.recipe import Data, Source, Synthesis
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.prepare.asked import suite_requests
 from stages.prepare.checks import Toolbox, mend_calls, turns_in_order

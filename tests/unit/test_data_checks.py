@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.catalogue import load_catalogue
-from configs.recipe import ROOT, Data, Source
+from configs.recipe import Data, Source
+from configs.section import ROOT
 from stages.prepare import checks, duplicates, personal
 from stages.prepare.checks import Toolbox, mended
 from stages.prepare.duplicates import Index

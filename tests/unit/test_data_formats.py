@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from configs.catalogue import load_catalogue
-from configs.recipe import ROOT, Source
+from configs.recipe import Source
+from configs.section import ROOT
 from stages.prepare.checks import Toolbox
 from stages.prepare.problems import Problem
 from stages.prepare.read import Read, read_file, read_source

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.prepare.render import BEGIN, Renderer
 from stages.prepare.rows import Row
 

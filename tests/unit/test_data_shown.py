@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Data, Source
+from configs.recipe import Data, Source
+from configs.section import ROOT
 from stages.prepare.examine import Examination
 from stages.prepare.preselect import Preselector, recall, shown_as
 from stages.prepare.render import Renderer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.prepare.render import Renderer
 from stages.prepare.rows import Row

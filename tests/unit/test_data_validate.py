@@ -9,7 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
-from configs.recipe import ROOT, Data, Recipe, Source, load_recipe
+from configs.recipe import Data, Recipe, Source, load_recipe
+from configs.section import ROOT
 from stages.errors import BadData, BadRequest, NotFound
 from stages.fetch import fetch
 from stages.prepare import load_tools, prepare, read_prepared

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.prepare import words
 from stages.prepare.render import learned, unmarked
 from stages.prepare.templates import BEGIN, END

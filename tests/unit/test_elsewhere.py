@@ -9,7 +9,9 @@ from typing import Any, Self
 
 import pytest
 
-from configs.recipe import ROOT, Recipe, Target, load_recipe
+from configs.evaluation import Target
+from configs.recipe import Recipe, load_recipe
+from configs.section import ROOT
 from endpoints.providers import Answer, Provider
 from stages import artifact
 from stages.errors import BadRequest, StageFailed

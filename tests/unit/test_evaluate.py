@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from configs.catalogue import Catalogue, Tool
-from configs.recipe import Evaluate, Suite
+from configs.evaluation import Evaluate, Suite
 from endpoints.providers import Answer as ProviderAnswer
 from endpoints.tool_calls import ToolCall
 from stages.errors import StageFailed

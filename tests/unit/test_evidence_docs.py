@@ -11,7 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
-from configs.recipe import ROOT, Evaluate, load_recipe
+from configs.evaluation import Evaluate
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from endpoints.promotion import promoted
 from stages import artifact
 from stages.evaluate import gate

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.catalogue import Catalogue, Tool
-from configs.recipe import Standard, Suite
+from configs.evaluation import Standard, Suite
 from stages.errors import BadRequest, StageFailed
 from stages.evaluate import standard
 from stages.evaluate.known import Known

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, Recipe, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.section import ROOT
 from stages import artifact, fetch
 from stages.errors import BadRecipe, NotFound
 from stages.pins import pin, pin_of

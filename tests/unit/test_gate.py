@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Evaluate, Gate, Suite
+from configs.evaluation import Evaluate, Gate, Suite
 from stages.errors import GateFailed
 from stages.evaluate import gate
 from stages.evaluate.ask import NO_TOOL, Answer, Reply, judge

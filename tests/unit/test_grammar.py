@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.catalogue import load_catalogue
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.errors import BadData
 from stages.prepare.grammar import Grammar, load_grammar, parse
 

@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from configs.cloud import Cloud, Schedule, cloud
+from configs.compute import Compute, Container, Conversion
 from configs.hardware import hardware
-from configs.recipe import ROOT, Compute, Container, Conversion
+from configs.section import ROOT
 from images.pins import ONLY_IN_IMAGES, PINS
 from stages.errors import BadRecipe
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
 LIGHT = {f"stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}

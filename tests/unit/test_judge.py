@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from configs.recipe import ROOT, Gate, load_recipe
+from configs.evaluation import Gate
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages import artifact
 from stages.errors import BadData
 from stages.evaluate import gate

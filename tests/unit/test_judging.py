@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from configs.catalogue import load_catalogue
-from configs.recipe import ROOT, Suite
+from configs.evaluation import Suite
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.evaluate import scorers
 from stages.evaluate.arguments import same_arguments

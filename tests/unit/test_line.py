@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, load_recipe
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages import fetch
 from stages.errors import BadRequest, Locked, StageFailed
 from stages.line import ORDER, execute, run_line

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
-from configs.recipe import ROOT, Gate, Service, load_recipe
+from configs.evaluation import Gate, Service
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from endpoints.promotion import promote
 from stages import artifact
 from stages.errors import GateFailed, NotFound, StageFailed

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from configs.models import FAMILIES, known, registry, shape_of
-from configs.recipe import ROOT, Recipe, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.section import ROOT
 from stages.errors import BadRecipe, NotFound
 from stages.fetch import check
 from stages.fetch.hub import Hub

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.models import registry
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from stages import paths
 from stages.doctor import _at_least, examine
 from stages.errors import BadRequest, NotFound, StageFailed

@@ -9,7 +9,9 @@ from rich.console import Console
 
 import terminal
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Recipe, Suite
+from configs.evaluation import Suite
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints.narrowing import Narrowing, narrowing_of
 from endpoints.providers import Answer
 from stages.evaluate.client import Prompts

@@ -11,7 +11,8 @@ import pytest
 
 from configs.hardware import GIB, OVERRIDES, hardware
 from configs.models import registry
-from configs.recipe import ROOT, Recipe, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.plan import plan_of, refuse
 from stages.plan.against import against

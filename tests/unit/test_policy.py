@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ROOT, load_recipe
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from endpoints import keys, promotion
 from stages import artifact
 from stages.artifact import Artifact

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Source
+from configs.recipe import Source
+from configs.section import ROOT
 from stages.errors import BadData, BadRecipe
 from stages.prepare.asked import suite_requests
 from stages.prepare.grammar import expand

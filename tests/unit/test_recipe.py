@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.recipe import ROOT, Recipe, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.section import ROOT
 from stages import paths
 from stages.errors import BadRecipe, BadRequest
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Evaluate, Recipe, Suite
+from configs.evaluation import Evaluate, Suite
+from configs.recipe import Recipe
 from stages import artifact
 from stages.artifact import flatten
 from stages.errors import NotFound

@@ -14,7 +14,9 @@ import yaml
 from typer.testing import CliRunner
 
 import cli
-from configs.recipe import ROOT, Evaluate, load_recipe
+from configs.evaluation import Evaluate
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from endpoints import judging, load_test
 from stages.evaluate.load import VERSION
 from tests.unit.test_load import fake, report

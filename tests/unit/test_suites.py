@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from configs.catalogue import Catalogue, Tool, load_catalogue
-from configs.recipe import ROOT, Suite, load_recipe
+from configs.evaluation import Suite
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
 from stages.evaluate.client import Prompts

@@ -5,7 +5,9 @@ import re
 import pytest
 import yaml
 
-from configs.recipe import ROOT, Evaluate, load_recipe
+from configs.evaluation import Evaluate
+from configs.recipe import load_recipe
+from configs.section import ROOT
 from stages.evaluate.scorers import TABLES
 from stages.evaluate.suites import make_items
 

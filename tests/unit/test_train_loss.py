@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from configs.recipe import ROOT
+from configs.section import ROOT
 from stages.train.loss import IGNORED, LearnedTokens
 
 TINY = ROOT / "data/tiny"

@@ -4,7 +4,9 @@ import re
 
 import yaml
 
-from configs.recipe import ROOT, Compute, Train, Watch
+from configs.compute import Compute
+from configs.recipe import Train, Watch
+from configs.section import ROOT
 from stages.line import BESIDE, ORDER
 
 PAGE = (ROOT / "docs/training.md").read_text()

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints import vllm_server
 from endpoints.engines import Engines
 from endpoints.front import front

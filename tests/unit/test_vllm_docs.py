@@ -4,7 +4,8 @@ import re
 
 import yaml
 
-from configs.recipe import ROOT, Recipe
+from configs.recipe import Recipe
+from configs.section import ROOT
 from endpoints.vllm_server import EXECUTABLE, MAX_LORA_RANK
 from images.pins import ONLY_IN_IMAGES, PINS
 
