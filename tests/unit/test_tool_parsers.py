@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.models import registry
-from endpoints.tool_calls import as_llama_3
+from endpoints.tool_calls import MISTRAL, as_llama_3
 from endpoints.vllm_server import LLAMA_4, PLUGIN, parser_for, words
 from stages.prepare.templates import BEGIN, END, FOLDER, compiled
 
@@ -24,7 +24,6 @@ TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for f
 """Ours, by the names models.yaml has for them."""
 NOT_OURS = {"mistral-v7"}
 """Templates that no package here has: their bases are refused unless the user brings one that marks what is learned."""
-MISTRAL = "[TOOL_CALLS]"
 
 
 def of_qwen() -> str:
@@ -116,6 +115,8 @@ def test_the_server_is_started_with_the_parser_of_its_base(tmp_path: Path) -> No
     assert scout[scout.index("--tool-call-parser") + 1] == LLAMA_4
     assert scout[scout.index("--tool-parser-plugin") + 1] == str(PLUGIN) and PLUGIN.exists()
     assert LLAMA_4 in told("llama-4-scout", "llama4_text"), "a base without a template gets ours"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(MISTRAL))
+    assert "mistral" in told("a folder", "mistral")
     llama = told("meta-llama/Llama-3.1-8B-Instruct", "llama")
     assert llama[llama.index("--tool-call-parser") + 1] == "llama3_json" and "--tool-parser-plugin" not in llama
 
