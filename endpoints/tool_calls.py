@@ -13,6 +13,8 @@ from typing import Any
 from configs.catalogue import dotted_name, wire_name
 
 TAG = "<|python_tag|>"
+MISTRAL = "[TOOL_CALLS]"
+"""What Mistral writes before its calls, one list of them."""
 SEPARATOR = "; "
 LLAMA_4_START, LLAMA_4_END = "<|python_start|>", "<|python_end|>"
 """What Llama 4 writes before its calls, which have nothing between them."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from configs.models import registry
 from endpoints.llama_server import Server, await_health, dying_with, free_port
-from endpoints.tool_calls import TAG
+from endpoints.tool_calls import MISTRAL, TAG
 from stages.errors import NotFound, StageFailed
 from stages.plan.serving import VLLM_RANKS
 
@@ -34,6 +34,8 @@ MAX_LORAS = 2
 """Adapters that answer at the same time, each with its memory; with vLLM's one, requests to two names wait in turn."""
 EXECUTABLE = "TUNELINE_VLLM"
 PARSER = "llama3_json"
+PARSERS = {TAG: PARSER, MISTRAL: "mistral"}
+"""By the tag that a tokenizer has."""
 TOLD = 4
 _CAUSE = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .*|\berror: .*")
 _HIDES_THE_CAUSE = "See root cause above"
@@ -62,7 +64,8 @@ def parser_for(base: str, model: Path) -> str | None:
     if str(json.loads((model / "config.json").read_text("utf-8")).get("model_type")).startswith("llama4"):
         return LLAMA_4
     tokenizer = model / "tokenizer.json"
-    return PARSER if tokenizer.exists() and TAG in tokenizer.read_text("utf-8") else None
+    held = tokenizer.read_text("utf-8") if tokenizer.exists() else ""
+    return next((parser for tag, parser in PARSERS.items() if tag in held), None)
 
 
 def rank_of(adapter: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.catalogue import wire_name
-from endpoints.tool_calls import TAG
+from endpoints.tool_calls import MISTRAL, TAG
 from stages.evaluate.arguments import same_calls
 from stages.evaluate.checks import fault
 from stages.evaluate.known import Known
@@ -97,7 +97,7 @@ def judge(item: Item, reply: Reply, known: Known = NOTHING_KNOWN) -> Answer:
     if wanted_calls:
         name_correct = Counter(call["name"] for call in calls) == Counter(call["name"] for call in wanted_calls)
     else:
-        in_calls = calls or reply.text.lstrip().startswith(TAG)  # where none are offered, none are parsed
+        in_calls = calls or reply.text.lstrip().startswith((TAG, MISTRAL))  # where none are offered, none are parsed
         wrong = "a call" if in_calls else fault(item, reply, known)
         name_correct = reply.error is None and wrong is None
     return Answer(

@@ -17,20 +17,29 @@ FOLDER = ROOT / "configs" / "templates"
 BEGIN, END = "\ufdd0", "\ufdd1"
 """Around what is learned, in a rendered text; both are no characters (Unicode, 23.7) and stand in no text."""
 
-_CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "a__b", "arguments": {"c": 1}}}]}
+_ID = "call00001"
+"""What our templates call the first call, where the base's own refuses one without an id."""
+_CALLED = {"id": _ID, "type": "function", "function": {"name": "a__b", "arguments": {"c": 1}}}
+_CALL = {"role": "assistant", "tool_calls": [_CALLED]}
 _TOOL = {
     "type": "function",
     "function": {"name": "a__b", "description": "d", "parameters": {"type": "object", "properties": {"c": {}}}},
 }
 _SYSTEM, _ASKED = {"role": "system", "content": " Be brief. "}, {"role": "user", "content": " è ok?\n"}
-_RESULT, _SAID = {"role": "tool", "content": '{"e": "ù"}'}, {"role": "assistant", "content": "Sì."}
+_AGAIN = {"role": "user", "content": " and more? "}
+_RESULT = {"role": "tool", "tool_call_id": _ID, "content": '{"e": "ù"}'}
+_SAID = {"role": "assistant", "content": "Sì."}
 _SHAPES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (
     ([_ASKED, _SAID], None),
-    ([_SYSTEM, _ASKED, _SAID, _ASKED, _SAID], None),
+    ([_SYSTEM, _ASKED, _SAID, _AGAIN], None),
     ([_ASKED, _CALL], [_TOOL]),
-    ([_SYSTEM, _ASKED, _CALL, _RESULT, _SAID, _ASKED, _SAID], [_TOOL, _TOOL]),
+    ([_ASKED, _CALL, _RESULT, _SAID], [_TOOL, _TOOL]),
+    ([_SYSTEM, _ASKED, _CALL, _RESULT, _SAID, _AGAIN], [_TOOL, _TOOL]),
 )
-"""Conversations that a template of ours must write as the base's own does."""
+"""Conversations that a template of ours must write as the base's own does.
+
+Those with a system message end in a question: in an answered one Mistral's own drops it, so none could be learned with.
+"""
 
 
 def template_for(base: Path, own: str | None, vocabulary: Collection[str]) -> str:
@@ -116,4 +125,4 @@ def _written(template: Any, messages: list[dict[str, Any]], tools: list[dict[str
 
 def _headers(template: str) -> str:
     """The control token that begins a turn: what tells the families apart where a base has no template."""
-    return "<|header_start|>" if "<|header_start|>" in template else "<|start_header_id|>"
+    return next(token for token in ("<|header_start|>", "<|start_header_id|>", "[INST]") if token in template)

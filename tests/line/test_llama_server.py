@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,9 @@ from endpoints.llama_server import Server, serving
 from endpoints.tool_calls import ToolCall
 from stages.convert import Job, _gguf, installed
 from stages.errors import BadRequest, NotFound, StageFailed
+from stages.prepare.templates import FOLDER
 from tests.conftest import CACHE, environment
+from tests.unit.test_tool_parsers import written
 
 TINY = ROOT / "data/tiny"
 
@@ -174,6 +177,26 @@ def test_several_calls_are_read_by_our_parser_where_the_servers_does_not(server:
     by_comma = written.replace(tool_calls.SEPARATOR, ", ")
     choice = ask(server, [*ASKED, {"role": "assistant", "content": by_comma}], parallel_tool_calls=True)
     assert [ToolCall.from_openai(call) for call in choice["message"]["tool_calls"]] == [CALL, CALL]
+
+
+def test_what_our_template_for_mistral_writes_is_read(tmp_path: Path, tokenizer: Any) -> None:
+    """The tiny base with that template, its answer begun with the calls and then ended."""
+    shutil.copytree(TINY, tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").write_text((FOLDER / "mistral.jinja").read_text("utf-8"))
+    (tmp_path / "scratch").mkdir()
+    os.environ.setdefault("TUNELINE_CACHE", CACHE)
+    _gguf(installed(), tmp_path / "scratch", Job(tmp_path / "model", tmp_path / "base.gguf", "tiny"))
+    calls = [("pizza__order", {"name": 'é" {', "to": "Gebim"}), ("door__lock", {})]
+    begun = {"role": "assistant", "content": written((FOLDER / "mistral.jinja").read_text("utf-8"), calls)}
+    with serving(tmp_path / "base.gguf", alias="t", log=tmp_path / "log", context=1024, threads=1) as server:
+        end: dict[str, Any] = {"max_tokens": 1, "logit_bias": [[tokenizer.eos_token_id, 100]]}
+        read = ask(server, [*ASKED, begun], parallel_tool_calls=True, **end)["message"]["tool_calls"]
+        assert [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in read] == calls
+        asked = {"role": "assistant", "content": None, "tool_calls": read}
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "{}"} for call in reversed(read)]
+        shown = post(server, "/apply-template", {"messages": [*ASKED, asked, *results]})["prompt"]
+    assert shown.count(begun["content"]) == 1
+    assert [part[:9] for part in shown.split('"call_id": "')[1:]] == ["call00002", "call00001"]
 
 
 def test_small_talk_needs_no_tool(server: Server) -> None:

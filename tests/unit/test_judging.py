@@ -242,3 +242,4 @@ def test_a_fact_may_be_said_in_one_of_several_ways() -> None:
 def test_a_call_nobody_parsed_is_no_answer_in_words() -> None:
     (item,) = make_items(suite(items=[{"ask": "who?", "says": ["zantara"], "tools": False}]))
     assert judge(item, Reply(text='<|python_tag|>{"name": "zantara"}')).fault == "a call"
+    assert judge(item, Reply(text='[TOOL_CALLS] [{"name": "zantara"}]')).fault == "a call"

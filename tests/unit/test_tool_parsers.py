@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.models import registry
-from endpoints.tool_calls import as_llama_3
+from endpoints.tool_calls import MISTRAL, as_llama_3
 from endpoints.vllm_server import LLAMA_4, PLUGIN, parser_for, words
 from stages.prepare.templates import BEGIN, END, FOLDER, compiled
 
@@ -22,7 +22,7 @@ CALLS: Calls = [
 MODELS = registry().models
 TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for file in FOLDER.glob("*.jinja")}
 """Ours, by the names models.yaml has for them."""
-NOT_OURS = {"mistral"}
+NOT_OURS = {"mistral-v7"}
 """Templates that no package here has: their bases are refused unless the user brings one that marks what is learned."""
 
 
@@ -52,10 +52,19 @@ def read_by_hermes(text: str) -> Calls:
     return [(call["name"], call["arguments"]) for call in found]
 
 
+def read_by_mistral(text: str) -> Calls:
+    """As vllm/parser/mistral.py, 0.32, reads a whole answer of a tokenizer without `[ARGS]`."""
+    begun, _, rest = text.partition(MISTRAL)
+    assert not begun
+    found, _ = json.JSONDecoder().raw_decode(rest.strip())
+    return [(call["name"], call["arguments"]) for call in found]
+
+
 READ: dict[str, Callable[[str], Calls]] = {
     "llama3_json": read_by_llama3_json,
     LLAMA_4: lambda text: read_by_llama3_json(as_llama_3(text)),
     "hermes": read_by_hermes,
+    "mistral": read_by_mistral,
 }
 
 
@@ -106,31 +115,52 @@ def test_the_server_is_started_with_the_parser_of_its_base(tmp_path: Path) -> No
     assert scout[scout.index("--tool-call-parser") + 1] == LLAMA_4
     assert scout[scout.index("--tool-parser-plugin") + 1] == str(PLUGIN) and PLUGIN.exists()
     assert LLAMA_4 in told("llama-4-scout", "llama4_text"), "a base without a template gets ours"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(MISTRAL))
+    assert "mistral" in told("a folder", "mistral")
     llama = told("meta-llama/Llama-3.1-8B-Instruct", "llama")
     assert llama[llama.index("--tool-call-parser") + 1] == "llama3_json" and "--tool-parser-plugin" not in llama
 
 
-@pytest.mark.parametrize("begin", ["<|python_start|><|python_end|>", ""])
-def test_vllm_itself_reads_them_whole_and_streamed(begin: str) -> None:
-    """With the tokens before the calls, and as the server says it: without."""
+def as_mistral_writes(text: str) -> list[str]:
+    """In tokens: `":` is one, and vLLM's parser of streams would read a colon that comes alone as of the value."""
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    tokenizer = MistralTokenizer.v3().instruct_tokenizer.tokenizer
+    ids = tokenizer.encode(text.removeprefix(MISTRAL), bos=False, eos=False)
+    return [MISTRAL, *(tokenizer.id_to_piece(token).replace("▁", " ") for token in ids)]
+
+
+LLAMA_4_BEGINS = "<|python_start|><|python_end|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "control", "text"),
+    [
+        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS)),
+        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS).removeprefix(LLAMA_4_BEGINS)),
+        ("mistral", MISTRAL, written(TEMPLATES["mistral"], CALLS)),
+    ],
+    ids=["llama4", "llama4-as-served", "mistral"],
+)
+def test_vllm_itself_reads_them_whole_and_streamed(name: str, control: str, text: str) -> None:
+    """Llama 4's with the tokens before the calls, and as the server says it: without."""
     pytest.importorskip("vllm")
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
 
     class Tokenizer:
         def get_vocab(self) -> dict[str, int]:
-            return {"<|python_start|>": 0}
+            return {control: 0}
 
     ToolParserManager.import_tool_parser(str(PLUGIN))
-    kind: Any = ToolParserManager.get_tool_parser(LLAMA_4)
+    kind: Any = ToolParserManager.get_tool_parser(name)
     request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "do it"}])
-    text = begin + written(TEMPLATES["llama4"], CALLS).removeprefix("<|python_start|><|python_end|>")
     found = kind(Tokenizer()).extract_tool_calls(text, request)
     assert [(c.function.name, json.loads(c.function.arguments)) for c in found.tool_calls] == CALLS
     said = kind(Tokenizer()).extract_tool_calls("Hello {x}", request)
     assert not said.tools_called and said.content == "Hello {x}"
 
-    pieces = re.findall(r"<\|\w+\|>|.{1,3}", text)  # a control token comes whole
+    pieces = as_mistral_writes(text) if name == "mistral" else re.findall(r"<\|\w+\|>|.{1,3}", text)
     parser, before, streamed = kind(Tokenizer()), "", {}
     for piece in pieces:
         delta = parser.extract_tool_calls_streaming(before, before + piece, piece, [], [], [], request)
