@@ -61,9 +61,9 @@ def parser_for(base: str, model: Path) -> str | None:
     """vLLM's tool parser for a base: the one models.yaml names, else its family's, if the tokenizer has its tag."""
     if (found := registry().find(base)) and (named := registry().models[found].tool_parser):
         return named
-    if str(json.loads((model / "config.json").read_text("utf-8")).get("model_type")).startswith("llama4"):
+    config, tokenizer = model / "config.json", model / "tokenizer.json"
+    if config.exists() and str(json.loads(config.read_text("utf-8")).get("model_type")).startswith("llama4"):
         return LLAMA_4
-    tokenizer = model / "tokenizer.json"
     held = tokenizer.read_text("utf-8") if tokenizer.exists() else ""
     return next((parser for tag, parser in PARSERS.items() if tag in held), None)
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import ROOT, Source, load_recipe
+from configs.recipe import Source, load_recipe
+from configs.section import ROOT
 from stages.errors import BadRecipe
 from stages.fetch import fetch
 from stages.prepare import TEMPLATE, load_tools, prepare, read_prepared

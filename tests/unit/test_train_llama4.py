@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 from stages.convert.adapter import Adapter
 from stages.convert.merge import merge
 from stages.convert.reference import tuned_model
+from stages.convert.room import Room
 from stages.convert.shards import part, stored
 from stages.errors import StageFailed
 from stages.train.count import count, refuse_unquantized
@@ -179,7 +180,7 @@ def test_the_fold_is_one_rounding_of_base_and_pefts_delta(base: Path, tmp_path: 
         exact = (before[tensor.name].float() + torch.stack([torch.cat(pair, 1) for pair in deltas])).bfloat16()
         # In three uneven blocks of rows, as a stream reads a large tensor.
         cuts = [0, 50, 131, tensor.rows]
-        blocks = [adapter.merged(tensor.name, part(tensor, a, b), a, b) for a, b in pairwise(cuts)]
+        blocks = [adapter.merged(tensor.name, part(tensor, a, b), a, b, Room()) for a, b in pairwise(cuts)]
         assert torch.equal(torch.cat(blocks).view(tensor.shape), exact)
         assert not torch.equal(exact, before[tensor.name])
         seen += 1
