@@ -80,7 +80,7 @@ def save(folder: Path, words: str) -> Path:
     own.save_pretrained(folder)
     small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     small |= {"max_position_embeddings": 4096}
-    small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": len(own)}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": len(own)}
     torch.manual_seed(0)
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     MistralForCausalLM(MistralConfig(**small | ids)).save_pretrained(folder)
