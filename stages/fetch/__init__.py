@@ -30,7 +30,7 @@ from stages.pins import pin, pin_of
 
 STAGE_VERSION = 1
 TINY = ROOT / "data" / "tiny"
-TAKEN = ("*.safetensors", "*.json", "*.jinja")
+TAKEN = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 LEFT = ("*/*", "consolidated*", "manifest.json", "draft.json")
 """Sub-folders (other formats of the same weights), Meta's own layout, and names an artifact uses itself."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
