@@ -222,13 +222,13 @@ def speed() -> float:
 
 def faults(runs: int, size: int) -> dict[str, dict[str, int]]:
     """By fault: how many runs were resumed, explained, wrong, or neither."""
-    from stages.fetch import asking, download
+    from stages.fetch import asking, transfer
 
     hub = Hub(small({WEIGHTS: random.Random(1).randbytes(size)}))
     asking.FIRST_WAIT_S = 0.01
     with tempfile.TemporaryDirectory() as folder:
         at_home(folder, hub.url)
-        full = fill_disks(download)
+        full = fill_disks(transfer)
         jobs = [(kind, run) for run in range(runs) for kind in FAULTS]
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda job: (job[0], *trial(hub, full, *job, size)), jobs))
@@ -287,9 +287,9 @@ def whole_file(path: Path, hub: Hub) -> bool:
     return path.read_bytes() == hub.files[path.name]
 
 
-def fill_disks(download: Any) -> dict[str, int]:
+def fill_disks(transfer: Any) -> dict[str, int]:
     """Folder names whose disk is full, and after how many bytes."""
-    full, write = dict[str, int](), download._Part.write
+    full, write = dict[str, int](), transfer._Part.write
 
     def writes(part: Any, piece: bytes) -> int:
         path = Path(part.file.name)
@@ -297,7 +297,7 @@ def fill_disks(download: Any) -> dict[str, int]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return int(write(part, piece))
 
-    download._Part.write = writes
+    transfer._Part.write = writes
     return full
 
 

@@ -24,8 +24,8 @@ from stages import artifact, paths
 from stages.artifact import Artifact
 from stages.errors import BadRecipe, NotFound, StageFailed
 from stages.events import Events
-from stages.fetch.download import WORKINGS, download, refuse_if_full, room
 from stages.fetch.hub import COMMIT, HUB_ID, Hub, HubFiles, commit_of, pinned, refuse_family
+from stages.fetch.transfer import WORKINGS, download, refuse_if_full, room
 from stages.pins import pin, pin_of
 
 STAGE_VERSION = 1

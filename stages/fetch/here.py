@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.models import registry, shape_of
 from stages import artifact, paths
 from stages.errors import BadRequest, NotFound, TunelineError
-from stages.fetch.download import bytes_in
+from stages.fetch.transfer import bytes_in
 from stages.pins import pin_of
 
 

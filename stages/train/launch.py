@@ -53,7 +53,8 @@ def launch(recipe: Recipe, base: Path, prepared: Path, folder: Path, run: Path, 
                 f"train: out of memory with {rows} rows at a time: {told}; {place.why}. Take a GPU with more memory, "
                 "more of them with compute.strategy fsdp2, method qlora, or a lower data.max_tokens"
             )
-        place = dataclasses.replace(place, rows=fewer(recipe, processes, rows))
+        halved = dataclasses.replace(place, rows=fewer(recipe, processes, rows))
+        place = placement(halved.of(recipe), base, run, processes, memory)
         events.emit("warning", text=f"out of memory with {rows} rows at a time; goes on with {place.rows}: {told}")
     raise AssertionError("unreachable")
 

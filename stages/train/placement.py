@@ -1,7 +1,7 @@
 """How a training is laid out on what is there, as the plan sees it: the model whole or in shards, rows at a time."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.hardware import hardware
@@ -9,7 +9,7 @@ from configs.models import Shape, shape_of
 from configs.recipe import Recipe
 from stages.errors import BadRecipe
 from stages.plan.data import rows_of
-from stages.plan.training import least, placed_in
+from stages.plan.training import least, on_cpu, placed_in
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ def placement(recipe: Recipe, base: Path, run: Path, processes: int, memory: int
         BadRecipe: the rows of a step cannot be shared out evenly; the base does not say its shape.
     """
     rows, asked = rows_each(recipe, processes), recipe.compute
+    shape, learned = _shape(base), rows_of(recipe, run).learned
     if memory is None:
         strategy = "ddp" if asked.strategy == "auto" else asked.strategy
-        return Placement(strategy, asked.micro_batch_rows or rows, "on the CPU, all rows of a step at a time")
-    shape, learned = _shape(base), rows_of(recipe, run).learned
+        place = Placement(strategy, asked.micro_batch_rows or rows, "")
+        planned = on_cpu(place.of(recipe), shape, learned)[1].total
+        return replace(place, why=f"planned {planned / 1e9:.1f} GB on the CPU")
     has = f"of {memory / 1e9:.0f} GB a GPU"
     placing = placed_in(recipe, shape, memory * hardware().usable, processes, learned)
     if placing is None:
