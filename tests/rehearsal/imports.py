@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from configs.section import ROOT
 
 OURS = {"configs", "endpoints", "stages", "terminal", "volumes"}
-BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor"}
-"""Made in the image: llama.cpp's own source, and the compressor's environment."""
+BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor", "optimum"}
+"""Made in the image: llama.cpp's own source, and the environments of llmcompressor and optimum."""
 EXTRAS = {"inspect_ai", "lm_eval", "presidio_analyzer", "spacy", "vllm"}
 """Not in every image, and asked for before they are imported; vLLM is by what it loads itself."""
 VLLM = "torch transformers fastapi openai pydantic pyyaml numpy psutil huggingface-hub safetensors tokenizers jinja2"
