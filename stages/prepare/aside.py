@@ -1,5 +1,6 @@
 """Rows are rendered and tokenized in processes beside the one that reads and checks them, in one stream."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,7 @@ class Aside:
     def measure(self, lines: Sequence[bytes]) -> Callable[[], list[Measured]]:
         """What gives the measures of a batch of rows, each as JSON."""
         if not self._batches and len(lines) >= FEWEST_ROWS and _can_fork():
+            gc.freeze()  # before a fork: no collection looks through what is imported by now, or copies its pages
             self._workers = [_Worker(self._renderer) for _ in range(min(WORKERS, len(os.sched_getaffinity(0))))]
         self._batches += 1
         if self._workers:
