@@ -7,7 +7,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from configs.hardware import hardware
+from configs.hardware import ForHire, hardware
 from stages.errors import BadRecipe
 
 FILE = Path(__file__).parent / "cloud.yaml"
@@ -59,7 +59,7 @@ class Endpoint(_Section):
 
     form: Literal["gguf", "adapter", "merged"] = "gguf"
     base: str | None = None
-    gpu: str | None = None
+    gpu: ForHire | None = None
     cores: float = Field(2, gt=0)
     memory_gib: float = Field(4, gt=0)
     min_containers: int = Field(0, ge=0)
@@ -68,13 +68,6 @@ class Endpoint(_Section):
     """How long a container waits for another request before it stops."""
     concurrency: int = Field(8, gt=0)
     """Requests one container answers at a time."""
-
-    @field_validator("gpu")
-    @classmethod
-    def _is_for_hire(cls, gpu: str | None) -> str | None:
-        if gpu:
-            hardware().parse(gpu)
-        return gpu
 
     @model_validator(mode="after")
     def _has_what_its_engine_needs(self) -> Self:

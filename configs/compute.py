@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from configs.hardware import hardware
+from configs.hardware import ForHire, hardware
 from configs.section import Section
 
 SPARE_S = 60.0
@@ -14,7 +14,7 @@ SPARE_S = 60.0
 class Container(Section):
     """The hardware of one stage on Modal, and how long it may take."""
 
-    gpu: str | None = None
+    gpu: ForHire | None = None
     """A kind and a count, as in `H100:2`; None runs on CPU."""
     cores: float = Field(2.0, gt=0, le=64)
     memory_gib: float = Field(8.0, gt=0, le=1024)
@@ -22,13 +22,6 @@ class Container(Section):
     """The stage is stopped after this. A call ends at 24 h: before that it checkpoints, and a successor goes on."""
     retries: int = Field(2, ge=0, le=10)
     """How often a preempted or lost container is started again, in all."""
-
-    @field_validator("gpu")
-    @classmethod
-    def _is_for_hire(cls, gpu: str | None) -> str | None:
-        if gpu:
-            hardware().parse(gpu)
-        return gpu
 
     disk_gib: ClassVar[int] = 0
     """Asked for beyond what every container has; Modal lets nobody change it per call."""
@@ -45,6 +38,7 @@ class Container(Section):
 
     @property
     def usd_at_most(self) -> float:
+        """Price × hours, retries and all."""
         return self.usd_per_hour * self.hours_at_most
 
 

@@ -4,10 +4,10 @@ import os
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import BadRecipe
 
@@ -163,3 +163,12 @@ def _over(table: Any, own: Any) -> Any:
     if not (isinstance(table, dict) and isinstance(own, dict)):
         return own
     return table | {key: _over(table.get(key), value) for key, value in own.items()}
+
+
+def _for_hire(gpu: str) -> str:
+    hardware().parse(gpu)
+    return gpu
+
+
+ForHire = Annotated[str, AfterValidator(_for_hire)]
+"""A kind of GPU that Modal rents out, alone or with a count, as in `H100:2`."""
