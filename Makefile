@@ -10,9 +10,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: setup llama
 	$(BIN)/tuneline demo
 
-# llama.cpp is compiled beside the tests that need none of it.
+# llama.cpp is compiled beside the tests that need none of it; what the compiler says is shown if it fails.
 test: setup
-	$(MAKE) --no-print-directory -j --output-sync=target llama quick
+	@$(MAKE) --no-print-directory llama > $(VENV)/llama.log 2>&1 & llama=$$!; \
+	$(MAKE) --no-print-directory quick || { kill $$llama; exit 1; }; \
+	wait $$llama || { tail -n 50 $(VENV)/llama.log; exit 1; }
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
 
 test-all: setup llama

