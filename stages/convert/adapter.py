@@ -47,6 +47,10 @@ ONLY = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, F
 """The values that are understood: other inits (PiSSA, OLoRA, CorDA, LoftQ) change the base."""
 
 
+STRIP_BYTES = 512 << 10
+"""Of sums in fp32 at a time: what a core's own cache holds."""
+
+
 @dataclass(frozen=True)
 class _Parts:
     """What is stored for one weight of the base."""
@@ -122,13 +126,23 @@ class Adapter:
         if parts.instead:
             return part(parts.instead, first, last).to(weight.dtype)
         assert parts.a and parts.b
-        delta = room.tensor("delta", torch.float32, *weight.shape)
-        torch.mm(_float(parts.b)[first:last], _float(parts.a), out=delta).mul_(parts.scale)
-        if parts.magnitude is None:
-            return room.tensor("merged", weight.dtype, *weight.shape).copy_(delta.add_(weight))  # the sum in fp32
-        length = torch.linalg.norm(weight + delta, dim=1)
-        factor: torch.Tensor = (_float(parts.magnitude)[first:last] / length).view(-1, 1)
-        return (factor * (weight + delta)).to(weight.dtype)
+        a, b = _float(parts.a), _float(parts.b)[first:last]
+        if exact := math.frexp(parts.scale)[0] == 0.5:  # a power of two: products and sums keep their digits
+            b = b * parts.scale
+        out = room.tensor("merged", weight.dtype, *weight.shape)
+        strip = max(1, STRIP_BYTES // (4 * weight.shape[1]))
+        delta, values = (room.tensor(what, torch.float32, strip, weight.shape[1]) for what in ("delta", "weight"))
+        for at in range(0, len(weight), strip):
+            count = min(strip, len(weight) - at)
+            sums = torch.mm(b[at : at + count], a, out=delta[:count])
+            if not exact:
+                sums.mul_(parts.scale)
+            sums.add_(values[:count].copy_(weight[at : at + count]))  # in fp32
+            if parts.magnitude:
+                length = torch.linalg.norm(sums, dim=1)
+                sums.mul_((_float(parts.magnitude)[first + at : first + at + count] / length).view(-1, 1))
+            out[at : at + count].copy_(sums)
+        return out
 
     def _shape(self, name: str, tensor: Stored) -> tuple[int, ...]:
         if name in self._fused:

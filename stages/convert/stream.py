@@ -5,6 +5,7 @@ files want it) and written to their places. A journal names the tensors whose ro
 pass goes on behind them. Memory holds a block for each thread, whatever the size of the model.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -117,6 +118,7 @@ def stream(
     """
     import torch
 
+    gc.freeze()  # else what torch is made of is looked through again and again, half a second at exit alone
     torch.set_num_threads(1)  # threads are over blocks
     record = Journal(journal, targets, durable=durable)
     if not record.goes_on:
