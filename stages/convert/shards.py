@@ -105,9 +105,14 @@ def rows(tensor: Stored, descriptor: int, first: int, last: int, room: Room) -> 
     while view:
         read = os.preadv(descriptor, [view], place)
         if not read:
-            raise StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
+            raise cut_off(tensor)
         place, view = place + read, view[read:]
     return found
+
+
+def cut_off(tensor: Stored) -> StageFailed:
+    """The error of a file that has become shorter than it says."""
+    return StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
 
 
 def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":

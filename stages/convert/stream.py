@@ -1,8 +1,9 @@
 """Base and adapter, read once and row block by row block, into every file that is wanted of them.
 
-A tensor's rows are read in the order of the base's files, merged, brought into each wanted type (once, however many
-files want it) and written to their places. A journal names the tensors whose rows all lie on disk, so that a killed
-pass goes on behind them. Memory holds a block for each thread, whatever the size of the model.
+Tensors that nothing changes are copied first, while torch loads. The rows of the others are read in the order of the
+base's files, merged, brought into each wanted type (once, however many files want it) and written to their places. A
+journal names the tensors whose rows all lie on disk, so that a killed pass goes on behind them. Memory holds a block
+for each thread, whatever the size of the model.
 """
 
 import gc
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from stages.convert.adapter import Adapter
 from stages.convert.ggml import Ggml
 from stages.convert.room import Room
-from stages.convert.shards import Stored, rows
+from stages.convert.shards import Stored, cut_off, rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,10 +117,6 @@ def stream(
     All is on the disk when it returns if it is to be `durable`. Else the kernel writes it when it likes, and after a
     crash of the machine, though not of the process, the next call begins anew.
     """
-    import torch
-
-    gc.freeze()  # else what torch is made of is looked through again and again, half a second at exit alone
-    torch.set_num_threads(1)  # threads are over blocks
     record = Journal(journal, targets, durable=durable)
     if not record.goes_on:
         for target in targets:
@@ -130,6 +127,7 @@ def stream(
     wanted = [tensor for tensor in base if places.get(tensor.name)]
     total, done = sum(t.bytes for t in wanted), sum(t.bytes for t in wanted if t.name in record.done)
     todo = [tensor for tensor in wanted if tensor.name not in record.done]
+    todo.sort(key=lambda tensor: not _is_copied(tensor, places[tensor.name], adapter))
     pending: list[str] = []
     unsafe = 0
 
@@ -142,7 +140,8 @@ def stream(
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as disk:  # blocks do not wait for the disk
             noted: list[Future[None]] = []
             progress(done, total)
-            for tensor in _finished(pool, threads, todo, _Work(places, files, readers, adapter, ggml)):
+            loaded = pool.submit(_load_torch)
+            for tensor in _finished(pool, threads, todo, _Work(places, files, readers, adapter, ggml, loaded)):
                 done, unsafe = done + tensor.bytes, unsafe + tensor.bytes
                 pending.append(tensor.name)
                 if unsafe >= DURABLE_BYTES or done == total:
@@ -154,6 +153,13 @@ def stream(
     finally:
         for descriptor in (*files, *readers.values()):
             os.close(descriptor)
+
+
+def _load_torch() -> None:
+    import torch
+
+    gc.freeze()  # else all that torch is made of is looked through again and again, at exit for half a second
+    torch.set_num_threads(1)  # threads are over blocks
 
 
 def _boot() -> str:
@@ -180,9 +186,15 @@ class _Work:
     readers: dict[Path, int]
     adapter: Adapter | None
     ggml: Ggml | None
+    loaded: "Future[None]"
+    """Done once torch can be used."""
     rooms: threading.local = field(default_factory=threading.local)
 
     def block(self, tensor: Stored, first: int, last: int) -> None:
+        if _is_copied(tensor, self.places[tensor.name], self.adapter):
+            self._copy(tensor, first, last)
+            return
+        self.loaded.result()
         room = self._room()
         base = rows(tensor, self.readers[tensor.file], first, last, room)
         changed = self.adapter is not None and tensor.name in self.adapter.names
@@ -197,6 +209,16 @@ class _Work:
             if key not in made:
                 made[key] = self._encoded(tuned if key[0] else base, place, key, room)
             _write(self.files[place.file], place, first, made[key])
+
+    def _copy(self, tensor: Stored, first: int, last: int) -> None:
+        offset, length = tensor.offset + first * tensor.row_bytes, (last - first) * tensor.row_bytes
+        while length:
+            found = os.pread(self.readers[tensor.file], length, offset)
+            if not found:
+                raise cut_off(tensor)
+            for place in self.places[tensor.name]:
+                _pwrite(self.files[place.file], found, place.offset + offset - tensor.offset)
+            offset, length = offset + len(found), length - len(found)
 
     def _encoded(self, weights: "torch.Tensor", place: Place, key: Hashable, room: Room) -> "np.ndarray":
         import numpy as np
@@ -220,6 +242,12 @@ class _Work:
             self.rooms.one = Room()
         room: Room = self.rooms.one
         return room
+
+
+def _is_copied(tensor: Stored, places: Sequence[Place], adapter: Adapter | None) -> bool:
+    """Whether its bytes go into every file as they are."""
+    tuned = adapter is not None and tensor.name in adapter.names
+    return all(place.kind == SAME and place.order is None and not (tuned and place.tuned) for place in places)
 
 
 def _finished(pool: ThreadPoolExecutor, threads: int, todo: Sequence[Stored], work: _Work) -> Iterator[Stored]:
@@ -259,18 +287,22 @@ def _write(descriptor: int, place: Place, first: int, data: "np.ndarray") -> Non
     import numpy as np
 
     if place.order is None:
-        _pwrite(descriptor, data, place.offset + first * place.row_bytes)
+        _pwrite(descriptor, _bytes(data), place.offset + first * place.row_bytes)
         return
     rows_at = place.order[first : first + len(data)]
     sorting = np.argsort(rows_at)
     rows_at, data = rows_at[sorting], data[sorting]
     cuts = np.flatnonzero(np.diff(rows_at) != 1) + 1
     for start, run in zip((0, *cuts), np.split(data, cuts), strict=True):
-        _pwrite(descriptor, run, place.offset + int(rows_at[start]) * place.row_bytes)
+        _pwrite(descriptor, _bytes(run), place.offset + int(rows_at[start]) * place.row_bytes)
 
 
-def _pwrite(descriptor: int, data: "np.ndarray", offset: int) -> None:
-    view = memoryview(data.tobytes() if not data.flags.c_contiguous else data.data).cast("B")
+def _bytes(data: "np.ndarray") -> memoryview:
+    return memoryview(data.tobytes() if not data.flags.c_contiguous else data.data).cast("B")
+
+
+def _pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
