@@ -171,6 +171,12 @@ def converter_for(model: Path, file_type: Any, out: Path, name: str, tuned: Tune
             except NotImplementedError:
                 return pre_tokenizer_of(model / "tokenizer.json")
 
+        def set_vocab(self) -> None:
+            super().set_vocab()
+            written = {key: value.value for one in self.gguf_writer.kv_data for key, value in one.items()}
+            if written["tokenizer.ggml.model"] == "llama":
+                self.gguf_writer.add_add_space_prefix(puts_a_space(model / "tokenizer.json"))
+
         def index_tensors(self, *words: Any, **more: Any) -> dict[str, Callable[[], Any]]:
             found: dict[str, Callable[[], Any]] = super().index_tensors(*words, **more)
             ranges = {key: read()._args[0].data_range for key, read in found.items()}
@@ -337,6 +343,19 @@ def pre_tokenizer_of(tokenizer: Path) -> str:
         if step["type"] == "Split" and found:
             return found
     raise SystemExit(f"{tokenizer}: llama.cpp has no name for its split rule: {json.dumps(rule)}")
+
+
+def puts_a_space(tokenizer: Path) -> bool:
+    """Whether a `tokenizer.json` with sentencepiece's pieces puts a space before the text behind a control token.
+
+    Llama 2's does, Mistral's from 0.3 on does not, whatever `add_prefix_space` says; llama.cpp has one switch for that
+    and for the beginning of a text, where prompts have a control token anyway.
+    """
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(str(tokenizer))
+    first = next(token.content for _, token in sorted(own.get_added_tokens_decoder().items()) if token.special)
+    return bool(own.encode(f"{first}a", add_special_tokens=False).tokens[1].startswith("\u2581"))
 
 
 def types(file: Path) -> dict[str, int]:

@@ -156,9 +156,11 @@ def stream(
 
 
 def _load_torch() -> None:
+    gc.disable()
     import torch
 
     gc.freeze()  # else all that torch is made of is looked through again and again, at exit for half a second
+    gc.enable()
     torch.set_num_threads(1)  # threads are over blocks
 
 

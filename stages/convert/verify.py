@@ -105,7 +105,8 @@ def _compared(task: "Task", tuned: Sequence[Path]) -> tuple[list[Check], dict[st
     llama, tokenizer, reference = installed(), own_tokenizer(task), tuned[0]
     own = own_talks(Path(task.verify["prepared"]), ("validation.jsonl", "train.jsonl"), TEXTS)
     talks = [*own, *TALKS]
-    texts = [*HARD_TEXT, *(rendered(tokenizer, talk) for talk in talks)]
+    texts = [(tokenizer.bos_token or "") + text for text in HARD_TEXT]
+    texts += [rendered(tokenizer, talk) for talk in talks]
     sequences = _sequences(tokenizer, texts, task.verify["tokens"])
     checks = [check for file in tuned for check in _tokens_and_template(llama, file, tokenizer, texts)]
     checks.append(_template_as_served(task, tuned, talks, tokenizer))

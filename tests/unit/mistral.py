@@ -1,5 +1,6 @@
 """A tiny random Mistral, and the chat template of Mistral 7B Instruct 0.3 as the hub has it, in words of our own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,39 @@ def tokenizer(words: str) -> Any:
     control = ["<unk>", "<s>", "</s>", *CONTROL]
     each_byte = [f"<0x{byte:02X}>" for byte in range(256)]
     made.train_from_iterator([words], trainers.BpeTrainer(vocab_size=700, special_tokens=[*control, *each_byte]))
-    made = Tokenizer.from_str(_without(made.to_str(), each_byte))
+    made = Tokenizer.from_str(_as_sentencepiece(made.to_str(), each_byte))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=AS_PUBLISHED, **names)
 
 
-def _without(written: str, pieces: list[str]) -> str:
-    """The pieces are of the vocabulary, but not found in a text by their names."""
-    import json
-
+def _as_sentencepiece(written: str, each_byte: list[str]) -> str:
+    """Bytes are in the vocabulary, but not found in a text by their names; two pieces make any third, low ids first."""
     held = json.loads(written)
-    held["added_tokens"] = [token for token in held["added_tokens"] if token["content"] not in pieces]
+    held["added_tokens"] = [token for token in held["added_tokens"] if token["content"] not in each_byte]
+    vocabulary = held["model"]["vocab"]
+    held["model"]["merges"] = [
+        [piece[:cut], piece[cut:]]
+        for piece in sorted(vocabulary, key=vocabulary.get)
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
     return json.dumps(held)
+
+
+def sentencepiece(own: Any) -> bytes:
+    """The same pieces as a `tokenizer.model`, which Mistral has beside its `tokenizer.json`."""
+    from sentencepiece import sentencepiece_model_pb2 as format
+
+    model = format.ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = format.TrainerSpec.BPE, True
+    special = {own.unk_token: 2, **dict.fromkeys(("<s>", "</s>", *CONTROL), 3)}
+    for number, piece in enumerate(own.convert_ids_to_tokens(range(len(own)))):
+        kind = 6 if piece.startswith("<0x") else special.get(piece, 1)
+        model.pieces.add(piece=piece, score=-number if kind == 1 else 0, type=kind)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def save(folder: Path, words: str) -> Path:
@@ -78,6 +98,7 @@ def save(folder: Path, words: str) -> Path:
 
     own = tokenizer(words)
     own.save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(sentencepiece(own))
     small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     small |= {"max_position_embeddings": 4096}
     small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": len(own)}
