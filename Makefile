@@ -12,7 +12,7 @@ demo: setup llama
 
 # llama.cpp is compiled beside the tests that need none of it; what the compiler says is shown if it fails.
 test: setup
-	@$(MAKE) --no-print-directory llama > $(VENV)/llama.log 2>&1 & llama=$$!; \
+	@nice $(MAKE) --no-print-directory llama > $(VENV)/llama.log 2>&1 & llama=$$!; \
 	$(MAKE) --no-print-directory quick || { kill $$llama; exit 1; }; \
 	wait $$llama || { tail -n 50 $(VENV)/llama.log; exit 1; }
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
