@@ -1,7 +1,7 @@
 """Older transcripts, where tags stand for turns: `[THINK] … [CALL] name(args) [RESULT] … [RESPONSE] …`.
 
 Arguments are written as Python writes them (`to="Anna", count=2`), as one JSON object, or not at all. The thinking is
-dropped, or kept as text in front of the answer that follows it.
+dropped, or all of it kept as text in front of the answer that follows: calls have no text.
 """
 
 import ast
@@ -34,7 +34,7 @@ def turns_of(text: str, *, keep_thinking: bool) -> list[dict[str, Any]]:
     thought = ""
     for tag, said in zip(pieces[1::2], pieces[2::2], strict=True):
         if tag == "THINK":
-            thought = said.strip()
+            thought = f"{thought}\n{said.strip()}".strip()
         elif tag == "CALL":
             if turns and turns[-1].get("tool_calls"):
                 turns[-1]["tool_calls"].append(_call(said))

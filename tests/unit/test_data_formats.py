@@ -157,7 +157,8 @@ def test_an_older_transcript_becomes_real_calls(tmp_path: Path, keep: bool) -> N
         {"title": "a, (b)"},
         {"query": "x"},
     ]
-    assert row.row.messages[-1].content == ("<think>tell</think>\n" if keep else "") + "It is there; nothing was found."
+    thought = "<think>two of them\ntell</think>\n" if keep else ""
+    assert row.row.messages[-1].content == f"{thought}It is there; nothing was found."
 
 
 @pytest.mark.parametrize(
