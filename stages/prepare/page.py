@@ -8,6 +8,7 @@ from stages import artifact
 from stages.prepare.examine import Examination
 from stages.prepare.render import Renderer
 from stages.prepare.rows import Row
+from stages.wording import template
 
 BARS = 24
 LABELS_SHOWN = 120
@@ -15,20 +16,10 @@ LABELS_SHOWN = 120
 
 def write_page(file: Path, examined: Examination, verdict: dict[str, Any]) -> None:
     """Writes the page, one HTML file with nothing fetched from elsewhere."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols"],
-    )
     languages: Counter[str] = Counter()
     for part in examined.parts:
         languages.update(part.languages)
-    page = environment.get_template("page.html.jinja").render(
+    page = template(Path(__file__).with_name("page.html.jinja")).render(
         verdict=verdict,
         lengths=histogram(list(examined.lengths)) if examined.renderer else [],
         languages=_shares(languages),

@@ -15,7 +15,7 @@ from stages.report import evidence
 from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
 from stages.report.run import STAGES, Run, read
 from stages.report.tradeoffs import checks, tradeoffs
-from stages.report.wording import Row, call_text, figures, megabytes, percent, plain, safe, said, short, template, words
+from stages.wording import Row, call_text, figures, megabytes, percent, plain, safe, said, short, template, words
 
 FILE = "report.html"
 CONFUSIONS_SHOWN = 12
@@ -39,7 +39,7 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
     found = read(run)
-    page = template("page.html.jinja").render(**_context(found))
+    page = template(Path(__file__).with_name("page.html.jinja")).render(**_context(found))
     artifact.write_atomic(run / FILE, page)
     return run / FILE
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from stages import artifact
 from stages.evaluate.ratings import Ballot
-from stages.report.wording import safe, template
+from stages.wording import safe, template
 
 
 def write_ballot(ballot: Ballot, file: Path) -> Path:
     """Writes the page and returns its path."""
     questions = json.dumps([asdict(question) for question in ballot.questions], ensure_ascii=False)
-    page = template("ballot.html.jinja").render(
+    page = template(Path(__file__).with_name("ballot.html.jinja")).render(
         id=ballot.id, count=len(ballot.questions), questions=safe(questions.replace("<", "\\u003c"))
     )
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from stages.artifact import Artifact
 from stages.evaluate import served
 from stages.evaluate.gate import of_run
 from stages.line import RECIPE
-from stages.report.wording import percent, template, words
+from stages.wording import percent, template, words
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}
@@ -32,7 +32,7 @@ def write_card(run: Path) -> list[Path]:
     model = registry().models[key] if key else None
     licence = registry().licences.get(model.licence) if model else None
     name = name_of(run.name, licence)
-    body = template("card.md.jinja", escape=False).render(
+    body = template(Path(__file__).with_name("card.md.jinja"), escape=False).render(
         name=name,
         recipe=recipe,
         base=recipe.base,

@@ -9,7 +9,7 @@ from stages.evaluate.ask import Answer
 from stages.evaluate.compare import Change, Comparison
 from stages.evaluate.verdicts import Verdict
 from stages.report.charts import whisker, whisker_axis
-from stages.report.wording import call_text, percent, safe, template
+from stages.wording import call_text, percent, safe, template
 
 SHOWN = 200
 """Items that changed sides, in each direction; the JSON has all."""
@@ -22,7 +22,7 @@ def write_comparison(comparison: Comparison, file: Path) -> Path:
     verdicts = comparison.verdicts
     needed = max((max(abs(t.low), abs(t.high)) for t in verdicts.tasks), default=1.0)
     reach = next(end for end in REACHES if end >= needed)
-    page = template("comparison.html.jinja").render(
+    page = template(Path(__file__).with_name("comparison.html.jinja")).render(
         a=verdicts.a,
         b=verdicts.b,
         headline=headline(comparison),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stages import paths
 from stages.artifact import DRAFT, MANIFEST, Manifest
-from stages.report.wording import Row
+from stages.wording import Row
 
 STAGES = ("prepare", "train", "convert", "evaluate")
 

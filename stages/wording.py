@@ -6,19 +6,20 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def template(name: str, *, escape: bool = True) -> Any:
-    """A page's template, with the filters its figures need; `escape` for HTML."""
+def template(file: Path, *, escape: bool = True) -> Any:
+    """A page's template, which may include others beside it, with the filters its figures need; `escape` for HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(file.parent),
         autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols"],
     )
     environment.filters |= {"percent": percent, "size": size, "duration": duration, "words": words, "count": count}
-    return environment.get_template(name)
+    return environment.get_template(file.name)
 
 
 def call_text(call: Row) -> str:
