@@ -17,13 +17,31 @@ from stages.events import read_events
 from stages.line import ORDER
 from tests.conftest import MICRO, environment, tuneline
 
-KILLS = 4
 SEED = 20261121
+REACHED = (
+    "prepare/scratch",
+    "train/scratch/checkpoints/checkpoint-4/whole.json",
+    "convert/scratch/journal",
+    "evaluate/answers/unseen_phrasings/base.jsonl",
+)
+"""Soon after each of these is there, the run is killed."""
 
 
 def adapter(home: Path, run: str) -> dict[str, str]:
     folder = home / "runs" / run / "train" / "adapter"
     return {file.name: artifact.sha256(file) for file in folder.iterdir()}
+
+
+def started(home: Path, verb: str, run: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "cli", verb, str(MICRO), "--run", run]
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environment(home), cwd=ROOT, start_new_session=True, **nowhere)
+
+
+def kill(victim: "subprocess.Popen[bytes]") -> None:
+    """It and all it started."""
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
 
 
 def test_every_stage_leaves_a_manifest_whose_needs_lead_back_to_the_base(home: Path) -> None:
@@ -87,23 +105,15 @@ def test_the_served_model_answers_the_openai_client(home: Path) -> None:
     assert "model" in told
 
 
-def test_killed_at_random_points_it_ends_with_the_same_adapter_and_answers(home: Path) -> None:
-    rng = random.Random(SEED)
-    command = [sys.executable, "-m", "cli", "run", str(MICRO), "--run", "killed"]
-    for _ in range(KILLS):
-        victim = subprocess.Popen(
-            command,
-            env=environment(home),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            victim.wait(rng.uniform(4, 25))
-        except subprocess.TimeoutExpired:
-            os.killpg(victim.pid, signal.SIGKILL)
-            victim.wait()
+def test_killed_in_each_stage_it_ends_with_the_same_adapter_and_answers(home: Path) -> None:
+    chance, run = random.Random(SEED), home / "runs" / "killed"
+    for reached in REACHED:
+        victim = started(home, "run", "killed")
+        while victim.poll() is None and not (run / reached).exists():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
+        kill(victim)
+        assert victim.returncode == -signal.SIGKILL, reached
     tuneline(home, "run", str(MICRO), "--run", "killed")
     assert adapter(home, "killed") == adapter(home, "whole")
     boards = [
@@ -114,16 +124,12 @@ def test_killed_at_random_points_it_ends_with_the_same_adapter_and_answers(home:
 
 
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(home: Path) -> None:
-    command = [sys.executable, "-m", "cli", "train", str(MICRO), "--run", "damaged"]
-    victim = subprocess.Popen(
-        command, env=environment(home), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    victim = started(home, "train", "damaged")
     checkpoints = home / "runs" / "damaged" / "train" / "scratch" / "checkpoints"
     deadline = time.monotonic() + 120
     while not (checkpoints / "checkpoint-4" / "whole.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.wait()
+    kill(victim)
     newest = max(checkpoints.glob("checkpoint-*/whole.json"), key=lambda f: int(f.parent.name.split("-")[1])).parent
     weights = newest / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
