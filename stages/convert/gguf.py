@@ -358,11 +358,12 @@ def puts_a_space(tokenizer: Path) -> bool:
     return bool(own.encode(f"{first}a", add_special_tokens=False).tokens[1].startswith("\u2581"))
 
 
-def types(file: Path) -> dict[str, int]:
+def types(file: Path, ggml: Ggml) -> dict[str, int]:
     """Parameters by tensor type."""
     import gguf
 
     counted: Counter[str] = Counter()
-    for tensor in gguf.GGUFReader(file).tensors:
-        counted[tensor.tensor_type.name] += int(tensor.n_elements)
+    for tensor in ggml.laid(file).values():
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.kind]]
+        counted[tensor.kind] += tensor.bytes // size * block
     return counted

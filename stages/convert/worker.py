@@ -17,6 +17,7 @@ from typing import Any
 from stages import errors
 from stages.artifact import write_atomic
 from stages.convert.adapter import Adapter
+from stages.convert.ggml import Ggml
 from stages.convert.llama_cpp import installed
 from stages.convert.merge import copy_the_rest, is_tied, merged_shards
 from stages.convert.shards import shards, stored
@@ -92,15 +93,15 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
     from stages.convert import gguf
 
     gguf.use_vendored(installed())
-    scratch = Path(task.scratch)
+    scratch, ggml = Path(task.scratch), Ggml(installed())
     if not (scratch / WHOLE).exists():
-        moves = _write(task, scratch, lambda done, total, text: tell(done=done, total=total, text=text))
+        moves = _write(task, scratch, ggml, lambda done, total, text: tell(done=done, total=total, text=text))
         write_atomic(scratch / WHOLE, json.dumps(moves))
     for whole, place in json.loads((scratch / WHOLE).read_text()):
         if Path(whole).exists():
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             put(Path(whole), Path(place))
-    result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"])) for out in task.outputs}}
+    result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"]), ggml) for out in task.outputs}}
     if task.folders:
         from stages.convert.compress import compress
 
@@ -112,10 +113,9 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
     return result
 
 
-def _write(task: Task, scratch: Path, tell: Any) -> list[tuple[str, str]]:
+def _write(task: Task, scratch: Path, ggml: Ggml, tell: Any) -> list[tuple[str, str]]:
     """Every file whole in scratch; returns where each belongs."""
     from stages.convert import gguf
-    from stages.convert.ggml import Ggml
     from stages.convert.imatrix import FILE, measured
 
     base = Path(task.base)
@@ -128,7 +128,6 @@ def _write(task: Task, scratch: Path, tell: Any) -> list[tuple[str, str]]:
         tuned = gguf.Tuned(adapter, template)
     if task.imatrix:
         importance = measured(task, scratch)
-    ggml = Ggml(installed())
     outputs = [Output(**out) for out in task.outputs]
     wanted = [
         gguf.Wanted(scratch / Path(out.path).name, out.kind, out.name, tuned if out.tuned else None) for out in outputs

@@ -259,8 +259,8 @@ def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: 
 def test_the_cases_meet_the_rules_they_are_for(made: dict[str, Path]) -> None:
     def types(case: str, kind: str) -> set[str]:
         script = "import json,sys\nfrom stages.convert import gguf\nfrom stages.convert.llama_cpp import installed\n"
-        script += "gguf.use_vendored(installed())\nfrom pathlib import Path\n"
-        script += "print(json.dumps(gguf.types(Path(sys.argv[1]))))"
+        script += "gguf.use_vendored(installed())\nfrom pathlib import Path\nfrom stages.convert.ggml import Ggml\n"
+        script += "print(json.dumps(gguf.types(Path(sys.argv[1]), Ggml(installed()))))"
         file = made[case] / f"ours/tuned-{kind}.gguf"
         done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT, capture_output=True, check=True)
         return set(json.loads(done.stdout))
