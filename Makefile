@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WITHOUT_LLAMA := tests/unit $(wildcard tests/line/test_train_*.py)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-all check lint types quick bench format setup llama clean
@@ -13,9 +14,9 @@ demo: setup llama
 # llama.cpp is compiled beside the tests that need none of it; what the compiler says is shown if it fails.
 test: setup
 	@nice $(MAKE) --no-print-directory llama > $(VENV)/llama.log 2>&1 & llama=$$!; \
-	$(MAKE) --no-print-directory quick || { kill $$llama; exit 1; }; \
+	$(BIN)/python -m pytest -m "not slow" $(WITHOUT_LLAMA) || { kill $$llama; exit 1; }; \
 	wait $$llama || { tail -n 50 $(VENV)/llama.log; exit 1; }
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/unit
+	$(BIN)/python -m pytest -m "not slow" $(addprefix --ignore=,$(WITHOUT_LLAMA))
 
 test-all: setup llama
 	$(BIN)/python -m pytest
