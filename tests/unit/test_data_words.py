@@ -98,7 +98,7 @@ start = st.builds("".join, st.tuples(st.sampled_from(["", EOT, HEADER, "\n"]), p
 
 
 @pytest.mark.parametrize("name", LIKE)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=st.lists(st.tuples(start | text, start | text, st.sampled_from(["", EOT, "x"])), max_size=3))
 def test_whatever_is_learned_of_whatever_text(name: str, parts: list[tuple[str, str, str]]) -> None:
     marked = "".join(f"{before}{BEGIN}{said}{end}{END}" for before, said, end in parts)
@@ -108,7 +108,7 @@ def test_whatever_is_learned_of_whatever_text(name: str, parts: list[tuple[str, 
 
 
 @pytest.mark.parametrize("name", LIKE)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(asked=text, said=text)
 def test_an_answer_of_single_spaces_and_known_words_never_needs_the_tokenizer(name: str, asked: str, said: str) -> None:
     asked, said = " ".join(asked.split()), " ".join(said.split())
