@@ -51,13 +51,17 @@ if ! [ -e .venv/.ready ]; then
     make setup PYTHON="$python" TORCH_INDEX="$index"
 fi
 case $verb in run | convert | evaluate) make --quiet llama ;; esac
+exec 9>.box.lock
+flock 9 # the same command from two places starts one run
 if [ -e .box.pid ] && kill -0 "$(cat .box.pid)" 2>/dev/null; then
     echo "box: under way already, since $(date -r .box.pid)"
 else
     rm -f .box.code
-    setsid nohup bash -c '.venv/bin/tuneline "$0" "$1"; echo $? >.box.code' "$verb" "$recipe" >.box.log 2>&1 </dev/null &
+    : >.box.log # here: what is started may come to its own redirection after the `tail` below looked for the file
+    setsid nohup bash -c '.venv/bin/tuneline "$0" "$1"; echo $? >.box.code' "$verb" "$recipe" >>.box.log 2>&1 </dev/null 9>&- &
     echo $! >.box.pid
 fi
+exec 9>&-
 tail -n +1 -f --pid="$(cat .box.pid)" .box.log
 exit "$(cat .box.code 2>/dev/null || echo 1)"
 THERE

@@ -58,7 +58,7 @@ def test_the_same_command_twice_runs_once_and_ends_as_it_ended_there(box: Path) 
     before = next(line for line in second.stdout if "under way" in line)
     (box / "tuneline/finish").touch()
     told, again = first.communicate(timeout=60)[0], before + second.communicate(timeout=60)[0]
-    assert first.returncode == second.returncode == 3
+    assert first.returncode == second.returncode == 3, told + again
     assert f"train {RECIPE} at 2.99" in told and "ended with 3" in told
     assert calls.read_text() == f"train {RECIPE} at 2.99\n", again
     assert (box / "tuneline" / RECIPE).read_bytes() == (ROOT / RECIPE).read_bytes()
