@@ -1,5 +1,6 @@
 """What the parts of the control plane ask of each other; `Plane` is all of them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from modal_proto import api_pb2 as pb
 from rehearsal.objects import App, Call, Checkout, Container, Function, Input, State
 
 
-class Part:
-    """Shared state, and methods that some part has and others call."""
+class Part(ABC):
+    """Shared state, and methods that some part has and others call; a plane that lacks one cannot be made."""
 
     state: State
     address: str
@@ -26,63 +27,63 @@ class Part:
     kills: dict[str, list[float]]
     """The same, for SIGKILL: a machine that is lost, or out of memory."""
 
-    def later(self, seconds: float, what: Coroutine[Any, Any, None]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def later(self, seconds: float, what: Coroutine[Any, Any, None]) -> None: ...
 
     # apps
-    def find(self, app_name: str, tag: str) -> Function:
-        raise NotImplementedError
+    @abstractmethod
+    def find(self, app_name: str, tag: str) -> Function: ...
 
-    def layout(self, app: App) -> pb.AppLayout:
-        raise NotImplementedError
+    @abstractmethod
+    def layout(self, app: App) -> pb.AppLayout: ...
 
-    async def log(self, container: Container, text: str, channel: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def log(self, container: Container, text: str, channel: Any) -> None: ...
 
     # stores, volumes
-    def layers(self, image_id: str) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def layers(self, image_id: str) -> list[str]: ...
 
-    def path_in(self, volume_id: str, path: str) -> Path:
-        raise NotImplementedError
+    @abstractmethod
+    def path_in(self, volume_id: str, path: str) -> Path: ...
 
-    async def commit(self, view: Checkout) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def commit(self, view: Checkout) -> None: ...
 
-    async def check_out(self, view: Checkout) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def check_out(self, view: Checkout) -> None: ...
 
     # functions, calls
-    def declared(self, app: App) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def declared(self, app: App) -> dict[str, Any]: ...
 
-    def new_call(self, function: Function, kind: int) -> Call:
-        raise NotImplementedError
+    @abstractmethod
+    def new_call(self, function: Function, kind: int) -> Call: ...
 
-    async def put_input(self, call: Call, item: Any) -> pb.FunctionPutInputsResponseItem:
-        raise NotImplementedError
+    @abstractmethod
+    async def put_input(self, call: Call, item: Any) -> pb.FunctionPutInputsResponseItem: ...
 
-    async def lost(self, one: Input, why: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def lost(self, one: Input, why: str) -> None: ...
 
-    async def start_again(self, one: Input) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def start_again(self, one: Input) -> None: ...
 
-    async def enqueue(self, one: Input) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def enqueue(self, one: Input) -> None: ...
 
-    async def output(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def output(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None: ...
 
-    async def finish(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def finish(self, one: Input, result: pb.GenericResult, form: Any = pb.DATA_FORMAT_PICKLE) -> None: ...
 
     # containers, web
-    def scale(self, function: Function) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def scale(self, function: Function) -> None: ...
 
-    async def kill(self, container: Container, why: str, grace: float = 5) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def kill(self, container: Container, why: str, grace: float = 5) -> None: ...
 
-    async def expose(self, function: Function, method: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    async def expose(self, function: Function, method: str) -> str: ...

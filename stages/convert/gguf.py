@@ -5,38 +5,22 @@ Where rows go is found by passing row numbers instead of weights through it. Run
 gguf-py must come before any other `gguf`.
 """
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from stages.convert.adapter import Adapter
+from stages.convert.converter import Tuned, converter_for
 from stages.convert.ggml import Ggml, Laid, file_bytes
 from stages.convert.llama_cpp import LlamaCpp
-from stages.convert.room import Room
 from stages.convert.shards import Stored, shards, stored
 from stages.convert.stream import Place, Target
-from stages.prepare.words import LLAMA_3_SPLIT
 
-TEMPLATE = "chat_template.jinja"
-PRE_TOKENIZERS = {LLAMA_3_SPLIT: "llama-bpe"}
-"""llama.cpp's name for a split rule. It knows models by a hash of their tokens, which a vocabulary of one's own never
-matches; the rule is what counts."""
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _PRIME = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What makes the tuned model of the base: without it, the base itself."""
-
-    adapter: Adapter
-    template: str | None
-    """Its chat template, where it is not the base's."""
 
 
 @dataclass(frozen=True)
@@ -149,67 +133,6 @@ class _Converted:
             writer.write_padding(file, file.tell())
         writer.close()
         return path.read_bytes(), self._ggml.laid(path), dict(writer.tensors[0])
-
-
-def converter_for(model: Path, file_type: Any, out: Path, name: str, tuned: Tuned | None = None) -> Any:
-    """llama.cpp's converter of this model, with the adapter merged into its weights if there is one.
-
-    All of it is lazy: no weight is read before its `write()`. `sources` says where each tensor is stored.
-    """
-    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-
-    hyperparameters = ModelBase.load_hparams(model, False)
-    known: Any = get_model_class(get_model_architecture(hyperparameters, ModelType.TEXT))
-    places = {(tensor.file, tensor.offset): tensor for shard in shards(model) for tensor in stored(shard)}
-
-    class Converter(known):
-        model_arch = known.model_arch
-
-        def get_vocab_base_pre(self, tokenizer: Any) -> str:
-            try:
-                return str(super().get_vocab_base_pre(tokenizer))
-            except NotImplementedError:
-                return pre_tokenizer_of(model / "tokenizer.json")
-
-        def set_vocab(self) -> None:
-            super().set_vocab()
-            written = {key: value.value for one in self.gguf_writer.kv_data for key, value in one.items()}
-            if written["tokenizer.ggml.model"] == "llama":
-                self.gguf_writer.add_add_space_prefix(puts_a_space(model / "tokenizer.json"))
-
-        def index_tensors(self, *words: Any, **more: Any) -> dict[str, Callable[[], Any]]:
-            found: dict[str, Callable[[], Any]] = super().index_tensors(*words, **more)
-            ranges = {key: read()._args[0].data_range for key, read in found.items()}
-            self.sources = {key: places[(at.filename, at.offset)] for key, at in ranges.items()}
-            return {key: _merged(tuned, self.sources[key], read) for key, read in found.items()}
-
-    converter = Converter(model, file_type, out, model_name=name)
-    own = model / TEMPLATE
-    template = tuned.template if tuned and tuned.template else own.read_text("utf-8") if own.exists() else None
-    if template is not None:
-        _use_template(converter.gguf_writer, template)
-    return converter
-
-
-def _merged(tuned: Tuned | None, source: Stored, read: Callable[[], Any]) -> Callable[[], Any]:
-    from conversion.base import LazyTorchTensor
-
-    if tuned is None or source.name not in tuned.adapter.names:
-        return read
-    adapter = tuned.adapter
-
-    def merged(weight: Any) -> Any:
-        flat = weight.reshape(source.rows, source.columns)
-        return adapter.merged(source.name, flat, 0, source.rows, Room()).reshape(weight.shape)
-
-    lazy: Any = read()
-    return lambda: LazyTorchTensor(meta=lazy._meta, args=(lazy,), func=merged)
-
-
-def _use_template(writer: Any, template: str) -> None:
-    """Make `writer` take this one: by itself it prefers tokenizer_config.json's, unlike transformers."""
-    add = writer.add_chat_template
-    writer.add_chat_template = lambda _: add(template)
 
 
 @dataclass(frozen=True)
@@ -329,33 +252,6 @@ def _whole(lazy: Any, stored_as: str, kind: str, ggml: Ggml) -> bytes:
 def gguf_names(model: Path) -> dict[str, str]:
     """What the converter calls each stored weight that becomes one tensor, its rows moved or not."""
     return {name: parts[0].tensor for name, parts in _traces(model).items() if len(parts) == 1}
-
-
-def pre_tokenizer_of(tokenizer: Path) -> str:
-    """llama.cpp's name for the split rule of a `tokenizer.json`.
-
-    Raises:
-        SystemExit: it is none that is known here.
-    """
-    rule = json.loads(tokenizer.read_text())["pre_tokenizer"]
-    for step in rule.get("pretokenizers", [rule]):
-        found = PRE_TOKENIZERS.get(step.get("pattern", {}).get("Regex", ""))
-        if step["type"] == "Split" and found:
-            return found
-    raise SystemExit(f"{tokenizer}: llama.cpp has no name for its split rule: {json.dumps(rule)}")
-
-
-def puts_a_space(tokenizer: Path) -> bool:
-    """Whether a `tokenizer.json` with sentencepiece's pieces puts a space before the text behind a control token.
-
-    Llama 2's does, Mistral's from 0.3 on does not, whatever `add_prefix_space` says; llama.cpp has one switch for that
-    and for the beginning of a text, where prompts have a control token anyway.
-    """
-    from tokenizers import Tokenizer
-
-    own = Tokenizer.from_file(str(tokenizer))
-    first = next(token.content for _, token in sorted(own.get_added_tokens_decoder().items()) if token.special)
-    return bool(own.encode(f"{first}a", add_special_tokens=False).tokens[1].startswith("\u2581"))
 
 
 def types(file: Path, ggml: Ggml) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any
 from stages import errors
 from stages.artifact import write_atomic
 from stages.convert.adapter import Adapter
+from stages.convert.converter import Tuned
 from stages.convert.ggml import Ggml
 from stages.convert.llama_cpp import installed
 from stages.convert.merge import copy_the_rest, is_tied, merged_shards
@@ -125,7 +126,7 @@ def _write(task: Task, scratch: Path, ggml: Ggml, tell: Any) -> list[tuple[str, 
     if task.adapter:
         adapter = Adapter(Path(task.adapter))
         adapter.refuse_another_base(tensors, tied=is_tied(base))
-        tuned = gguf.Tuned(adapter, template)
+        tuned = Tuned(adapter, template)
     if task.imatrix:
         importance = measured(task, scratch)
     outputs = [Output(**out) for out in task.outputs]

@@ -21,7 +21,7 @@ from stages import artifact
 from stages import convert as package
 from stages.artifact import Artifact
 from stages.convert import convert, stream, worker
-from stages.convert.gguf import pre_tokenizer_of
+from stages.convert.converter import pre_tokenizer_of
 from stages.convert.merge import merge
 from stages.convert.shards import stored
 from stages.convert.stream import Target
