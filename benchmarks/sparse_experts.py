@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 from transformers.utils import logging
 
 from stages.train.llama4 import linearized
+from stages.train.load import never_repack
 from stages.train.sparse import use_sparse_experts
 from stages.train.targets import resolve
 
@@ -129,6 +130,7 @@ def four_bit(stock: Any) -> dict[str, Any]:
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
         with linearized(EXPERTS):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=quantization)
+    never_repack(model)
     targets = ("attention", "mlp", "experts")
     found = resolve("llama4_text", targets, dict(model.named_modules()), dict(model.named_parameters()))
     sparse = get_peft_model(model, LoraConfig(r=8, target_modules=found.modules))

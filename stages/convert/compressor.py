@@ -108,6 +108,10 @@ def write_logits(model: str, dtype: str, texts: list[list[int]], file: str) -> N
 
     place = "auto" if torch.cuda.is_available() else None
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=place, local_files_only=True)
+    for module in loaded.modules():
+        # On AVX512-BF16 bitsandbytes would answer from repacked weights in bf16: other figures than elsewhere.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     with Path(file).open("wb") as out, torch.inference_mode():
         for ids in texts:
             logits = loaded.eval()(torch.tensor([ids], device=loaded.device)).logits[0, :-1]

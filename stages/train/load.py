@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
@@ -93,8 +94,21 @@ def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[Pre
         use_sparse_experts(model)
         model.base_model_prefix = "model"  # what it is called here; TRL looks for the layers under this name
     if quantization:
+        never_repack(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     return model, prefix
+
+
+def never_repack(model: torch.nn.Module) -> None:
+    """Keep every 4-bit layer in the format it was loaded in, whatever the processor.
+
+    On processors with AVX512-BF16, bitsandbytes 0.50 rewrites a layer's weights for a bf16 kernel at the first pass
+    without gradients (`Linear4bit.forward`) and keeps them so. Training after a validation then computes something
+    else than before it, and shapes the kernel cannot pack raise.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _attention(settings: Train, *, mixture: bool) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
@@ -15,11 +16,13 @@ from configs.section import ROOT
 from stages.convert.merge import merge
 from stages.convert.reference import tuned_model
 from stages.errors import BadRecipe, StageFailed
+from stages.events import Events
 from stages.fetch import fetch
 from stages.prepare import read_prepared
 from stages.prepare.render import Renderer
 from stages.train import samples
 from stages.train import trainer as training
+from stages.train.load import load
 from tests.line import small
 from tests.unit import llama4
 
@@ -72,6 +75,28 @@ def test_qlora_says_what_it_adapts_and_counts_and_how_fast_it_is(here: Path) -> 
     assert len(steps) == 6
     assert all(0 < e["learned_tokens_per_second"] < e["tokens_per_second"] and e["teraflops"] > 0 for e in steps)
     assert small.losses(here, "plain")[-1] < small.losses(here, "plain")[0]
+
+
+def test_the_processor_does_not_decide_what_is_trained(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AVX512-BF16 bitsandbytes would rewrite 4-bit weights at the first validation, after the third step here."""
+    adapters = []
+    for has_bf16 in (True, False):
+        monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda answer=has_bf16: answer)
+        small.train(here, f"bf16-{has_bf16}", small.recipe(here))
+        adapters.append((here / f"bf16-{has_bf16}/train/adapter/adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+
+
+def test_validation_changes_no_4_bit_weight(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = load(small.recipe(here).train, small.BASE, None, Events(here / "loaded", "train"), sharded=False).eval()
+    packed = [module.weight for module in model.modules() if isinstance(module, Linear4bit)]
+    before = [(weight.data.clone(), weight.quant_state.absmax.clone()) for weight in packed]
+    with torch.no_grad():
+        model(input_ids=torch.arange(1, 9)[None])
+    assert len(packed) == 28
+    for weight, (data, absmax) in zip(packed, before, strict=True):
+        assert torch.equal(weight.data, data) and torch.equal(weight.quant_state.absmax, absmax)
 
 
 def test_llama_4_is_trained_whole_in_4_bit_and_merged_into_its_checkpoint(here: Path, tmp_path: Path) -> None:
