@@ -54,7 +54,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 llama: setup
-	PYTHONPATH=. $(BIN)/python -P stages/convert/llama_cpp.py
+	$(BIN)/python -P -m tuneline.stages.convert.llama_cpp
 
 clean:
 	rm -rf .runs .models .mypy_cache .ruff_cache .pytest_cache

@@ -11,18 +11,13 @@ from typing import Any
 
 import modal
 
-import images.compress
-import images.convert
-import images.cpu
-import images.evaluate
-import images.serve
-import images.train
-from configs.cloud import cloud
-from configs.compute import WALK, Conversion
-from volumes import ENVIRONMENT, mounted
-from volumes.entry import DEMO, enter
-from volumes.walking import scheduled, walk
-from volumes.working import Outcome, evaluate_promoted, policy, work
+from tuneline import images
+from tuneline.configs.cloud import cloud
+from tuneline.configs.compute import WALK, Conversion
+from tuneline.volumes import ENVIRONMENT, mounted
+from tuneline.volumes.entry import DEMO, enter
+from tuneline.volumes.walking import scheduled, walk
+from tuneline.volumes.working import Outcome, evaluate_promoted, policy, work
 
 HOUR, DAY = 3600, 24 * 3600
 CONVERT_DISK_MIB = 1024 * Conversion.disk_gib
@@ -156,7 +151,7 @@ class Endpoint:
 
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]
-        from volumes.serving import promoted_front
+        from tuneline.volumes.serving import promoted_front
 
         return promoted_front(SETTINGS.endpoint)
 

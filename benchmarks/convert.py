@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
-from stages.convert.llama_cpp import installed  # noqa: E402
+from tuneline.stages.convert.llama_cpp import installed  # noqa: E402
 
 SHARD_BYTES = 1 << 30
 RANK = 16
@@ -79,7 +79,7 @@ OURS = (
 )
 KILLED = """
 import json, sys
-from stages.convert import stream, worker
+from tuneline.stages.convert import stream, worker
 stream.DURABLE_BYTES = int(sys.argv[2])
 stream.Paced.__call__ = lambda self, done, total: print(done, flush=True)
 worker.run(worker.Task(**json.loads(sys.argv[1])), lambda **told: None)

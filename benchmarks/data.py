@@ -169,9 +169,9 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
     """What `prepare` does to rows; with `pack`, their tokens and masks are kept and packed, as TRL does it."""
     from array import array
 
-    from configs.recipe import Data, Source
-    from stages.prepare import examine
-    from stages.prepare.render import Measured, Renderer
+    from tuneline.configs.recipe import Data, Source
+    from tuneline.stages.prepare import examine
+    from tuneline.stages.prepare.render import Measured, Renderer
 
     kept = Path(tempfile.mkdtemp())
 
@@ -461,9 +461,9 @@ STATISTICAL = ("a near-duplicate", "another language")
 
 def faults(rows: int, seed: int) -> None:
     """Plants faults, examines, and counts what was found where something was planted, and elsewhere."""
-    from configs.recipe import Data, Source
-    from stages.prepare.examine import Examination
-    from stages.prepare.problems import Findings, Problem
+    from tuneline.configs.recipe import Data, Source
+    from tuneline.stages.prepare.examine import Examination
+    from tuneline.stages.prepare.problems import Findings, Problem
 
     rows, rng = rows or 50_000, random.Random(seed)
     clean = [encoded(tool_row(rng) if i % 5 == 0 else chat_row(rng)) for i in range(rows)]
@@ -523,9 +523,9 @@ def masks(rows: int) -> None:
     from transformers import AutoTokenizer
     from transformers.models.llama4.processing_llama4 import chat_template as llama_4
 
-    from configs.catalogue import load_catalogue
-    from stages.prepare.render import Renderer
     from tests.unit.test_data_render import conversation
+    from tuneline.configs.catalogue import load_catalogue
+    from tuneline.stages.prepare.render import Renderer
 
     catalogue, rng = load_catalogue(ROOT / "configs/tools/business.yaml"), random.Random(0)
     talks = [conversation(rng, catalogue) for _ in range(rows or 2000)]

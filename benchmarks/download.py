@@ -198,8 +198,8 @@ def of_parts() -> dict[str, bytes]:
 
 def speed() -> float:
     """Of the cap."""
-    from stages.fetch import Hub as Repository
-    from stages.fetch import bring
+    from tuneline.stages.fetch import Hub as Repository
+    from tuneline.stages.fetch import bring
 
     command = [sys.executable, __file__, "--serve"]
     size = sum(map(len, of_parts().values()))
@@ -222,7 +222,7 @@ def speed() -> float:
 
 def faults(runs: int, size: int) -> dict[str, dict[str, int]]:
     """By fault: how many runs were resumed, explained, wrong, or neither."""
-    from stages.fetch import asking, transfer
+    from tuneline.stages.fetch import asking, transfer
 
     hub = Hub(small({WEIGHTS: random.Random(1).randbytes(size)}))
     asking.FIRST_WAIT_S = 0.01
@@ -246,10 +246,10 @@ def trial(hub: Hub, full: dict[str, int], kind: str, run: int, size: int) -> tup
     """(outcome, what was told) of one fetch with a fault, and of another without it if the first was refused."""
     import shutil
 
-    from stages import paths
-    from stages.errors import TunelineError
-    from stages.fetch import Hub as Repository
-    from stages.fetch import bring
+    from tuneline.core import paths
+    from tuneline.core.errors import TunelineError
+    from tuneline.stages.fetch import Hub as Repository
+    from tuneline.stages.fetch import bring
 
     repo = f"acme/{kind.replace(' ', '-')}-{run}"
     source, fault = Repository(repo, COMMIT), Fault(kind, size, repo)
@@ -307,7 +307,7 @@ def at_home(folder: str, url: str) -> None:
 
 
 def quiet() -> Any:
-    from stages.events import Silent
+    from tuneline.core.events import Silent
 
     silent = Silent.__new__(Silent)
     silent.stage = "fetch"

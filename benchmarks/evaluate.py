@@ -64,12 +64,12 @@ def main(items: int) -> None:
 
 
 def _ours(url: str, items: int) -> float:
-    from configs.catalogue import load_catalogue
-    from configs.evaluation import Suite
-    from stages.evaluate.ask import ask_all
-    from stages.evaluate.client import asker
-    from stages.evaluate.known import Known
-    from stages.evaluate.suites import make_items
+    from tuneline.configs.catalogue import load_catalogue
+    from tuneline.configs.evaluation import Suite
+    from tuneline.stages.evaluate.ask import ask_all
+    from tuneline.stages.evaluate.client import asker
+    from tuneline.stages.evaluate.known import Known
+    from tuneline.stages.evaluate.suites import make_items
 
     catalogue = load_catalogue(ROOT / "configs/tools/business.yaml")
     made = make_items(Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=items))
@@ -89,10 +89,10 @@ def _inspect(url: str, items: int) -> float:
     """Two evaluations of different sizes in this process: their difference is the items' own, start-up left out."""
     from inspect_ai import eval as evaluate
 
-    from configs.catalogue import load_catalogue
-    from configs.evaluation import Suite
-    from stages.evaluate.inspect_tasks import task_of
-    from stages.evaluate.known import Known
+    from tuneline.configs.catalogue import load_catalogue
+    from tuneline.configs.evaluation import Suite
+    from tuneline.stages.evaluate.inspect_tasks import task_of
+    from tuneline.stages.evaluate.known import Known
 
     os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}
     known = Known(load_catalogue(ROOT / "configs/tools/business.yaml"))

@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
-        commands = {"tuneline": ["-m", "cli", "--help"], "bare typer + rich": [str(bare), "--help"]}
+        commands = {"tuneline": ["-m", "tuneline", "--help"], "bare typer + rich": [str(bare), "--help"]}
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for run in range(RUNS + 1):
             for name, words in commands.items():

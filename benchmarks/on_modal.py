@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
-from rehearsal.command import Rehearsal  # noqa: E402
+from tuneline.rehearsal.command import Rehearsal  # noqa: E402
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 MICRO = "configs/recipes/micro.yaml"
@@ -62,7 +62,7 @@ def overheads(times: int, home: Path) -> list[float]:
     found = []
     for turn in range(times):
         here = {"TUNELINE_RUNS": str(home / f"runs{turn}"), "TUNELINE_MODELS": str(home / f"models{turn}")}
-        alone = timed([sys.executable, "-m", "cli", "run", MICRO], here)
+        alone = timed([sys.executable, "-m", "tuneline", "run", MICRO], here)
         with Rehearsal(home / f"cloud{turn}") as rehearsal:
             there = timed([MODAL, "run", "app.py::pipeline", "--recipe", MICRO], rehearsal.environment)
         print(f"tuneline run {alone:.1f} s, in containers {there:.1f} s")

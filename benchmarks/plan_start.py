@@ -32,7 +32,7 @@ def main() -> None:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
         commands = {
-            "tuneline plan": ["-m", "cli", "plan", str(RECIPE)],
+            "tuneline plan": ["-m", "tuneline", "plan", str(RECIPE)],
             "bare typer + yaml": [str(bare), str(RECIPE)],
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -29,12 +29,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from configs.recipe import Recipe
-from stages.events import Events
-from stages.train import fit
-from stages.train.callbacks import Report
-from stages.train.trainer import Trainer
-from stages.train.watch import Alerts, Divergence
+from tuneline.configs.recipe import Recipe
+from tuneline.core.events import Events
+from tuneline.stages.train import fit
+from tuneline.stages.train.callbacks import Report
+from tuneline.stages.train.trainer import Trainer
+from tuneline.stages.train.watch import Alerts, Divergence
 
 BASE = Path(__file__).parents[1] / "data/tiny"
 MEDIAN, SIGMA, LONGEST = 180, 0.9, 1024

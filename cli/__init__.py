@@ -9,8 +9,8 @@ import sys
 
 import typer
 
-from cli import evidence, keys, line, models, runs, serving
-from cli.shared import errors_console
+from tuneline.cli import evidence, keys, line, models, runs, serving
+from tuneline.cli.shared import errors_console
 
 app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
@@ -24,7 +24,7 @@ app.add_typer(keys.app, name="keys", rich_help_panel="What is there")
 
 def main() -> None:
     """Run the command; an error a user can act on is one message and its exit code."""
-    from stages.errors import TunelineError
+    from tuneline.core.errors import TunelineError
 
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read the metadata of every package here
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.shared import OnModal, console, policy_change
+from tuneline.cli.shared import OnModal, console, policy_change
 
 Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
 

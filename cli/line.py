@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.shared import (
+from tuneline.cli.shared import (
     PLAIN,
     AsJson,
     ExistingRun,
@@ -22,7 +22,7 @@ from cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from configs.recipe import Recipe
+    from tuneline.configs.recipe import Recipe
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "The line"}
@@ -51,8 +51,8 @@ def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json
 @app.command(**PANEL)
 def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
     """Three training steps on the longest rows, and the run priced by them; exit 2 if above max_cost_usd."""
-    from configs.recipe import load_recipe
-    from stages.preflight import refuse_measured, table
+    from tuneline.configs.recipe import load_recipe
+    from tuneline.stages.preflight import refuse_measured, table
 
     folder = _walk(recipe, run, "preflight", only=False, as_json=as_json)
     if not as_json:
@@ -82,8 +82,8 @@ def evaluate(recipe: RecipeFile, run: RunName = None, only: Only = False, as_jso
 @app.command(**PANEL)
 def demo(run: RunName = None) -> None:
     """The demo recipe from end to end, and one question to the model it makes."""
-    from configs.section import ROOT
-    from terminal import closing_panel, scoreboard
+    from tuneline.cli.terminal import closing_panel, scoreboard
+    from tuneline.core.paths import ROOT
 
     folder = _walk(ROOT / "configs/recipes/demo.yaml", run, "evaluate", only=False, as_json=False)
     console.print(scoreboard(opened(folder, "evaluate").metrics, opened(folder, "convert").metrics))
@@ -103,7 +103,7 @@ def report(run: ExistingRun) -> None:
 @app.command(**PANEL)
 def card(run: ExistingRun) -> None:
     """Write the model card, and the notice its base's licence asks for, beside the run's files."""
-    from stages.report.card import write_card
+    from tuneline.stages.report.card import write_card
 
     for file in write_card(existing(run)):
         console.print(str(file), **PLAIN)
@@ -121,9 +121,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What a recipe will need, take and cost, before anything starts; exit 2 for what should not be started."""
-    from configs.recipe import load_recipe
-    from stages import paths
-    from stages.plan import plan_of, refuse
+    from tuneline.configs.recipe import load_recipe
+    from tuneline.core import paths
+    from tuneline.stages.plan import plan_of, refuse
 
     loaded = [load_recipe(file) for file in recipes]
     folder = None if run is None else paths.run_folder(run)
@@ -133,7 +133,7 @@ def plan(
 
         typer.echo(json.dumps([asdict(each) for each in plans] if len(plans) > 1 else asdict(plans[0])))
     else:
-        from tables import plan_text, side_by_side
+        from tuneline.cli.tables import plan_text, side_by_side
 
         typer.echo(plan_text(plans[0]) if len(plans) == 1 else side_by_side(plans))
     for recipe, each in zip(loaded, plans, strict=True):
@@ -143,7 +143,7 @@ def plan(
 @app.command(**PANEL)
 def schema() -> None:
     """JSON Schema of a recipe, for editors."""
-    from configs.recipe import Recipe
+    from tuneline.configs.recipe import Recipe
 
     typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
 
@@ -156,7 +156,7 @@ def validate(
     fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy; originals are not touched.")] = False,
 ) -> None:
     """Tell everything that is wrong with data; exit 2 if it stops a training."""
-    from stages.prepare.validate import validate as checked
+    from tuneline.stages.prepare.validate import validate as checked
 
     done = checked(paths, recipe, to, fix=fix)
     typer.echo(done.told)
@@ -171,7 +171,7 @@ def init(
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
 ) -> None:
     """Look at data and write a recipe that runs."""
-    from stages.prepare.starter import init as started
+    from tuneline.stages.prepare.starter import init as started
 
     typer.echo(started(path, to, base, revision))
 
@@ -179,8 +179,8 @@ def init(
 @app.command(**PANEL)
 def doctor() -> None:
     """What this machine lacks, and the command that mends it; exit 1 if something is missing."""
-    from stages.doctor import examine
-    from tables import doctor_text
+    from tuneline.cli.tables import doctor_text
+    from tuneline.stages.doctor import examine
 
     found = examine()
     typer.echo(doctor_text(found))
@@ -189,11 +189,12 @@ def doctor() -> None:
 
 def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
     """Check, tell what will run, run it with live progress; the run's folder."""
-    from stages import paths
-    from stages.convert.llama_cpp import installed
-    from stages.errors import NotFound
-    from stages.line import in_subprocess, plan, run_line, up_to
-    from terminal import Progress, plan_table
+    from tuneline.cli.terminal import plan_table
+    from tuneline.core import paths
+    from tuneline.core.errors import NotFound
+    from tuneline.core.progress import Progress
+    from tuneline.stages.convert.llama_cpp import installed
+    from tuneline.stages.line import in_subprocess, plan, run_line, up_to
 
     recipe = _checked(recipe_file)
     folder = paths.run_folder(recipe.name if name is None else name)
@@ -213,9 +214,9 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
 
 def _checked(recipe_file: Path) -> "Recipe":
     """The recipe, its files and its base looked at before anything is written."""
-    from configs.recipe import load_recipe
-    from stages.fetch import check_base
-    from stages.plan.serving import refuse_unservable
+    from tuneline.configs.recipe import load_recipe
+    from tuneline.stages.fetch import check_base
+    from tuneline.stages.plan.serving import refuse_unservable
 
     recipe = load_recipe(recipe_file)
     refuse_unservable(recipe)
@@ -224,7 +225,7 @@ def _checked(recipe_file: Path) -> "Recipe":
 
 
 def _report(folder: Path, *, quiet: bool) -> None:
-    from stages.report import write_report
+    from tuneline.stages.report import write_report
 
     written = write_report(folder)
     if not quiet:
@@ -232,6 +233,6 @@ def _report(folder: Path, *, quiet: bool) -> None:
 
 
 def _leave_by_gate(folder: Path) -> None:
-    from stages.evaluate.gate import leave_unless_passed
+    from tuneline.stages.evaluate.gate import leave_unless_passed
 
     leave_unless_passed(opened(folder, "evaluate"))

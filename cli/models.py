@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.shared import PLAIN, AsJson, console
+from tuneline.cli.shared import PLAIN, AsJson, console
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
 
@@ -15,9 +15,9 @@ app = typer.Typer(help="Bases: which there are, which fit, which are here.", no_
 @app.command()
 def ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
-    from configs.models import registry
-    from stages.fetch.here import bases_here, half_here
-    from tables import models_text
+    from tuneline.cli.tables import models_text
+    from tuneline.configs.models import registry
+    from tuneline.stages.fetch.here import bases_here, half_here
 
     here = bases_here()
     if as_json:
@@ -31,8 +31,8 @@ def ls(as_json: AsJson = False) -> None:
 @app.command()
 def show(name: ModelName) -> None:
     """Everything we know of a base: licence, sizes, memory to run and to train."""
-    from configs.models import known
-    from tables import model_text
+    from tuneline.cli.tables import model_text
+    from tuneline.configs.models import known
 
     typer.echo(model_text(known(name)))
 
@@ -46,9 +46,9 @@ def fit(
     """Which bases a GPU runs and trains, and in how many bits."""
     from dataclasses import asdict
 
-    from stages.errors import BadRequest
-    from stages.plan.fit import fit, machine, this_machine
-    from tables import fit_text
+    from tuneline.cli.tables import fit_text
+    from tuneline.core.errors import BadRequest
+    from tuneline.stages.plan.fit import fit, machine, this_machine
 
     if (gpu is None) != here:
         raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
@@ -62,8 +62,8 @@ def pick(
     constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', …; all, if not given.")] = None,
 ) -> None:
     """Which base to take, by what you have or what matters to you."""
-    from stages.plan.fit import GUIDE, pick
-    from tables import guide_text
+    from tuneline.cli.tables import guide_text
+    from tuneline.stages.plan.fit import GUIDE, pick
 
     typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
 
@@ -76,9 +76,9 @@ def download(
     ] = None,
 ) -> None:
     """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
-    from stages.fetch import Hub, bring, named
-    from stages.pins import pin, pin_of
-    from terminal import Progress, Shown
+    from tuneline.core.pins import pin, pin_of
+    from tuneline.core.progress import Progress, Shown
+    from tuneline.stages.fetch import Hub, bring, named
 
     source = named(name, revision)
     with Progress(console) as progress:
@@ -96,8 +96,8 @@ def verify(
     name: Annotated[str | None, typer.Argument(help="A base; all that are here, if not given.")] = None,
 ) -> None:
     """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
-    from stages.errors import StageFailed
-    from stages.fetch.here import bases_here, faults, found_here
+    from tuneline.core.errors import StageFailed
+    from tuneline.stages.fetch.here import bases_here, faults, found_here
 
     wrong, asked = [], bases_here() if name is None else found_here(name)
     if not asked:
@@ -116,7 +116,7 @@ def remove(
     force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
 ) -> None:
     """Delete a base that is here."""
-    from stages.fetch.here import found_here, remove
+    from tuneline.stages.fetch.here import found_here, remove
 
     for base in found_here(name):
         remove(base, force)

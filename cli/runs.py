@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from cli.shared import AsJson, ExistingRun, OnModal, console, existing, opened
+from tuneline.cli.shared import AsJson, ExistingRun, OnModal, console, existing, opened
 
 app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
 
@@ -15,7 +15,7 @@ app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
 @app.command()
 def ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """All runs and how far each is."""
-    from terminal import runs_table, stage_states
+    from tuneline.cli.terminal import runs_table, stage_states
 
     with _runs(on_modal) as root:
         found = [(f.name, stage_states(f)) for f in sorted(root.glob("*")) if (f / "recipe.json").exists()]
@@ -28,8 +28,8 @@ def ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
 @app.command()
 def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """One run: its stages, and what was measured."""
-    from stages.artifact import finished
-    from terminal import run_details
+    from tuneline.cli.terminal import run_details
+    from tuneline.core.artifacts import finished
 
     with _runs(on_modal) as root:
         folder = existing(run, root)
@@ -47,10 +47,10 @@ def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -
 @app.command()
 def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
     """What a run told so far: its events, as plain lines."""
-    from terminal import event_line
+    from tuneline.cli.terminal import event_line
 
     if on_modal:
-        from volumes.remote import events
+        from tuneline.volumes.remote import events
 
         lines = events(run)
     else:
@@ -63,11 +63,11 @@ def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
 def cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
     """Stop whoever makes a run; the same command that made it goes on from the last checkpoint."""
     if on_modal:
-        from volumes.remote import cancel
+        from tuneline.volumes.remote import cancel
 
         console.print(f"{run}: {cancel(run)} is cancelled", highlight=False)
         return
-    from stages.lock import stop_holder
+    from tuneline.core.locks import stop_holder
 
     console.print(f"{run}: {stop_holder(existing(run))} is told to stop", highlight=False)
 
@@ -75,14 +75,14 @@ def cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
 @contextlib.contextmanager
 def _runs(on_modal: bool) -> Iterator[Path]:
     """The folder of all runs here, or a passing copy of what is known of those on Modal."""
-    from stages import paths
+    from tuneline.core import paths
 
     if not on_modal:
         yield paths.runs()
         return
     import tempfile
 
-    from volumes.remote import mirror
+    from tuneline.volumes.remote import mirror
 
     with tempfile.TemporaryDirectory() as folder:
         mirror(Path(folder))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.shared import PLAIN, ExistingRun, OnModal, console, existing, policy_change, served, talk_to
+from tuneline.cli.shared import PLAIN, ExistingRun, OnModal, console, existing, policy_change, served, talk_to
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "Serving"}
@@ -26,9 +26,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
-    from endpoints.narrowing import narrowing_of
-    from stages.errors import StageFailed
-    from terminal import serving_panel
+    from tuneline.cli.terminal import serving_panel
+    from tuneline.core.errors import StageFailed
+    from tuneline.endpoints.narrowing import narrowing_of
 
     folder = existing(run)
     with served(folder, kind, port, host) as server:
@@ -81,7 +81,7 @@ def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_m
 @app.command(**PANEL)
 def deploy() -> None:
     """`modal deploy app.py`, once its secrets are there and the name is free or ours."""
-    from volumes.remote import deploy
+    from tuneline.volumes.remote import deploy
 
     sys.exit(deploy())
 
@@ -92,7 +92,7 @@ def rehearse(
     folder: Annotated[Path, typer.Option("--state", help="Volumes and secrets of the rehearsal.")] = Path(".rehearsal"),
 ) -> None:
     """Run a modal command with Modal played on this machine; without one, keep it up until Ctrl-C."""
-    from rehearsal.command import run, stay
+    from tuneline.rehearsal.command import run, stay
 
     if words:
         sys.exit(run(words, folder))

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from endpoints.llama_server import Server
-    from stages.artifact import Artifact
+    from tuneline.core.artifacts import Artifact
+    from tuneline.endpoints.llama_server import Server
 
 console, errors_console = Console(), Console(stderr=True)
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -26,8 +26,8 @@ OnModal = Annotated[bool, typer.Option("--modal", help="There, not on this machi
 
 
 def existing(name: str, root: Path | None = None) -> Path:
-    from stages import paths
-    from stages.errors import NotFound
+    from tuneline.core import paths
+    from tuneline.core.errors import NotFound
 
     folder = (root or paths.runs()) / paths.run_folder(name).name
     if not (folder / "recipe.json").exists():
@@ -36,7 +36,7 @@ def existing(name: str, root: Path | None = None) -> Path:
 
 
 def opened(folder: Path, stage: str) -> "Artifact":
-    from stages.artifact import open_artifact
+    from tuneline.core.artifacts import open_artifact
 
     return open_artifact(folder / stage)
 
@@ -46,9 +46,9 @@ def served(
     folder: Path, kind: str | None = None, port: int | None = None, host: str = "127.0.0.1"
 ) -> "Iterator[Server]":
     """The run's model behind a server."""
-    from configs.recipe import Recipe
-    from endpoints.llama_server import serving
-    from stages.errors import BadRequest
+    from tuneline.configs.recipe import Recipe
+    from tuneline.core.errors import BadRequest
+    from tuneline.endpoints.llama_server import serving
 
     key = os.environ.get("TUNELINE_API_KEY")
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
@@ -73,9 +73,9 @@ def served(
 
 def talk_to(url: str, folder: Path | None, questions: Iterable[str]) -> None:
     """Questions to a server through the openai client, with the tools of the run in `folder`."""
-    from endpoints.narrowing import narrowing_of
-    from stages.prepare import load_tools
-    from terminal import talk
+    from tuneline.cli.terminal import talk
+    from tuneline.endpoints.narrowing import narrowing_of
+    from tuneline.stages.prepare import load_tools
 
     catalogue = load_tools(folder / "prepare") if folder else None
     tools = catalogue.openai() if catalogue else None
@@ -86,9 +86,9 @@ def talk_to(url: str, folder: Path | None, questions: Iterable[str]) -> None:
 def policy_change(on_modal: bool, verb: str, *words: str) -> str:
     """A change of what is promoted or whose keys count, in the policy folder here or on Modal."""
     if on_modal:
-        from volumes.remote import policy
+        from tuneline.volumes.remote import policy
 
         return policy(verb, *words)
-    from endpoints.policy import VERBS
+    from tuneline.endpoints.policy import VERBS
 
     return VERBS[verb](*words)

@@ -7,8 +7,8 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from configs.hardware import ForHire, hardware
-from stages.errors import BadRecipe
+from tuneline.configs.hardware import ForHire, hardware
+from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "cloud.yaml"
 SECRETS = {"huggingface": "HF_TOKEN", "wandb": "WANDB_API_KEY", "webhook": "TUNELINE_WEBHOOK"}

@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from configs.hardware import ForHire, hardware
-from configs.section import Section
+from tuneline.configs.hardware import ForHire, hardware
+from tuneline.configs.section import Section
 
 SPARE_S = 60.0
 """Between a stage being told to stop and its call being killed: training saves a checkpoint in it."""

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from configs.section import Section, find
+from tuneline.configs.section import Section
+from tuneline.core.paths import find
 
 FORGETTING = "configs/suites/forgetting.yaml"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from stages.errors import BadRecipe
+from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
 OVERRIDES = "TUNELINE_HARDWARE"

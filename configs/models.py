@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.errors import NotFound
+from tuneline.core.errors import NotFound
 
 FILE = Path(__file__).parent / "models.yaml"
 FAMILIES = ("llama", "llama4", "llama4_text", "mistral")

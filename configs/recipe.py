@@ -13,10 +13,11 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from configs.compute import Compute
-from configs.evaluation import Evaluate
-from configs.section import NAME, Section, find
-from stages.errors import BadRecipe
+from tuneline.configs.compute import Compute
+from tuneline.configs.evaluation import Evaluate
+from tuneline.configs.section import Section
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import NAME, find
 
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
 """A measure's bound in `data.require`."""
@@ -314,7 +315,7 @@ def _named(recipe: Recipe) -> Recipe:
 
     Without a commit, the one that this machine has verified and pinned.
     """
-    from configs.models import UNVERIFIED, registry
+    from tuneline.configs.models import UNVERIFIED, registry
 
     if recipe.base == "tiny" or find(Path(recipe.base)).is_dir():
         return recipe
@@ -324,7 +325,7 @@ def _named(recipe: Recipe) -> Recipe:
         base = model.hub or key
         revision = revision or (None if model.revision == UNVERIFIED else model.revision)
     if revision is None and "/" in base:
-        from stages.pins import pin_of
+        from tuneline.core.pins import pin_of
 
         revision = pin_of(base)
     return recipe.model_copy(update={"base": base, "revision": revision})

@@ -13,16 +13,16 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import Recipe
-from endpoints import llama_server, vllm_server
-from endpoints.llama_server import Server
-from endpoints.narrowing import Narrowing, narrowing_of
-from endpoints.promotion import Promoted, Version, all_promoted
-from stages import artifact, paths
-from stages.errors import NotFound, StageFailed, TunelineError
-from stages.fetch import open_base
-from stages.line import RECIPE
-from stages.prepare import TEMPLATE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import NotFound, StageFailed, TunelineError
+from tuneline.endpoints import llama_server, vllm_server
+from tuneline.endpoints.llama_server import Server
+from tuneline.endpoints.narrowing import Narrowing, narrowing_of
+from tuneline.endpoints.promotion import Promoted, Version, all_promoted
+from tuneline.stages.fetch import open_base
+from tuneline.stages.line import RECIPE
+from tuneline.stages.prepare import TEMPLATE
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Engines:
     def _start(self, record: Promoted) -> AbstractContextManager[Server]:
         version = record.current
         folder = paths.run_folder(version.run)
-        if artifact.open_artifact(folder / "convert").manifest.fingerprint != version.convert:
+        if artifacts.open_artifact(folder / "convert").manifest.fingerprint != version.convert:
             raise StageFailed(f"{version.run} is not what was promoted as {record.name}; promote it again")
         served, log_file = folder / version.file, self._logs / f"{record.name}-{version.number}.log"
         if version.form == "gguf":

@@ -15,9 +15,9 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from endpoints.engines import Engines
-from endpoints.keys import owner_of
-from stages.errors import NotFound, TunelineError
+from tuneline.core.errors import NotFound, TunelineError
+from tuneline.endpoints.engines import Engines
+from tuneline.endpoints.keys import owner_of
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from configs.recipe import Recipe
-from endpoints.providers import provider
-from stages import artifact
-from stages.errors import BadRequest, NotFound
-from stages.evaluate import served
-from stages.evaluate.judge import ENOUGH_LABELS, Judged, Key, answers_to_judge, judge, read_labels, write_sheet
-from stages.line import RECIPE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.endpoints.providers import provider
+from tuneline.stages.evaluate import served
+from tuneline.stages.evaluate.judge import ENOUGH_LABELS, Judged, Key, answers_to_judge, judge, read_labels, write_sheet
+from tuneline.stages.line import RECIPE
 
 MAX_TOKENS = 400
 """Room for a judge that thinks before it says its word."""
@@ -21,7 +21,7 @@ def judge_run(run: Path, where: str, model: str, labels: Path | None, sheet: Pat
     Raises:
         NotFound: the run is not evaluated, or the labels are not there. BadRequest: no model is named.
     """
-    artifact.open_artifact(run / "evaluate")
+    artifacts.open_artifact(run / "evaluate")
     target = served(Recipe.model_validate_json((run / RECIPE).read_text()))
     if sheet:
         write_sheet(answers_to_judge(run / "evaluate", target, items), sheet)

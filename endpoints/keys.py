@@ -9,9 +9,9 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.section import NAME
-from stages import artifact, paths
-from stages.errors import BadRequest, NotFound
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.paths import NAME
 
 PREFIX = "tl-"
 
@@ -62,7 +62,7 @@ def _known() -> dict[str, dict[str, str]]:
 
 def _write(known: dict[str, dict[str, str]]) -> None:
     _file().parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(_file(), json.dumps(known, indent=1))
+    artifacts.write_atomic(_file(), json.dumps(known, indent=1))
 
 
 def _file() -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
 from vllm.tool_parsers.llama_tool_parser import Llama3JsonToolParser
 
-from endpoints.tool_calls import LLAMA_4_END, LLAMA_4_START, as_llama_3
-from endpoints.vllm_server import LLAMA_4
+from tuneline.endpoints.tool_calls import LLAMA_4_END, LLAMA_4_START, as_llama_3
+from tuneline.endpoints.vllm_server import LLAMA_4
 
 
 class Llama4Calls(Llama3JsonToolParser):

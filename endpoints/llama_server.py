@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.convert.llama_cpp import installed
-from stages.errors import BadRequest, NotFound, StageFailed
+from tuneline.core.errors import BadRequest, NotFound, StageFailed
+from tuneline.stages.convert.llama_cpp import installed
 
 STARTS_WITHIN_S = 120
 STOPS_WITHIN_S = 10

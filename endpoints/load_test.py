@@ -5,17 +5,17 @@ import os
 import urllib.request
 from pathlib import Path
 
-from configs.hardware import hardware
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints.llama_server import Server
-from stages import artifact
-from stages.errors import NotFound
-from stages.evaluate.load import Load, load, write_load
-from stages.evaluate.suites import make_items
-from stages.line import RECIPE
-from stages.prepare import load_tools
-from stages.prepare.asked import suite_requests
+from tuneline.configs.hardware import hardware
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import NotFound
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.llama_server import Server
+from tuneline.stages.evaluate.load import Load, load, write_load
+from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.line import RECIPE
+from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.asked import suite_requests
 
 USUAL = ROOT / "data/requests/test.yaml"
 """Asked of an endpoint that is no run's."""
@@ -48,7 +48,7 @@ def load_test(
         process=server.process.pid if server else None,
         hardware=where,
         usd_per_hour=price,
-        convert=artifact.open_artifact(run / "convert").manifest.fingerprint if run else None,
+        convert=artifacts.open_artifact(run / "convert").manifest.fingerprint if run else None,
     )
     if run:
         write_load(run, found)

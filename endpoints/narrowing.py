@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import dotted_name
-from configs.recipe import Recipe
-from stages.line import RECIPE
-from stages.prepare.preselect import FILE, Preselector
+from tuneline.configs.catalogue import dotted_name
+from tuneline.configs.recipe import Recipe
+from tuneline.stages.line import RECIPE
+from tuneline.stages.prepare.preselect import FILE, Preselector
 
 Message = dict[str, Any]
 Schema = dict[str, Any]

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Callable
 
-from endpoints.keys import add_key, owners, revoke_key
-from endpoints.promotion import promote, rollback
+from tuneline.endpoints.keys import add_key, owners, revoke_key
+from tuneline.endpoints.promotion import promote, rollback
 
 
 def _revoked(owner: str) -> str:

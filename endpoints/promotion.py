@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from configs.recipe import Recipe
-from configs.section import NAME
-from stages import artifact, paths
-from stages.errors import BadRequest, GateFailed, NotFound
-from stages.evaluate.gate import of_run
-from stages.line import RECIPE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadRequest, GateFailed, NotFound
+from tuneline.core.paths import NAME
+from tuneline.stages.evaluate.gate import of_run
+from tuneline.stages.line import RECIPE
 
 
 class Version(BaseModel):
@@ -74,10 +74,10 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         GateFailed: the gate did not let it pass, or nothing was demanded of it, and there is no `override`.
     """
     folder = paths.run_folder(run)
-    if not artifact.finished(folder / "evaluate"):
+    if not artifacts.finished(folder / "evaluate"):
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
-    converted, judged = artifact.open_artifact(folder / "convert"), artifact.open_artifact(folder / "evaluate")
+    converted, judged = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
     before, gate = _versions(name), of_run(folder, judged.metrics["gate"]) if "gate" in judged.metrics else {}
     if not override:
         _refuse_unless_passed(run, name, gate)
@@ -149,7 +149,7 @@ def _versions(name: str) -> tuple[Version, ...]:
 def _write(name: str, before: tuple[Version, ...], version: Version) -> Version:
     _root().mkdir(parents=True, exist_ok=True)
     record = Promoted(name=name, versions=(*before, version))
-    artifact.write_atomic(_file(name), record.model_dump_json(indent=1))
+    artifacts.write_atomic(_file(name), record.model_dump_json(indent=1))
     return version
 
 

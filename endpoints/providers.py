@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
-from endpoints.tool_calls import ToolCall, parse
-from stages.errors import BadRequest, NotFound, StageFailed, TunelineError
+from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
+from tuneline.endpoints.tool_calls import ToolCall, parse
 
 Message = Mapping[str, Any]
 TIMEOUT_S = 300.0

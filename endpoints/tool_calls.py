@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from configs.catalogue import dotted_name, wire_name
+from tuneline.configs.catalogue import dotted_name, wire_name
 
 TAG = "<|python_tag|>"
 MISTRAL = "[TOOL_CALLS]"

@@ -17,11 +17,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from configs.models import registry
-from endpoints.llama_server import Server, await_health, dying_with, free_port
-from endpoints.tool_calls import MISTRAL, TAG
-from stages.errors import NotFound, StageFailed
-from stages.plan.serving import VLLM_RANKS
+from tuneline.configs.models import registry
+from tuneline.core.errors import NotFound, StageFailed
+from tuneline.core.paths import IMPORTED_FROM
+from tuneline.endpoints.llama_server import Server, await_health, dying_with, free_port
+from tuneline.endpoints.tool_calls import MISTRAL, TAG
+from tuneline.stages.plan.serving import VLLM_RANKS
 
 STARTS_WITHIN_S = 1200
 STOPS_WITHIN_S = 20
@@ -179,7 +180,7 @@ def words(
 def _environment() -> dict[str, str]:
     """On a CPU vLLM would take nearly all memory for its cache, and not start where others use some of it."""
     asked = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"} | os.environ
-    ours_too = os.pathsep.join(filter(None, (str(PLUGIN.parents[1]), os.environ.get("PYTHONPATH"))))  # for the plugin
+    ours_too = os.pathsep.join(filter(None, (str(IMPORTED_FROM), os.environ.get("PYTHONPATH"))))  # for the plugin
     return asked | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": ours_too}
 
 

@@ -1,19 +1,19 @@
 """Conversion on a GPU, and what llmcompressor and optimum make: each has an environment of its own.
 
-They are made into `.cache` of the folder the code runs in, where `stages.convert.environments` looks for them.
+They are made into `.cache` of the folder the code runs in, where `tuneline.stages.convert.environments` looks for them.
 """
 
 import modal
 
-from images import cpu
-from images.llama import with_llama
-from images.pins import PYTHON, pinned
-from images.source import HOME, with_files, with_source
+from tuneline.images import cpu
+from tuneline.images.llama import with_llama
+from tuneline.images.pins import PYTHON, pinned
+from tuneline.images.source import HOME, with_files, with_source
 
 OWN = tuple(
     f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")
 )
-_MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m stages.convert.environments"
+_MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m tuneline.stages.convert.environments"
 _CPU = "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 _torch = modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch"))  # with CUDA

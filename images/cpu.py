@@ -2,8 +2,8 @@
 
 import modal
 
-from images.pins import PYTHON, pinned
-from images.source import ENVIRONMENT, with_source
+from tuneline.images.pins import PYTHON, pinned
+from tuneline.images.source import ENVIRONMENT, with_source
 
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 

@@ -2,9 +2,9 @@
 
 import modal
 
-from images.llama import with_llama
-from images.pins import PYTHON, pinned
-from images.source import ENVIRONMENT, with_source
+from tuneline.images.llama import with_llama
+from tuneline.images.pins import PYTHON, pinned
+from tuneline.images.source import ENVIRONMENT, with_source
 
 packages = (
     modal.Image.debian_slim(python_version=PYTHON)

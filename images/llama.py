@@ -1,15 +1,15 @@
 """llama.cpp in an image: built from the pinned source into `.cache` of the folder the code runs in.
 
-That is where `stages.convert.llama_cpp` looks for it.
+That is where `tuneline.stages.convert.llama_cpp` looks for it.
 """
 
 import modal
 
-from images.pins import pinned
-from images.source import ENVIRONMENT, HOME, with_files
+from tuneline.images.pins import pinned
+from tuneline.images.source import ENVIRONMENT, HOME, with_files
 
-_STAGES = ("__init__", "artifact", "errors", "events", "paths", "spending")
-BUILDER = (*(f"stages/{name}.py" for name in _STAGES), "configs/__init__.py", "configs/section.py")
+_CORE = ("__init__", "artifacts", "errors", "events", "paths", "spending")
+BUILDER = (*(f"core/{name}.py" for name in _CORE), "stages/__init__.py", "stages/convert/__init__.py")
 """What stages/convert/llama_cpp.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
 SOURCE = ("stages/convert/llama_cpp.py", "stages/convert/CMakeLists.txt")
 
@@ -22,4 +22,6 @@ def with_llama(image: modal.Image) -> modal.Image:
     """
     image = image.apt_install("build-essential").pip_install(*pinned("cmake", "scikit-build-core")).env(ENVIRONMENT)
     image = with_files(image, *BUILDER, *SOURCE)
-    return image.run_commands(f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python stages/convert/llama_cpp.py")
+    return image.run_commands(
+        f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python -m tuneline.stages.convert.llama_cpp"
+    )

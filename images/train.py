@@ -2,8 +2,8 @@
 
 import modal
 
-from images.pins import PYTHON, pinned
-from images.source import ENVIRONMENT, with_source
+from tuneline.images.pins import PYTHON, pinned
+from tuneline.images.source import ENVIRONMENT, with_source
 
 KERNELS = ("kernels-community/flash-attn2", "kernels-community/flash-attn3")
 """Compiled for the pinned torch and CUDA; loaded by transformers' `attn_implementation`."""

@@ -8,10 +8,10 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import not_found
-from rehearsal.objects import App, Function
-from rehearsal.part import Part
-from rehearsal.saved import save
+from tuneline.rehearsal.errors import not_found
+from tuneline.rehearsal.objects import App, Function
+from tuneline.rehearsal.part import Part
+from tuneline.rehearsal.saved import save
 
 IMAGE_BUILDER = "2025.06"
 """The image builder version that modal 1.6 asks for (modal.com/docs/guide/images)."""

@@ -9,9 +9,9 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import not_found
-from rehearsal.objects import Call, Container, Function, Input
-from rehearsal.part import Part
+from tuneline.rehearsal.errors import not_found
+from tuneline.rehearsal.objects import Call, Container, Function, Input
+from tuneline.rehearsal.part import Part
 
 Result = pb.GenericResult
 RETRIED = (Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TIMEOUT, Result.GENERIC_STATUS_INTERNAL_FAILURE)

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from modal_proto import api_pb2 as pb
 
-from rehearsal.plane import Plane
-from rehearsal.worker import NO_NAMESPACES, namespaces_allowed
-from stages.errors import BadRequest, Locked, NotFound, StageFailed
+from tuneline.core.errors import BadRequest, Locked, NotFound, StageFailed
+from tuneline.rehearsal.plane import Plane
+from tuneline.rehearsal.worker import NO_NAMESPACES, namespaces_allowed
 
 STARTS_WITHIN_S = 20
 TRIGGER = "trigger"

@@ -12,9 +12,9 @@ import grpclib
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.calls import Result
-from rehearsal.objects import Container, Function, Input
-from rehearsal.worker import Worker, processes
+from tuneline.rehearsal.calls import Result
+from tuneline.rehearsal.objects import Container, Function, Input
+from tuneline.rehearsal.worker import Worker, processes
 
 HEARTBEAT_S = 14.0
 MEMORY_EVERY_S = 0.2

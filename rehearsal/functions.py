@@ -5,10 +5,10 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import not_found
-from rehearsal.limits import check
-from rehearsal.objects import App, Function
-from rehearsal.part import Part
+from tuneline.rehearsal.errors import not_found
+from tuneline.rehearsal.limits import check
+from tuneline.rehearsal.objects import App, Function
+from tuneline.rehearsal.part import Part
 
 REPLACED_IF = {"secret_ids": "replace_secret_ids", "volume_mounts": "replace_volume_mounts"}
 """Options that add to what was declared, unless a flag says that they replace it (modal._function_variants)."""

@@ -1,7 +1,7 @@
 """What a container's process does before Modal's entrypoint: namespaces of its own, its root, its network.
 
 Run as a script, by path, with `-I -S` and nothing but the standard library: `inside.py SPEC SOCKET`. SPEC is JSON
-(`Spec` of rehearsal.worker); listening sockets of the new network go back through the descriptor SOCKET.
+(`Spec` of tuneline.rehearsal.worker); listening sockets of the new network go back through the descriptor SOCKET.
 
     launcher   unshares, opens the sockets, passes SIGINT on; its death is everybody's
     init       first process of the new process namespace; mounts, starts the entrypoint, collects orphans

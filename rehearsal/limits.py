@@ -7,10 +7,10 @@ Sources: modal.com/docs/guide/gpu (kinds, at most 8, of A10 at most 4), /guide/t
 from modal_proto import api_pb2 as pb
 from pydantic import ValidationError
 
-from configs.cloud import Schedule
-from configs.hardware import hardware
-from rehearsal.errors import invalid
-from stages.errors import BadRecipe
+from tuneline.configs.cloud import Schedule
+from tuneline.configs.hardware import hardware
+from tuneline.core.errors import BadRecipe
+from tuneline.rehearsal.errors import invalid
 
 DISK_MIB = 3 * 1024 * 1024
 

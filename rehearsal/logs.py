@@ -6,9 +6,9 @@ from typing import Any
 
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import not_found
-from rehearsal.objects import App, Container
-from rehearsal.part import Part
+from tuneline.rehearsal.errors import not_found
+from tuneline.rehearsal.objects import App, Container
+from tuneline.rehearsal.part import Part
 
 
 class Logs(Part):

@@ -7,7 +7,7 @@ from typing import Any
 
 from modal_proto import api_pb2 as pb
 
-from rehearsal.objects import App, Call, Checkout, Container, Function, Input, State
+from tuneline.rehearsal.objects import App, Call, Checkout, Container, Function, Input, State
 
 
 class Part(ABC):

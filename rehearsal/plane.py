@@ -12,17 +12,17 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.server import Server, Stream
 from modal_proto import api_grpc
 
-from rehearsal.apps import Apps
-from rehearsal.calls import Calls
-from rehearsal.containers import Containers
-from rehearsal.functions import Functions
-from rehearsal.logs import Logs
-from rehearsal.objects import Container, Input, State
-from rehearsal.queues import Queues
-from rehearsal.saved import load, save
-from rehearsal.stores import Stores
-from rehearsal.volumes import Volumes
-from rehearsal.web import Web
+from tuneline.rehearsal.apps import Apps
+from tuneline.rehearsal.calls import Calls
+from tuneline.rehearsal.containers import Containers
+from tuneline.rehearsal.functions import Functions
+from tuneline.rehearsal.logs import Logs
+from tuneline.rehearsal.objects import Container, Input, State
+from tuneline.rehearsal.queues import Queues
+from tuneline.rehearsal.saved import load, save
+from tuneline.rehearsal.stores import Stores
+from tuneline.rehearsal.volumes import Volumes
+from tuneline.rehearsal.web import Web
 
 ENDS_WITHIN_S = 5.0
 FROM_CONTAINER = "x-rehearsal-container"

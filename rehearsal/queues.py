@@ -8,8 +8,8 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import full, not_found
-from rehearsal.part import Part
+from tuneline.rehearsal.errors import full, not_found
+from tuneline.rehearsal.part import Part
 
 MOST_OF_A_PARTITION = 5_000
 """modal.com/docs/guide/queues: items a partition holds."""

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 from modal_proto import api_pb2 as pb
 
-from rehearsal.objects import App, Function, State, Volume
+from tuneline.rehearsal.objects import App, Function, State, Volume
 
 FILE = "plane.json"
 LOGS_KEPT = 2_000

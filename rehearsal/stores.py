@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import exists, not_found
-from rehearsal.part import Part
+from tuneline.rehearsal.errors import exists, not_found
+from tuneline.rehearsal.part import Part
 
 PYTHON_OF_IMAGES = "3.12.0"
 

@@ -17,10 +17,10 @@ import grpclib
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from rehearsal.errors import exists, not_found, not_now
-from rehearsal.objects import Checkout, Container, Volume
-from rehearsal.part import Part
-from rehearsal.worker import processes
+from tuneline.rehearsal.errors import exists, not_found, not_now
+from tuneline.rehearsal.objects import Checkout, Container, Volume
+from tuneline.rehearsal.part import Part
+from tuneline.rehearsal.worker import processes
 
 READ_BYTES = 8 << 20
 """modal._utils.blob_utils: files are read and written in blocks of 8 MiB."""

@@ -11,10 +11,10 @@ import grpclib
 from aiohttp import web
 from modal_proto import api_pb2 as pb
 
-from rehearsal.calls import Result
-from rehearsal.containers import PREEMPTION_GRACE_S
-from rehearsal.objects import Call, Function
-from rehearsal.part import Part
+from tuneline.rehearsal.calls import Result
+from tuneline.rehearsal.containers import PREEMPTION_GRACE_S
+from tuneline.rehearsal.objects import Call, Function
+from tuneline.rehearsal.part import Part
 
 REDIRECT_AFTER_S = 150.0
 """modal.com/docs/guide/webhook-timeouts: then 303, to an address that goes on waiting for the same call."""

@@ -20,9 +20,9 @@ from typing import TypedDict
 
 from modal_proto import api_pb2 as pb
 
-from rehearsal import inside, network
-from rehearsal.objects import Checkout, Container
-from rehearsal.part import Part
+from tuneline.rehearsal import inside, network
+from tuneline.rehearsal.objects import Checkout, Container
+from tuneline.rehearsal.part import Part
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PASSED = "TUNELINE_CACHE"

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import paths
+from tuneline.core import paths
 
 DRIVER, CUDA = (525, 0), (12, 1)
 """Oldest that torch's CUDA builds and bitsandbytes' kernels take."""

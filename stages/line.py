@@ -16,16 +16,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from stages import artifact, errors
-from stages.artifact import Artifact
-from stages.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
-from stages.events import Events, Follower
-from stages.lock import run_lock
-from stages.spending import PRICE, Meter, usd_per_hour
-from stages.tracking import tracked
+from tuneline.core import artifacts, errors
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
+from tuneline.core.events import Events, Follower
+from tuneline.core.locks import run_lock
+from tuneline.core.paths import IMPORTED_FROM
+from tuneline.core.spending import PRICE, Meter, usd_per_hour
+from tuneline.core.tracking import tracked
 
 if TYPE_CHECKING:
-    from configs.recipe import Recipe
+    from tuneline.configs.recipe import Recipe
 
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
 BESIDE = {"preflight": "prepare"}
@@ -99,12 +100,12 @@ def _recorded(recipe: "Recipe", run: Path) -> Iterator[None]:
     """Written under the lock, and taken back if it is refused: a run's recipe is the one its artifacts come from."""
     file = run / RECIPE
     before = file.read_text() if file.exists() else None
-    artifact.write_atomic(file, recipe.model_dump_json(indent=1))
+    artifacts.write_atomic(file, recipe.model_dump_json(indent=1))
     try:
         yield
     except StaleArtifact:
         if before is not None:
-            artifact.write_atomic(file, before)
+            artifacts.write_atomic(file, before)
         raise
 
 
@@ -129,7 +130,7 @@ def in_subprocess(
         if done := finished(stage, recipe, run):
             follow({"stage": stage, "kind": "finished"})
             return done
-        meter = Meter(recipe, run, price)
+        meter = Meter(recipe.compute.max_cost_usd, run, price)
         settings = recipe.section(stage) if hasattr(recipe, stage) else {}
         try:
             with tracked(run, stage, settings, lambda text: follow({"stage": stage, "kind": "warning", "text": text})):
@@ -153,10 +154,10 @@ def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
     """
     with contextlib.suppress(NotFound):
         if stage == "fetch":
-            from stages.fetch import open_base
+            from tuneline.stages.fetch import open_base
 
             return open_base(recipe)
-        if artifact.finished(run / stage):
+        if artifacts.finished(run / stage):
             made: Artifact = getattr(import_module(f"stages.{stage}"), stage)(recipe, run)
             return made
     return None
@@ -172,7 +173,7 @@ def _start_and_follow(
         asked.write(recipe.model_dump_json())
         asked.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "stages.line", stage, str(run), str(outcome.fileno())],
+            [sys.executable, "-m", "tuneline.stages.line", stage, str(run), str(outcome.fileno())],
             stdin=asked,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -228,7 +229,8 @@ def _environment(stage: str, recipe: "Recipe") -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost 2-3x where cores are shared
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        "PYTHONPATH": os.pathsep.join([str(IMPORTED_FROM), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        "PYTHONSAFEPATH": "1",  # nothing is imported from the folder that a user stands in
     }
     if stage != "fetch":
         ours |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -250,7 +252,7 @@ def bound_to(parent: int) -> Callable[[], None]:
 
 
 def _main(stage: str, run: Path, outcome: IO[str]) -> int:
-    from configs.recipe import Recipe
+    from tuneline.configs.recipe import Recipe
 
     signal.signal(signal.SIGTERM, _stop)
     recipe = Recipe.model_validate_json(sys.stdin.read())

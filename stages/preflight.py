@@ -7,16 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.recipe import Recipe
-from stages import artifact
-from stages.artifact import Artifact
-from stages.errors import BadRecipe, NotFound, StaleArtifact
-from stages.events import Events, read_events
-from stages.fetch import open_base
-from stages.spending import spent_usd, usd_per_hour
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRecipe, NotFound, StaleArtifact
+from tuneline.core.events import Events, read_events
+from tuneline.core.spending import spent_usd, usd_per_hour
+from tuneline.stages.fetch import open_base
 
 if TYPE_CHECKING:
-    from stages.plan.training import Training, Way
+    from tuneline.stages.plan.training import Training, Way
 
 STEPS = 3
 """The first one warms up and is not counted."""
@@ -31,12 +31,12 @@ def preflight(recipe: Recipe, run: Path) -> Artifact:
 
     Measured on the machine it runs on: anew after a change of `compute.train`.
     """
-    base, prepared, folder = open_base(recipe), artifact.open_artifact(run / "prepare"), run / "preflight"
-    if not artifact.finished(folder):
+    base, prepared, folder = open_base(recipe), artifacts.open_artifact(run / "prepare"), run / "preflight"
+    if not artifacts.finished(folder):
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off: nothing to go on from
     hardware = recipe.compute.model_dump(include={"train", "threads", "micro_batch_rows", "processes", "strategy"})
     try:
-        return artifact.make(
+        return artifacts.make(
             folder,
             stage_version=1,
             settings=recipe.section("base", "train") | {"compute": hardware},
@@ -50,7 +50,7 @@ def preflight(recipe: Recipe, run: Path) -> Artifact:
 
 def refuse_measured(recipe: Recipe, run: Path) -> None:
     """Raise BadRecipe if the training, as measured, would cost more than the recipe allows."""
-    measured, most = artifact.open_artifact(run / "preflight").metrics["measured"], recipe.compute.max_cost_usd
+    measured, most = artifacts.open_artifact(run / "preflight").metrics["measured"], recipe.compute.max_cost_usd
     if most is None or measured["usd"] is None:
         return
     spent = spent_usd(run)
@@ -65,14 +65,14 @@ def refuse_measured(recipe: Recipe, run: Path) -> None:
 def _build(recipe: Recipe, base: Path, prepared: Artifact, folder: Path, run: Path) -> dict[str, Any]:
     import torch
 
-    from stages.plan import shape_of_base
-    from stages.plan.data import rows_of
-    from stages.plan.training import training
-    from stages.train.launch import launch
+    from tuneline.stages.plan import shape_of_base
+    from tuneline.stages.plan.data import rows_of
+    from tuneline.stages.plan.training import training
+    from tuneline.stages.train.launch import launch
 
-    events, trial = Events(run, "preflight"), folder / artifact.SCRATCH / "trial"
+    events, trial = Events(run, "preflight"), folder / artifacts.SCRATCH / "trial"
     _longest(recipe, base, prepared.path, trial / "rows")
-    (trial / artifact.SCRATCH).mkdir(parents=True)
+    (trial / artifacts.SCRATCH).mkdir(parents=True)
     events.emit("note", text=f"{STEPS} steps on the longest rows")
     began = time.time()
     launch(_short(recipe), base, trial / "rows", trial, trial, None)
@@ -91,7 +91,7 @@ def _build(recipe: Recipe, base: Path, prepared: Artifact, folder: Path, run: Pa
 
 def table(run: Path) -> str:
     """Planned beside measured, as text."""
-    metrics = artifact.open_artifact(run / "preflight").metrics
+    metrics = artifacts.open_artifact(run / "preflight").metrics
     lines = [f"{'':<16} {'planned':>16} {'measured':>10}"]
     names = {"seconds_per_step": "seconds a step", "memory_gb": "GB at the peak", "hours": "hours", "usd": "USD"}
     for key, name in names.items():
@@ -107,8 +107,8 @@ def _told(number: float) -> str:
 
 def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     """What `prepare` left, with the longest training rows alone, as many as these steps take."""
-    from stages.prepare import load_tools
-    from stages.prepare.render import Renderer
+    from tuneline.stages.prepare import load_tools
+    from tuneline.stages.prepare.render import Renderer
 
     rows = (prepared / "train.jsonl").read_bytes().splitlines(keepends=True)
     lengths = [tokens for tokens, _, _ in Renderer(base, load_tools(prepared)).measure(rows)]

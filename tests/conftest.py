@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
 settings.register_profile("gate", deadline=None, derandomize=True)
 settings.load_profile("gate")
@@ -34,7 +34,7 @@ def environment(home: Path) -> dict[str, str]:
 def tuneline(home: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own and expect an exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words],
+        [sys.executable, "-m", "tuneline", *words],
         env=environment(home),
         cwd=ROOT,
         capture_output=True,

@@ -5,7 +5,7 @@ What Modal raises in whoever waits: modal.com/docs/guide/timeouts, /guide/retrie
 
 import modal
 
-from configs.compute import Container
+from tuneline.configs.compute import Container
 
 AGAIN = "run the same command again: it goes on from what is finished"
 LOG = "its log, above or by `modal app logs`, says more"

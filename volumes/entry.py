@@ -8,13 +8,13 @@ from typing import Any
 
 import modal
 
-from configs.recipe import Recipe
-from stages.errors import BadRecipe, GateFailed, StageFailed, TunelineError
-from volumes import ENVIRONMENT, MOUNTS, VOLUMES
-from volumes.ended import why
-from volumes.lease import holder
-from volumes.walking import order, secrets
-from volumes.working import Outcome
+from tuneline.configs.recipe import Recipe
+from tuneline.core.errors import BadRecipe, GateFailed, StageFailed, TunelineError
+from tuneline.volumes import ENVIRONMENT, MOUNTS, VOLUMES
+from tuneline.volumes.ended import why
+from tuneline.volumes.lease import holder
+from tuneline.volumes.walking import order, secrets
+from tuneline.volumes.working import Outcome
 
 DEMO = "configs/recipes/demo.yaml"
 
@@ -39,8 +39,8 @@ def enter(
 
 
 def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, file: Path, run: str, only: bool) -> None:
-    from configs.recipe import load_recipe
-    from stages import errors, paths
+    from tuneline.configs.recipe import load_recipe
+    from tuneline.core import errors, paths
 
     recipe = load_recipe(file)
     run = paths.run_folder(run or recipe.name).name
@@ -84,8 +84,8 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
     Raises:
         BadRecipe: it could cost more than the recipe allows, or the engine could not load what is trained.
     """
-    from stages.plan.line import bounds, refuse_too_dear, table
-    from stages.plan.serving import refuse_unservable
+    from tuneline.stages.plan.line import bounds, refuse_too_dear, table
+    from tuneline.stages.plan.serving import refuse_unservable
 
     line = bounds(recipe, stages)
     print(f"run {run}: {', '.join(stages)}\n\n{table(line)}\n")
@@ -95,8 +95,8 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
 
 def _uploaded(recipe: Recipe) -> Recipe:
     """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
-    from configs.recipe import beside, content_hash, with_files
-    from configs.section import find
+    from tuneline.configs.recipe import beside, content_hash, with_files
+    from tuneline.core.paths import find
 
     if recipe.base != "tiny" and Path(recipe.base).exists():
         raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")

@@ -12,7 +12,7 @@ from typing import Any
 
 import modal
 
-from stages.errors import Locked
+from tuneline.core.errors import Locked
 
 LEASES = modal.Dict.from_name("tuneline-leases", create_if_missing=True)
 BEAT_S = 30.0

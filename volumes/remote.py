@@ -9,14 +9,14 @@ from pathlib import Path
 
 import modal
 
-from configs.section import ROOT
-from stages import errors
-from stages.artifact import DRAFT, MANIFEST
-from stages.errors import BadRequest, NotFound
-from stages.line import ORDER, RECIPE
-from volumes import VOLUMES
-from volumes.lease import LEASES, end, holder
-from volumes.walking import secrets
+from tuneline.core import errors
+from tuneline.core.artifacts import DRAFT, MANIFEST
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.line import ORDER, RECIPE
+from tuneline.volumes import VOLUMES
+from tuneline.volumes.lease import LEASES, end, holder
+from tuneline.volumes.walking import secrets
 
 APP = "tuneline"
 

@@ -4,15 +4,15 @@ import contextlib
 
 from fastapi import FastAPI
 
-from configs.cloud import Endpoint
-from configs.hardware import hardware
-from volumes import VOLUMES
+from tuneline.configs.cloud import Endpoint
+from tuneline.configs.hardware import hardware
+from tuneline.volumes import VOLUMES
 
 
 def promoted_front(settings: Endpoint) -> FastAPI:
     """The app that answers for everything promoted in the endpoint's form."""
-    from endpoints.engines import Engines
-    from endpoints.front import front
+    from tuneline.endpoints.engines import Engines
+    from tuneline.endpoints.front import front
 
     gpus = hardware().parse(settings.gpu)[1] if settings.gpu else 1
     engines = Engines((settings.form,), slots=min(4, settings.concurrency), gpus=gpus)

@@ -9,18 +9,18 @@ from typing import Any
 
 import modal
 
-from configs.cloud import SECRETS, cloud
-from configs.compute import SPARE_S, Container
-from configs.recipe import Recipe
-from stages import paths
-from stages.artifact import open_artifact
-from stages.errors import BadRecipe, StageFailed, TunelineError
-from stages.line import finished, up_to
-from stages.notify import notify
-from volumes import ENVIRONMENT
-from volumes.ended import AGAIN, why
-from volumes.lease import LEASES, lease
-from volumes.working import CALL_HOURS, Outcome, working
+from tuneline.configs.cloud import SECRETS, cloud
+from tuneline.configs.compute import SPARE_S, Container
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.artifacts import open_artifact
+from tuneline.core.errors import BadRecipe, StageFailed, TunelineError
+from tuneline.core.notification import notify
+from tuneline.stages.line import finished, up_to
+from tuneline.volumes import ENVIRONMENT
+from tuneline.volumes.ended import AGAIN, why
+from tuneline.volumes.lease import LEASES, lease
+from tuneline.volumes.working import CALL_HOURS, Outcome, working
 
 Functions = Mapping[tuple[str, bool], "modal.Function[Any, Any, Any]"]
 """(stage, on a GPU) → the Function on that hardware."""
@@ -93,14 +93,14 @@ def _stage(stage: str, recipe: Recipe, run: str, functions: Functions, began: fl
 
 
 def _heed_gate(run: str) -> None:
-    from stages.evaluate.gate import leave_unless_passed
+    from tuneline.stages.evaluate.gate import leave_unless_passed
 
     with working(reads=("runs",), writes=()):
         leave_unless_passed(open_artifact(paths.run_folder(run) / "evaluate"))
 
 
 def _heed_preflight(recipe: Recipe, run: str) -> None:
-    from stages.preflight import refuse_measured, table
+    from tuneline.stages.preflight import refuse_measured, table
 
     with working(reads=("runs",), writes=()):
         print(table(paths.run_folder(run)), flush=True)

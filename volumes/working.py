@@ -13,11 +13,11 @@ from typing import Any, Literal, TypedDict
 
 import modal
 
-from configs.recipe import Recipe
-from stages import paths
-from stages.errors import StageFailed, TunelineError
-from stages.line import in_subprocess
-from volumes import VOLUMES
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.stages.line import in_subprocess
+from tuneline.volumes import VOLUMES
 
 CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
 """A call ends at 24 h (modal.com/docs/guide/timeouts): before that a stage checkpoints and the line calls it again."""
@@ -33,7 +33,7 @@ class Outcome(TypedDict):
     state: Literal["finished", "unfinished", "failed"]
     """unfinished: it ran out of its time, after a checkpoint; call it again."""
     kind: str
-    """The error's class, of `stages.errors`; empty unless failed."""
+    """The error's class, of `tuneline.core.errors`; empty unless failed."""
     message: str
 
 
@@ -89,7 +89,7 @@ def _keep_to(cores: float) -> None:
 def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) -> None:
     from rich.console import Console
 
-    from terminal import Progress
+    from tuneline.core.progress import Progress
 
     written = ("models", "runs") if stage == "fetch" else ("runs",)
     reads = tuple(name for name in ("data", "models") if name not in written)
@@ -106,8 +106,8 @@ def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) 
 
 
 def policy(verb: str, words: list[str]) -> Outcome:
-    """A verb of `endpoints.policy`, on the policy Volume."""
-    from endpoints.policy import VERBS
+    """A verb of `tuneline.endpoints.policy`, on the policy Volume."""
+    from tuneline.endpoints.policy import VERBS
 
     with working(reads=("runs",), writes=("policy",)):
         try:
@@ -118,7 +118,7 @@ def policy(verb: str, words: list[str]) -> Outcome:
 
 def evaluate_promoted() -> None:
     """Score everything promoted, and write what came out."""
-    from stages.evaluate.scheduled import evaluate_all
+    from tuneline.stages.evaluate.scheduled import evaluate_all
 
     with working(reads=("data", "models", "policy", "runs"), writes=("scores",)):
         for score in evaluate_all():

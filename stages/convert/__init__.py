@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
-from stages import artifact, paths
-from stages.artifact import Artifact
-from stages.convert.llama_cpp import LlamaCpp, installed
-from stages.convert.verify import MERGED, REPORT
-from stages.convert.worker import Output, Task, raised
-from stages.errors import StageFailed
-from stages.events import Events
-from stages.fetch import open_base
-from stages.prepare import TEMPLATE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import StageFailed
+from tuneline.core.events import Events
+from tuneline.stages.convert.llama_cpp import LlamaCpp, installed
+from tuneline.stages.convert.verify import MERGED, REPORT
+from tuneline.stages.convert.worker import Output, Task, raised
+from tuneline.stages.fetch import open_base
+from tuneline.stages.prepare import TEMPLATE
 
 STAGE_VERSION = 2
 BASE, REFERENCE = "base-F16", "tuned-F16"
@@ -44,8 +44,8 @@ def convert(recipe: Recipe, run: Path) -> Artifact:
         BadRecipe: the adapter cannot be merged exactly. StageFailed: it does not fit, or a check failed.
     """
     base = open_base(recipe)
-    prepared, trained = artifact.open_artifact(run / "prepare"), artifact.open_artifact(run / "train")
-    return artifact.make(
+    prepared, trained = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "train")
+    return artifacts.make(
         run / "convert",
         stage_version=STAGE_VERSION,
         settings=recipe.section("convert"),
@@ -60,7 +60,7 @@ def _build(
     recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path, events: Events
 ) -> Mapping[str, Any]:
     installed()
-    scratch, template = folder / artifact.SCRATCH, prepared / TEMPLATE
+    scratch, template = folder / artifacts.SCRATCH, prepared / TEMPLATE
     scratch.mkdir(exist_ok=True)
     kinds = ("F16", *(kind for kind in recipe.convert.types if kind != "F16"))
     outputs = [Output(str(folder / f"{BASE}.gguf"), "F16", f"{recipe.base} (base)", tuned=False)]
@@ -106,7 +106,7 @@ def _merged(recipe: Recipe, folder: Path) -> str | None:
     """Where the merged checkpoint goes: to scratch, if it is only wanted to make others of it."""
     if recipe.convert.format == "safetensors":
         return str(folder / MERGED)
-    return str(folder / artifact.SCRATCH / "whole") if recipe.convert.folders else None
+    return str(folder / artifacts.SCRATCH / "whole") if recipe.convert.folders else None
 
 
 def _bytes(folder: Path) -> int:
@@ -137,13 +137,11 @@ def _work(task: Task, events: Events | None) -> dict[str, Any]:
         StageFailed: it ended without a result. Whatever it told as an error.
     """
     log, result = Path(task.scratch) / "worker.log", None
-    command = [sys.executable, "-m", "stages.convert.worker", json.dumps(asdict(task)), str(os.getpid())]
-    environment = os.environ | {"TUNELINE_CACHE": str(paths.cache())}  # else it would look from its own folder
+    command = [sys.executable, "-m", "tuneline.stages.convert.worker", json.dumps(asdict(task)), str(os.getpid())]
+    environment = os.environ | {"PYTHONPATH": str(paths.IMPORTED_FROM), "PYTHONSAFEPATH": "1"}
     with (
         log.open("w") as errors,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=Path(__file__).parents[2], env=environment
-        ) as worker,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as worker,
     ):
         assert worker.stdout
         for line in worker.stdout:

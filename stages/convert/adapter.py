@@ -15,10 +15,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.experts import Delta, Fused, fused_name
-from stages.convert.room import Room
-from stages.convert.shards import DTYPES, Stored, part, stored
-from stages.errors import BadRecipe, StageFailed
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.stages.convert.experts import Delta, Fused, fused_name
+from tuneline.stages.convert.room import Room
+from tuneline.stages.convert.shards import DTYPES, Stored, part, stored
 
 if TYPE_CHECKING:
     import torch

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert import onnx, tensorrt
-from stages.convert.environments import run_in
-from stages.convert.reference import computes_in, own_talks, own_tokenizer, rendered, too_large
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert import onnx, tensorrt
+from tuneline.stages.convert.environments import run_in
+from tuneline.stages.convert.reference import computes_in, own_talks, own_tokenizer, rendered, too_large
 
 if TYPE_CHECKING:
-    from stages.convert.worker import Task
+    from tuneline.stages.convert.worker import Task
 
 ENVIRONMENT = "compress"
 COMPRESSOR = Path(__file__).with_name("compressor.py")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.convert.adapter import Adapter
-from stages.convert.room import Room
-from stages.convert.shards import Stored, shards, stored
-from stages.prepare.words import LLAMA_3_SPLIT
+from tuneline.stages.convert.adapter import Adapter
+from tuneline.stages.convert.room import Room
+from tuneline.stages.convert.shards import Stored, shards, stored
+from tuneline.stages.prepare.words import LLAMA_3_SPLIT
 
 TEMPLATE = "chat_template.jinja"
 PRE_TOKENIZERS = {LLAMA_3_SPLIT: "llama-bpe"}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.convert.shards import Stored
+from tuneline.stages.convert.shards import Stored
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.llama_cpp import LlamaCpp
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
     import numpy as np

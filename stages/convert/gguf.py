@@ -13,11 +13,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from stages.convert.converter import Tuned, converter_for
-from stages.convert.ggml import Ggml, Laid, file_bytes
-from stages.convert.llama_cpp import LlamaCpp
-from stages.convert.shards import Stored, shards, stored
-from stages.convert.stream import Place, Target
+from tuneline.stages.convert.converter import Tuned, converter_for
+from tuneline.stages.convert.ggml import Ggml, Laid, file_bytes
+from tuneline.stages.convert.llama_cpp import LlamaCpp
+from tuneline.stages.convert.shards import Stored, shards, stored
+from tuneline.stages.convert.stream import Place, Target
 
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _PRIME = (1 << 31) - 1

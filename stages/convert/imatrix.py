@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.gguf import Importance, gguf_names
-from stages.convert.reference import own_talks, own_tokenizer, rendered, too_large, tuned_model
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.gguf import Importance, gguf_names
+from tuneline.stages.convert.reference import own_talks, own_tokenizer, rendered, too_large, tuned_model
 
 if TYPE_CHECKING:
     import torch
 
-    from stages.convert.worker import Task
+    from tuneline.stages.convert.worker import Task
 
 FILE = "imatrix.gguf"
 MOST_ROWS = 4096

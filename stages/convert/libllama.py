@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from stages.convert.llama_cpp import LlamaCpp
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import artifact, paths
-from stages.errors import NotFound, StageFailed
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import NotFound, StageFailed
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _sdist(root: Path) -> Path:
     pip checks the hash itself, before it runs any of the sdist's code.
     """
     sdist = root / f"llama_cpp_python-{VERSION}.tar.gz"
-    if not sdist.exists() or artifact.sha256(sdist) != SHA256:
+    if not sdist.exists() or artifacts.sha256(sdist) != SHA256:
         pinned = root / "sdist.txt"
         pinned.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
         wanted = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")

@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-from stages.convert.adapter import Adapter
-from stages.convert.shards import read_header, shards, stored
-from stages.convert.stream import SAME, Place, Progress, Target, stream
+from tuneline.stages.convert.adapter import Adapter
+from tuneline.stages.convert.shards import read_header, shards, stored
+from tuneline.stages.convert.stream import SAME, Place, Progress, Target, stream
 
 NOT_THE_MODELS = ("manifest.json", "draft.json")
 TEMPLATE = "chat_template.jinja"

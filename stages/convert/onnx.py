@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.convert.environments import run_in
+from tuneline.stages.convert.environments import run_in
 
 KIND = "ONNX"
 ENVIRONMENT = "onnx"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stages.convert.worker import Task
+    from tuneline.stages.convert.worker import Task
 
 GPU_PARAMETERS = 15_000_000_000
 """A larger base is loaded on a GPU only."""
@@ -31,7 +31,7 @@ class Talk:
 
 def own_talks(prepared: Path, names: tuple[str, ...], most: int) -> list[Talk]:
     """The run's own conversations, from its prepared files in this order."""
-    from stages.prepare import load_tools, read_prepared
+    from tuneline.stages.prepare import load_tools, read_prepared
 
     catalogue = load_tools(prepared)
     found: list[Talk] = []
@@ -86,7 +86,7 @@ def tuned_model(base: Path, adapter: Path) -> Any:
     dtype: Any = torch.float32 if computes_in(base) == "float32" else "auto"
     tuned: Any
     if json.loads((base / "config.json").read_text())["model_type"].startswith("llama4"):
-        from stages.train.llama4 import tuned_llama4
+        from tuneline.stages.train.llama4 import tuned_llama4
 
         tuned = tuned_llama4(base, adapter, dtype)
     else:

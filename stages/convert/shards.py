@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.room import Room
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.room import Room
 
 if TYPE_CHECKING:
     import torch

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.convert.adapter import Adapter
-from stages.convert.ggml import Ggml
-from stages.convert.room import Room
-from stages.convert.shards import Stored, cut_off, rows
+from tuneline.stages.convert.adapter import Adapter
+from tuneline.stages.convert.ggml import Ggml
+from tuneline.stages.convert.room import Room
+from tuneline.stages.convert.shards import Stored, cut_off, rows
 
 if TYPE_CHECKING:
     import numpy as np

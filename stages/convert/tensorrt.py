@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stages.artifact import write_atomic
-from stages.convert.shards import shards, stored
-from stages.errors import StageFailed
+from tuneline.core.artifacts import write_atomic
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.shards import shards, stored
 
 KIND = "TensorRT-LLM"
 SCHEME = "FP8_DYNAMIC"

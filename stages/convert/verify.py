@@ -11,19 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import artifact
-from stages.artifact import write_atomic
-from stages.convert import modelfile, onnx
-from stages.convert.compress import folder_of, logits_of
-from stages.convert.libllama import Gguf
-from stages.convert.llama_cpp import LlamaCpp, installed
-from stages.convert.reference import Talk, own_talks, own_tokenizer, rendered, too_large, tuned_model
-from stages.errors import StageFailed
+from tuneline.core import artifacts
+from tuneline.core.artifacts import write_atomic
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert import modelfile, onnx
+from tuneline.stages.convert.compress import folder_of, logits_of
+from tuneline.stages.convert.libllama import Gguf
+from tuneline.stages.convert.llama_cpp import LlamaCpp, installed
+from tuneline.stages.convert.reference import Talk, own_talks, own_tokenizer, rendered, too_large, tuned_model
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from stages.convert.worker import Task
+    from tuneline.stages.convert.worker import Task
 
 REPORT, SUMS = "verify.json", "SHA256SUMS"
 MERGED = "merged"
@@ -76,7 +76,7 @@ def verify(task: "Task", tell: Callable[..., None]) -> dict[str, Any]:
     Raises:
         StageFailed: a check failed, naming it and the file.
     """
-    from stages.convert.worker import Output
+    from tuneline.stages.convert.worker import Output
 
     assert task.verify
     report = Path(task.verify["report"])
@@ -160,7 +160,7 @@ def _stops(tokenizer: Any) -> list[int]:
 
 def _template_as_served(task: "Task", tuned: Sequence[Path], talks: Sequence[Talk], tokenizer: Any) -> Check:
     """The prompt that llama.cpp's own server makes of a conversation, tools included, against transformers'."""
-    from endpoints.llama_server import serving
+    from tuneline.endpoints.llama_server import serving
 
     smallest = min(tuned, key=lambda file: file.stat().st_size)
     asked = [*talks[:TEMPLATES], *talks[-len(TALKS) :]]
@@ -367,5 +367,5 @@ def _folders(task: "Task") -> list[Path]:
 
 def _write_sums(folder: Path, files: Sequence[Path]) -> None:
     """As `sha256sum --check SHA256SUMS` reads them."""
-    lines = [f"{artifact.sha256(file)}  {os.path.relpath(file, folder)}\n" for file in files]
+    lines = [f"{artifacts.sha256(file)}  {os.path.relpath(file, folder)}\n" for file in files]
     write_atomic(folder / SUMS, "".join(lines))

@@ -1,4 +1,6 @@
-"""One pass in a process of its own: `python -m stages.convert.worker TASK PARENT`, a JSON of `Task` and who waits.
+"""One pass in a process of its own: `python -m tuneline.stages.convert.worker TASK PARENT`.
+
+TASK is the JSON of a `Task`, PARENT the process that waits.
 
 Tells its progress, its result or its error on standard output, a JSON a line. It is a process because the pinned
 gguf-py must come before any other, and because memory it used is given back for certain.
@@ -14,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages import errors
-from stages.artifact import write_atomic
-from stages.convert.adapter import Adapter
-from stages.convert.converter import Tuned
-from stages.convert.ggml import Ggml
-from stages.convert.llama_cpp import installed
-from stages.convert.merge import copy_the_rest, is_tied, merged_shards
-from stages.convert.shards import shards, stored
-from stages.convert.stream import Paced, Target, stream
-from stages.errors import StageFailed, TunelineError
+from tuneline.core import errors
+from tuneline.core.artifacts import write_atomic
+from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.stages.convert.adapter import Adapter
+from tuneline.stages.convert.converter import Tuned
+from tuneline.stages.convert.ggml import Ggml
+from tuneline.stages.convert.llama_cpp import installed
+from tuneline.stages.convert.merge import copy_the_rest, is_tied, merged_shards
+from tuneline.stages.convert.shards import shards, stored
+from tuneline.stages.convert.stream import Paced, Target, stream
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
@@ -91,7 +93,7 @@ def _die_with_parent(parent: int) -> None:
 
 def run(task: Task, tell: Any) -> dict[str, Any]:
     """Make what is missing of the task; parameters by tensor type of each GGUF."""
-    from stages.convert import gguf
+    from tuneline.stages.convert import gguf
 
     gguf.use_vendored(installed())
     scratch, ggml = Path(task.scratch), Ggml(installed())
@@ -104,11 +106,11 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
             put(Path(whole), Path(place))
     result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"]), ggml) for out in task.outputs}}
     if task.folders:
-        from stages.convert.compress import compress
+        from tuneline.stages.convert.compress import compress
 
         compress(task, tell)
     if task.verify:
-        from stages.convert.verify import verify
+        from tuneline.stages.convert.verify import verify
 
         result["verified"] = verify(task, tell)
     return result
@@ -116,8 +118,8 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
 
 def _write(task: Task, scratch: Path, ggml: Ggml, tell: Any) -> list[tuple[str, str]]:
     """Every file whole in scratch; returns where each belongs."""
-    from stages.convert import gguf
-    from stages.convert.imatrix import FILE, measured
+    from tuneline.stages.convert import gguf
+    from tuneline.stages.convert.imatrix import FILE, measured
 
     base = Path(task.base)
     tensors = [tensor for shard in shards(base) for tensor in stored(shard)]

@@ -6,23 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.evaluation import Evaluate
-from configs.recipe import Recipe
-from stages import artifact
-from stages.artifact import Artifact
-from stages.errors import BadRecipe
-from stages.evaluate import gate
-from stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
-from stages.evaluate.client import asker
-from stages.evaluate.elsewhere import ask_elsewhere
-from stages.evaluate.engine import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
-from stages.evaluate.known import Known, of_run
-from stages.evaluate.suites import Item, make_items
-from stages.evaluate.verdicts import FILE as VERDICTS
-from stages.events import Events
-from stages.fetch import open_base
-from stages.prepare import load_tools
-from stages.prepare.overlap import overlap, read_carriers, seen
+from tuneline.configs.evaluation import Evaluate
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRecipe
+from tuneline.core.events import Events
+from tuneline.stages.evaluate import gate
+from tuneline.stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
+from tuneline.stages.evaluate.client import asker
+from tuneline.stages.evaluate.elsewhere import ask_elsewhere
+from tuneline.stages.evaluate.engine import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
+from tuneline.stages.evaluate.known import Known, of_run
+from tuneline.stages.evaluate.suites import Item, make_items
+from tuneline.stages.evaluate.verdicts import FILE as VERDICTS
+from tuneline.stages.fetch import open_base
+from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.overlap import overlap, read_carriers, seen
 
 Suites = dict[str, tuple[Item, ...]]
 
@@ -32,7 +32,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
 
     A gate that says no still finishes the artifact.
     """
-    prepared, converted = artifact.open_artifact(run / "prepare"), artifact.open_artifact(run / "convert")
+    prepared, converted = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "convert")
     settings = _settings(recipe) | {"context": recipe.serve.context}
 
     def build(folder: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         }
         stand = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
         gated, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, stand))
-        artifact.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
+        artifacts.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
         carriers = read_carriers(prepared.path)
         return tables(recipe.evaluate, answers) | {
             "gate": gated,
@@ -71,7 +71,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         }
 
     needs = {"prepare": prepared, "convert": converted}
-    return artifact.make(run / "evaluate", stage_version=4, settings=settings, needs=needs, build=build)
+    return artifacts.make(run / "evaluate", stage_version=4, settings=settings, needs=needs, build=build)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def served(recipe: Recipe) -> str:
 
 def tables(settings: Evaluate, answers: Mapping[tuple[str, str], Sequence[Answer]]) -> dict[str, Any]:
     """All tables, from answers by (suite, target)."""
-    from stages.evaluate import scorers
+    from tuneline.stages.evaluate import scorers
 
     board = [scorers.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
     return {
@@ -120,7 +120,7 @@ def _evidence(
     seen: Mapping[str, int],
 ) -> gate.Evidence:
     catalogue = load_tools(prepared.path)
-    trained = artifact.open_artifact(run / "train").metrics if artifact.finished(run / "train") else {}
+    trained = artifacts.open_artifact(run / "train").metrics if artifacts.finished(run / "train") else {}
     return gate.Evidence(
         answers=answers,
         served=served(recipe),
@@ -139,7 +139,7 @@ def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Sui
     if taken := [target.name for target in recipe.evaluate.targets if target.name in files]:
         raise BadRecipe(f"evaluate.targets: name: {taken[0]!r}: a file of this run is called so; take another")
     if recipe.evaluate.standard:
-        from stages.evaluate.standard import refuse_unless_installed
+        from tuneline.stages.evaluate.standard import refuse_unless_installed
 
         refuse_unless_installed(recipe.evaluate.standard)
     if any(item.style for items in suites.values() for item in items):
@@ -178,9 +178,9 @@ def _perplexity(
     """Of base and tuned on validation rows, rendered with the base's own tokenizer and template."""
     if not recipe.evaluate.perplexity_rows:
         return []
-    from stages.evaluate import perplexity
-    from stages.prepare import read_prepared
-    from stages.prepare.render import Renderer
+    from tuneline.stages.evaluate import perplexity
+    from tuneline.stages.prepare import read_prepared
+    from tuneline.stages.prepare.render import Renderer
 
     rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
     rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
@@ -202,7 +202,7 @@ def _standard(
     """Public benchmarks, of the base and of what goes live."""
     if not recipe.evaluate.standard:
         return []
-    from stages.evaluate.standard import ask_standard
+    from tuneline.stages.evaluate.standard import ask_standard
 
     rows = []
     for done, target in enumerate((BASE, served(recipe))):
@@ -231,7 +231,7 @@ def ask_target(
 
 
 def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:
-    from stages.evaluate import classifier, scorers
+    from tuneline.stages.evaluate import classifier, scorers
 
     texts, tools = classifier.training_pairs(prepared / "train.jsonl")
     if len(set(tools)) < 2 or not suites:
@@ -253,7 +253,7 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
 
 def _preselected(settings: Evaluate, known: Known, suites: Suites) -> list[dict[str, Any]]:
     """How often the right tools are among the `k` the preselector shows, where a suite lets it choose."""
-    from stages.evaluate import scorers
+    from tuneline.stages.evaluate import scorers
 
     chosen = [suite for suite in settings.suites if known.offered(suite.offered)]
     return [

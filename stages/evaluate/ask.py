@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import wire_name
-from endpoints.tool_calls import MISTRAL, TAG
-from stages.evaluate.arguments import same_calls
-from stages.evaluate.checks import fault
-from stages.evaluate.known import Known
-from stages.evaluate.suites import Item
+from tuneline.configs.catalogue import wire_name
+from tuneline.endpoints.tool_calls import MISTRAL, TAG
+from tuneline.stages.evaluate.arguments import same_calls
+from tuneline.stages.evaluate.checks import fault
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.suites import Item
 
 CONCURRENCY = 4
 

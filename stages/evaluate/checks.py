@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stages.evaluate.marks import fault_of, words
+from tuneline.stages.evaluate.marks import fault_of, words
 
 if TYPE_CHECKING:
-    from stages.evaluate.ask import Reply
-    from stages.evaluate.known import Known
-    from stages.evaluate.suites import Item
+    from tuneline.stages.evaluate.ask import Reply
+    from tuneline.stages.evaluate.known import Known
+    from tuneline.stages.evaluate.suites import Item
 
 CUT_OFF, REPEATS, NO_LANGUAGE = "cut off", "repeats itself", "too short to tell its language"
 REPEATED_WORDS, REPEATED_TIMES = 6, 3
@@ -29,7 +29,7 @@ def facts(item: "Item", reply: "Reply", known: "Known") -> str | None:
 
 def language(item: "Item", reply: "Reply", known: "Known") -> str | None:
     """The language asked for, from its first sentence to its last."""
-    from stages.prepare.language import language_of, other_than
+    from tuneline.stages.prepare.language import language_of, other_than
 
     if not item.in_language or not item.language:
         return None

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from endpoints.tool_calls import ToolCall
-from stages.evaluate.suites import Item
+from tuneline.endpoints.tool_calls import ToolCall
+from tuneline.stages.evaluate.suites import Item
 
 
 def training_pairs(rows: Path) -> tuple[list[str], list[str]]:

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue, dotted_name
-from configs.evaluation import Target
-from endpoints.providers import Answer, Chat, provider
-from stages import paths
-from stages.errors import StageFailed
-from stages.evaluate.ask import Message, Reply, request
-from stages.evaluate.engine import Engine
-from stages.evaluate.suites import Item
+from tuneline.configs.catalogue import Catalogue, dotted_name
+from tuneline.configs.evaluation import Target
+from tuneline.core import paths
+from tuneline.core.errors import StageFailed
+from tuneline.endpoints.providers import Answer, Chat, provider
+from tuneline.stages.evaluate.ask import Message, Reply, request
+from tuneline.stages.evaluate.engine import Engine
+from tuneline.stages.evaluate.suites import Item
 
 CHARACTERS_A_TOKEN = 2.0
 """Few on purpose: a request is taken for dearer than it is, so that a budget holds."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
-from stages import artifact, paths
-from stages.errors import BadRequest, NotFound
-from stages.evaluate import served
-from stages.evaluate.ask import Answer, read_answers, wanted
-from stages.evaluate.verdicts import Paired, Verdicts, judge_tasks
-from stages.line import RECIPE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.stages.evaluate import served
+from tuneline.stages.evaluate.ask import Answer, read_answers, wanted
+from tuneline.stages.evaluate.verdicts import Paired, Verdicts, judge_tasks
+from tuneline.stages.line import RECIPE
 
 Pairs = list[tuple[Answer, Answer]]
 
@@ -112,7 +112,7 @@ def _side(word: str) -> Side:
     folder = paths.run_folder(run)
     if not (folder / RECIPE).exists():
         raise NotFound(f"run {run!r}: not in {paths.runs()}; `tuneline runs ls` shows those that are")
-    artifact.open_artifact(folder / "evaluate")
+    artifacts.open_artifact(folder / "evaluate")
     recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
     target = target or served(recipe)
     files = {f.parent.name: f for f in sorted((folder / "evaluate/answers").glob("*/*.jsonl")) if f.stem == target}

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.evaluation import Target
-from configs.recipe import Recipe
-from endpoints.providers import provider
-from stages.evaluate.ask import Message, ask_all, read_answers, request
-from stages.evaluate.client import CHARACTERS_A_TOKEN, Paid, Prompts
-from stages.evaluate.known import Known
-from stages.evaluate.suites import Item
-from stages.events import Events
+from tuneline.configs.evaluation import Target
+from tuneline.configs.recipe import Recipe
+from tuneline.core.events import Events
+from tuneline.endpoints.providers import provider
+from tuneline.stages.evaluate.ask import Message, ask_all, read_answers, request
+from tuneline.stages.evaluate.client import CHARACTERS_A_TOKEN, Paid, Prompts
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.suites import Item
 
 Suites = Mapping[str, Sequence[Item]]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from configs.hardware import hardware
-from configs.recipe import Recipe
-from endpoints import llama_server, vllm_server
-from stages.artifact import SCRATCH
-from stages.errors import StageFailed
-from stages.evaluate.ask import CONCURRENCY
-from stages.fetch import open_base
-from stages.prepare import TEMPLATE
+from tuneline.configs.hardware import hardware
+from tuneline.configs.recipe import Recipe
+from tuneline.core.artifacts import SCRATCH
+from tuneline.core.errors import StageFailed
+from tuneline.endpoints import llama_server, vllm_server
+from tuneline.stages.evaluate.ask import CONCURRENCY
+from tuneline.stages.fetch import open_base
+from tuneline.stages.prepare import TEMPLATE
 
 BASE, REFERENCE = "base", "tuned-F16"
 LLAMA, VLLM = "llama.cpp", "vLLM"

@@ -6,18 +6,18 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.evaluation import Evaluate, Gate, Service, Suite
-from configs.recipe import Recipe
-from stages import artifact
-from stages.artifact import Artifact
-from stages.errors import GateFailed
-from stages.evaluate import statistics
-from stages.evaluate.ask import NO_TOOL, Answer, wanted
-from stages.evaluate.verdicts import MATTERS, Paired, Verdict, Verdicts, judge_tasks
-from stages.line import RECIPE
+from tuneline.configs.evaluation import Evaluate, Gate, Service, Suite
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import GateFailed
+from tuneline.stages.evaluate import statistics
+from tuneline.stages.evaluate.ask import NO_TOOL, Answer, wanted
+from tuneline.stages.evaluate.verdicts import MATTERS, Paired, Verdict, Verdicts, judge_tasks
+from tuneline.stages.line import RECIPE
 
 if TYPE_CHECKING:
-    from stages.evaluate.load import Load
+    from tuneline.stages.evaluate.load import Load
 
 LOAD, JUDGED = "load.json", "judge.json"
 """In a run's folder: what was measured after its evaluation."""
@@ -112,7 +112,7 @@ def of_run(run: Path, told: Row) -> Row:
 def _service(run: Path, wanted: Service | None) -> list[Reason]:
     if wanted is None:
         return []
-    from stages.evaluate.load import Load
+    from tuneline.stages.evaluate.load import Load
 
     if not (run / LOAD).exists():
         return [Reason(None, f"service: not measured; `tuneline load {run.name}` does")]
@@ -159,7 +159,7 @@ def _most(name: str, found: float | None, most: float | None) -> Reason | None:
 def _judged(run: Path, floor: float | None) -> list[Reason]:
     if floor is None:
         return []
-    from stages.evaluate.judge import ENOUGH_LABELS, Judged
+    from tuneline.stages.evaluate.judge import ENOUGH_LABELS, Judged
 
     if not (run / JUDGED).exists():
         return [Reason(None, f"judge: nothing was judged; `tuneline judge {run.name}` does")]
@@ -173,7 +173,7 @@ def _judged(run: Path, floor: float | None) -> list[Reason]:
 
 
 def _fingerprint(stage: Path) -> str | None:
-    return artifact.open_artifact(stage).manifest.fingerprint if artifact.finished(stage) else None
+    return artifacts.open_artifact(stage).manifest.fingerprint if artifacts.finished(stage) else None
 
 
 def _told(reasons: Sequence[Reason], evidence: Evidence) -> Row:

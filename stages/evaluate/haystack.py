@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from configs.evaluation import Suite
-from stages.evaluate.known import Known
-from stages.prepare.asked import filler
+from tuneline.configs.evaluation import Suite
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.prepare.asked import filler
 
 if TYPE_CHECKING:
-    from stages.evaluate.suites import Item
+    from tuneline.stages.evaluate.suites import Item
 
 ROOM = 200
 """Tokens kept for the system message, the question and what the template puts around them, beside the answer."""

@@ -27,15 +27,15 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolInfo, ToolParams
 
-from configs.catalogue import Catalogue, dotted_name, load_catalogue, wire_name
-from configs.evaluation import Suite
-from configs.recipe import load_recipe
-from configs.section import find
-from stages import paths
-from stages.errors import BadRequest
-from stages.evaluate.ask import Reply, judge, request
-from stages.evaluate.known import Known, of_run
-from stages.evaluate.suites import Item, make_items
+from tuneline.configs.catalogue import Catalogue, dotted_name, load_catalogue, wire_name
+from tuneline.configs.evaluation import Suite
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import paths
+from tuneline.core.errors import BadRequest
+from tuneline.core.paths import find
+from tuneline.stages.evaluate.ask import Reply, judge, request
+from tuneline.stages.evaluate.known import Known, of_run
+from tuneline.stages.evaluate.suites import Item, make_items
 
 ANSWERS = "answers"
 """Where a sample's answers lie, in its metadata: a line each, as `evaluate` keeps them."""

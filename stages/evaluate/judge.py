@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from stages import artifact
-from stages.errors import BadData, StageFailed
-from stages.evaluate import statistics
-from stages.evaluate.agreement import cohen_kappa
-from stages.evaluate.ask import Answer, read_answers
-from stages.evaluate.gate import JUDGED
+from tuneline.core import artifacts
+from tuneline.core.errors import BadData, StageFailed
+from tuneline.stages.evaluate import statistics
+from tuneline.stages.evaluate.agreement import cohen_kappa
+from tuneline.stages.evaluate.ask import Answer, read_answers
+from tuneline.stages.evaluate.gate import JUDGED
 
 ENOUGH_LABELS = 30
 """People's labels on items the judge scored too, before its scores count."""
@@ -102,7 +102,7 @@ def answers_to_judge(evaluated: Path, target: str, items: int, labelled: Sequenc
 def write_sheet(answers: Mapping[Key, Answer], file: Path) -> None:
     """A line an answer, for people to set `good` to true or false."""
     rows = [{"suite": s, "id": i, "good": None, "prompt": a.prompt, "answer": said(a)} for (s, i), a in answers.items()]
-    artifact.write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    artifacts.write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_labels(file: Path) -> dict[Key, bool]:
@@ -134,7 +134,7 @@ async def judge(
     """
     if not answers:
         raise StageFailed(f"{run.name}: {target} has no answers to judge")
-    evaluated = artifact.open_artifact(run / "evaluate").manifest.fingerprint
+    evaluated = artifacts.open_artifact(run / "evaluate").manifest.fingerprint
     file = run / "judge" / f"{evaluated}-{target}-{''.join(c if c.isalnum() else '-' for c in name)}.jsonl"
     scores = await _scored(file, answers, ask)
     good = [scores[key] is True for key in answers]
@@ -160,7 +160,7 @@ async def judge(
         agreement_high=agreed_high if same else None,
         kappa=cohen_kappa([str(scores[k] is True) for k in both], [str(labels[k]) for k in both]) if same else None,
     )
-    artifact.write_atomic(run / JUDGED, found.model_dump_json(indent=1))
+    artifacts.write_atomic(run / JUDGED, found.model_dump_json(indent=1))
     return found
 
 

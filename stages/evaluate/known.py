@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue
-from configs.recipe import Recipe
-from stages import artifact
-from stages.errors import BadRecipe
-from stages.evaluate.styles import Styles, held_out_passages
-from stages.prepare import load_tools
-from stages.prepare.preselect import FILE, Preselector
+from tuneline.configs.catalogue import Catalogue
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.evaluate.styles import Styles, held_out_passages
+from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.preselect import FILE, Preselector
 
 
 def rough_tokens(text: str) -> int:
@@ -45,7 +45,7 @@ class Known:
     def preselector(self) -> Preselector:
         if self.catalogue is None or self.prepared is None:
             raise BadRecipe("evaluate.suites: `offered` needs a catalogue (data.tools) to choose from")
-        from stages.evaluate.classifier import training_pairs
+        from tuneline.stages.evaluate.classifier import training_pairs
 
         if (self.prepared / FILE).exists():
             return Preselector.read(self.prepared)
@@ -69,7 +69,7 @@ class Known:
 
 def of_run(recipe: Recipe, run: Path) -> Known:
     """What is known about a run that is prepared."""
-    prepared = artifact.open_artifact(run / "prepare").path
+    prepared = artifacts.open_artifact(run / "prepare").path
     count = _counter(recipe) if any(suite.lengths for suite in recipe.evaluate.suites) else rough_tokens
     return Known(load_tools(prepared), recipe.serve.context, prepared, count, recipe.data.nearest)
 
@@ -77,7 +77,7 @@ def of_run(recipe: Recipe, run: Path) -> Known:
 def _counter(recipe: Recipe) -> Callable[[str], int]:
     from tokenizers import Tokenizer
 
-    from stages.fetch import open_base
+    from tuneline.stages.fetch import open_base
 
     tokenizer: Any = Tokenizer.from_file(str(open_base(recipe).path / "tokenizer.json"))
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stages import artifact
-from stages.errors import NotFound, StageFailed
-from stages.evaluate.gate import LOAD
-from stages.evaluate.statistics import quantile
+from tuneline.core import artifacts
+from tuneline.core.errors import NotFound, StageFailed
+from tuneline.stages.evaluate.gate import LOAD
+from tuneline.stages.evaluate.statistics import quantile
 
 COMMAND, VARIABLE = "guidellm", "TUNELINE_GUIDELLM"
 VERSION = "0.8.1"
@@ -172,7 +172,7 @@ def measured(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def write_load(run: Path, found: Load) -> Path:
     """Where the gate of the run reads it."""
-    artifact.write_atomic(run / LOAD, found.model_dump_json(indent=1))
+    artifacts.write_atomic(run / LOAD, found.model_dump_json(indent=1))
     return run / LOAD
 
 

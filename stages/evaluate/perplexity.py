@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.evaluate.statistics import cluster_bootstrap
+from tuneline.stages.evaluate.statistics import cluster_bootstrap
 
 if TYPE_CHECKING:
-    from stages.prepare.render import Rendered
+    from tuneline.stages.prepare.render import Rendered
 
 Row = dict[str, Any]
 
@@ -38,8 +38,8 @@ def measure(
     measured: Callable[[str, int], None] = lambda target, row: None,
 ) -> dict[str, list[Loss]]:
     """The losses of every row that fits `context`, kept in `folder` a line a row, so that a killed run goes on."""
-    from stages.convert.libllama import Gguf
-    from stages.convert.llama_cpp import installed
+    from tuneline.stages.convert.libllama import Gguf
+    from tuneline.stages.convert.llama_cpp import installed
 
     fitting = {number: row for number, row in enumerate(rows) if 1 < len(row.ids) <= context}
     found = {}

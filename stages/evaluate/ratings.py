@@ -12,10 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from stages import artifact, paths
-from stages.errors import BadData, BadRequest, NotFound
-from stages.evaluate.compare import sides
-from stages.evaluate.judge import said
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.stages.evaluate.compare import sides
+from tuneline.stages.evaluate.judge import said
 
 Vote = Literal["left", "right", "equal"]
 VOTES: tuple[Vote, ...] = ("left", "right", "equal")
@@ -109,7 +109,7 @@ def write_key(ballot: Ballot) -> Path:
     """Which side is whose, in the folder of B's run; the ballot's page does not say it."""
     file = paths.run_folder(ballot.b.partition(":")[0]) / _key_name(ballot.id)
     key = {"ballot": ballot.id, "a": ballot.a, "b": ballot.b, "a_is_left": ballot.a_is_left}
-    artifact.write_atomic(file, json.dumps(key, indent=1))
+    artifacts.write_atomic(file, json.dumps(key, indent=1))
     return file
 
 
@@ -171,7 +171,7 @@ def preference(key: Mapping[str, Any], votes: Mapping[str, Mapping[str, Vote]]) 
 
 
 def _agreement(chosen: Sequence[Mapping[str, str]]) -> tuple[float | None, float | None, int]:
-    from stages.evaluate.agreement import cohen_kappa
+    from tuneline.stages.evaluate.agreement import cohen_kappa
 
     pairs = [(x, y, sorted(x.keys() & y.keys())) for x, y in combinations(chosen, 2)]
     pairs = [pair for pair in pairs if pair[2]]

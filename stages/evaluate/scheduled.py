@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
-from endpoints import vllm_server
-from endpoints.promotion import Promoted, all_promoted
-from stages import artifact, paths
-from stages.errors import StageFailed, TunelineError
-from stages.evaluate import answers_of, ask_target, served
-from stages.evaluate.engine import REFERENCE, Engines
-from stages.evaluate.known import of_run
-from stages.evaluate.scorers import scoreboard_row
-from stages.evaluate.suites import make_items
-from stages.line import RECIPE
-from stages.notify import notify
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.notification import notify
+from tuneline.endpoints import vllm_server
+from tuneline.endpoints.promotion import Promoted, all_promoted
+from tuneline.stages.evaluate import answers_of, ask_target, served
+from tuneline.stages.evaluate.engine import REFERENCE, Engines
+from tuneline.stages.evaluate.known import of_run
+from tuneline.stages.evaluate.scorers import scoreboard_row
+from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.line import RECIPE
 
 WORSE = 0.02
 """A share that fell by more than this is told; under it lies what engines and sampling do by themselves."""
@@ -48,7 +48,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     run = paths.run_folder(version.run)
     if version.form != "gguf" and vllm_server.executable() is None:
         raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
-    if artifact.open_artifact(run / "convert").manifest.fingerprint != version.convert:
+    if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
         raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
     shares = _ask(Recipe.model_validate_json((run / RECIPE).read_text()), run, target)
@@ -69,7 +69,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     }
     folder = paths.scores() / name
     folder.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(folder / f"{score['at'][:10]}.json", json.dumps(score, indent=1))
+    artifacts.write_atomic(folder / f"{score['at'][:10]}.json", json.dumps(score, indent=1))
     if score["worse"]:
         notify(f"Tuneline: {name} ({version.run}) got worse: {'; '.join(score['worse'])}", **score)
     return score
@@ -96,25 +96,25 @@ def _last(name: str) -> dict[str, Any] | None:
 
 def _judged(run: Path, target: str) -> dict[str, Any] | None:
     """What `evaluate` found for a file of a run."""
-    if not artifact.finished(run / "evaluate"):
+    if not artifacts.finished(run / "evaluate"):
         return None
-    board = artifact.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
+    board = artifacts.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
     return {row["suite"]: row for row in board if row["target"] == target}
 
 
 def _baseline(run: Path) -> str:
     """What a promoted model was held against by its gate: worse than that, it should not serve."""
-    if not artifact.finished(run / "evaluate"):
+    if not artifacts.finished(run / "evaluate"):
         return ""
-    return str(artifact.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
+    return str(artifacts.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
 
 
 def _newest(promoted_run: str) -> dict[str, Any] | None:
     """What `evaluate` found for the newest run that is not the promoted one: a candidate that may be better."""
-    others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifact.finished(d / "evaluate")]
+    others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifacts.finished(d / "evaluate")]
     if not others:
         return None
-    newest = max(others, key=lambda d: artifact.open_artifact(d / "evaluate").manifest.ended)
+    newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)
     recipe = Recipe.model_validate_json((newest / RECIPE).read_text())
     return _judged(newest, served(recipe))
 

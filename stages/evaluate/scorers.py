@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stages.evaluate.ask import CONCURRENCY, Answer, wanted
-from stages.evaluate.statistics import cluster_bootstrap, interval
-from stages.evaluate.suites import Item
+from tuneline.stages.evaluate.ask import CONCURRENCY, Answer, wanted
+from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval
+from tuneline.stages.evaluate.suites import Item
 
 ALLOWED_LOSS_POINTS = {"tuned-Q8_0": 1.0, "tuned-Q4_K_M": 5.0}
 """Percentage points of name accuracy a quantized model may lose against the 16-bit one."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.evaluate import statistics
-from stages.evaluate.ask import Answer
-from stages.evaluate.verdicts import Paired
+from tuneline.stages.evaluate import statistics
+from tuneline.stages.evaluate.ask import Answer
+from tuneline.stages.evaluate.verdicts import Paired
 
 TOLERANCE_POINTS = 1.0
 """Where an evaluation is older than the recipe's key."""

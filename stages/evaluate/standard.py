@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from configs.evaluation import Standard
-from configs.section import find
-from stages.errors import BadRequest, StageFailed
+from tuneline.configs.evaluation import Standard
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.paths import find
 
 LAST_LINES = 4
 Row = dict[str, Any]

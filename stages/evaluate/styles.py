@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stages.errors import BadRecipe
+from tuneline.core.errors import BadRecipe
 
 FEWEST = 2
 """Passages of a style, under which nothing is known about how much its own passages differ."""

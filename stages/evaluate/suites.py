@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from configs.evaluation import Request, Suite, Turn
-from stages.errors import BadRecipe
-from stages.evaluate.haystack import hidden
-from stages.evaluate.known import Known
-from stages.prepare.asked import language_of_grammar, parallel_requests, suite_requests
+from tuneline.configs.evaluation import Request, Suite, Turn
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.evaluate.haystack import hidden
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.prepare.asked import language_of_grammar, parallel_requests, suite_requests
 
 
 @dataclass(frozen=True)

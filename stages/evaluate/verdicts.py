@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.errors import NotFound
-from stages.evaluate import statistics
+from tuneline.core.errors import NotFound
+from tuneline.stages.evaluate import statistics
 
 FILE = "verdicts.json"
 """In `evaluate/`: the baseline against the model that is served."""

@@ -17,16 +17,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from configs.models import registry, shape_of
-from configs.recipe import Recipe
-from configs.section import ROOT, find
-from stages import artifact, paths
-from stages.artifact import Artifact
-from stages.errors import BadRecipe, NotFound, StageFailed
-from stages.events import Events
-from stages.fetch.hub import COMMIT, HUB_ID, Hub, HubFiles, commit_of, pinned, refuse_family
-from stages.fetch.transfer import WORKINGS, download, refuse_if_full, room
-from stages.pins import pin, pin_of
+from tuneline.configs.models import registry, shape_of
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRecipe, NotFound, StageFailed
+from tuneline.core.events import Events
+from tuneline.core.paths import ROOT, find
+from tuneline.core.pins import pin, pin_of
+from tuneline.stages.fetch.hub import COMMIT, HUB_ID, Hub, HubFiles, commit_of, pinned, refuse_family
+from tuneline.stages.fetch.transfer import WORKINGS, download, refuse_if_full, room
 
 STAGE_VERSION = 1
 TINY = ROOT / "data" / "tiny"
@@ -80,8 +80,8 @@ def bring(source: Hub | Folder, events: Events) -> Artifact:
     """
     with _alone(paths.models(), source.slug, events) as folder:
         hashed: dict[str, str] = {}
-        build = _no_build if artifact.finished(folder) else _builder(source, events, hashed)
-        made = artifact.make(
+        build = _no_build if artifacts.finished(folder) else _builder(source, events, hashed)
+        made = artifacts.make(
             folder,
             stage="fetch",
             stage_version=STAGE_VERSION,
@@ -116,9 +116,9 @@ def named(name: str, revision: str | None = None) -> Hub | Folder:
 def open_base(recipe: Recipe) -> Artifact:
     """The recipe's base, fetched before; NotFound if it was not."""
     folder = paths.models() / check(recipe).slug
-    if not artifact.finished(folder):
+    if not artifacts.finished(folder):
         raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")
-    return artifact.open_artifact(folder)
+    return artifacts.open_artifact(folder)
 
 
 def check(recipe: Recipe) -> Hub | Folder:
@@ -233,14 +233,14 @@ def _taken(folder: Path) -> list[Path]:
 def _remembered_sha256(path: Path) -> str:
     status = path.stat()
     if status.st_size < REMEMBERED_BYTES:
-        return artifact.sha256(path)
+        return artifacts.sha256(path)
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
     note = paths.cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
     if note.exists():
         return note.read_text()
-    found = artifact.sha256(path)
+    found = artifacts.sha256(path)
     note.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(note, found)
+    artifacts.write_atomic(note, found)
     return found
 
 
@@ -301,7 +301,7 @@ def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:
             shutil.copyfile(file, target)
         done += target.stat().st_size
         events.progress(done, total, "bytes", file.name)
-        if artifact.sha256(target) != _remembered_sha256(file):
+        if artifacts.sha256(target) != _remembered_sha256(file):
             target.unlink()
             raise StageFailed(f"{file}: changed while it was copied; run again")
     return _measured(folder)

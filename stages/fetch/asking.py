@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import BadRequest, NotFound, StageFailed, TunelineError
+from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
 
 if TYPE_CHECKING:
-    from stages.fetch.hub import Hub
+    from tuneline.stages.fetch.hub import Hub
 
 TOKEN_VARIABLE = "HF_TOKEN"
 TRIES, FIRST_WAIT_S = 6, 1.0

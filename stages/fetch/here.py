@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from configs.models import registry, shape_of
-from stages import artifact, paths
-from stages.errors import BadRequest, NotFound, TunelineError
-from stages.fetch.transfer import bytes_in
-from stages.pins import pin_of
+from tuneline.configs.models import registry, shape_of
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadRequest, NotFound, TunelineError
+from tuneline.core.pins import pin_of
+from tuneline.stages.fetch.transfer import bytes_in
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def bases_here() -> list[Here]:
     runs, served = _runs(), _served()
     found = []
     for folder in sorted(paths.models().glob("*@*")):
-        if not artifact.finished(folder):
+        if not artifacts.finished(folder):
             continue
-        manifest = artifact.Manifest.model_validate_json((folder / artifact.MANIFEST).read_text())
+        manifest = artifacts.Manifest.model_validate_json((folder / artifacts.MANIFEST).read_text())
         repo, revision = folder.name.partition("@")[0].replace("--", "/", 1), manifest.made_from.settings["revision"]
         mine = [(run, when) for run, fingerprint, when in runs if fingerprint == manifest.fingerprint]
         found.append(
@@ -64,7 +64,7 @@ def bases_here() -> list[Here]:
 def half_here() -> list[tuple[str, int]]:
     """(folder, bytes so far) of those that were begun and are not whole: no command takes them for a model."""
     begun = [folder for folder in sorted(paths.models().glob("*@*")) if folder.is_dir()]
-    return [(folder.name, bytes_in(folder)) for folder in begun if not artifact.finished(folder)]
+    return [(folder.name, bytes_in(folder)) for folder in begun if not artifacts.finished(folder)]
 
 
 def found_here(name: str) -> list[Here]:
@@ -83,13 +83,13 @@ def found_here(name: str) -> list[Here]:
 def faults(base: Here) -> list[str]:
     """What is wrong with its files, by their recorded hashes, and with what models.yaml says; empty if nothing."""
     try:
-        files = artifact.open_artifact(base.path).manifest.files
+        files = artifacts.open_artifact(base.path).manifest.files
     except TunelineError as error:
         return [str(error)]
     wrong = [
         f"{base.path / name}: its SHA-256 is another; `tuneline models remove {base.slug}`, then fetch it again"
         for name, file in files.items()
-        if artifact.sha256(base.path / name) != file.sha256
+        if artifacts.sha256(base.path / name) != file.sha256
     ]
     return wrong + list(_other_facts(base.known_as, base.path))
 
@@ -122,7 +122,7 @@ def remove(base: Here, force: int) -> None:
 def _runs() -> list[tuple[str, str, datetime]]:
     """(run, fingerprint of its base, when) of every stage of every run here."""
     found = []
-    for file in paths.runs().glob("*/*/" + artifact.MANIFEST):
+    for file in paths.runs().glob("*/*/" + artifacts.MANIFEST):
         try:
             manifest = json.loads(file.read_text())
             found.append(
@@ -135,7 +135,7 @@ def _runs() -> list[tuple[str, str, datetime]]:
 
 def _served() -> dict[str, list[str]]:
     """Names by the run that serves, or could serve again after a rollback."""
-    from endpoints.promotion import all_promoted
+    from tuneline.endpoints.promotion import all_promoted
 
     served: dict[str, list[str]] = {}
     for name, record in all_promoted().items():

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.models import FAMILIES
-from stages.errors import BadRecipe
-from stages.fetch.asking import ANSWER_S, asked, endpoint, explained, token
+from tuneline.configs.models import FAMILIES
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.fetch.asking import ANSWER_S, asked, endpoint, explained, token
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")

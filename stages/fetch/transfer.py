@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from stages.errors import StageFailed
-from stages.events import Events
-from stages.fetch.asking import TRIES, endpoint, explained, in_short, passes, token, wait
-from stages.fetch.hub import HubFiles
+from tuneline.core.errors import StageFailed
+from tuneline.core.events import Events
+from tuneline.stages.fetch.asking import TRIES, endpoint, explained, in_short, passes, token, wait
+from tuneline.stages.fetch.hub import HubFiles
 
 WORKINGS = ".cache"
 """Inside the folder: what is not whole yet."""

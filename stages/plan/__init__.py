@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.models import Shape, known, registry
-from configs.recipe import Recipe
-from stages import paths
-from stages.errors import BadRecipe
-from stages.plan.data import rows_of
-from stages.plan.line import Bound, bounds, refuse_too_dear, states
-from stages.plan.serving import Serving, refuse_unservable, serving
-from stages.plan.training import Training, training
+from tuneline.configs.models import Shape, known, registry
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.plan.data import rows_of
+from tuneline.stages.plan.line import Bound, bounds, refuse_too_dear, states
+from tuneline.stages.plan.serving import Serving, refuse_unservable, serving
+from tuneline.stages.plan.training import Training, training
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def shape_of_base(recipe: Recipe) -> Shape:
     """Of a base in the registry, or by the config.json of one that is here."""
     if key := registry().find(recipe.base):
         return registry().shape(key)
-    from stages.fetch import base_config
+    from tuneline.stages.fetch import base_config
 
     config = base_config(recipe)
     if config is None:
@@ -70,7 +70,7 @@ def shape_of_base(recipe: Recipe) -> Shape:
             f"base: {recipe.base!r}: not in configs/models.yaml and not here, so its size is unknown;\n"
             "`tuneline fetch RECIPE` brings it, then its config.json says"
         )
-    from configs.models import shape_of
+    from tuneline.configs.models import shape_of
 
     if (shape := shape_of(config)) is None:
         raise BadRecipe(f"base: {recipe.base!r}: its config.json does not give the sizes of a decoder")

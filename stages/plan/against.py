@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.hardware import Range, hardware
-from configs.recipe import Recipe
-from stages.errors import TunelineError
-from stages.plan import shape_of_base
-from stages.plan.data import rows_of
-from stages.plan.training import Way, training, way_on_cpu
+from tuneline.configs.hardware import Range, hardware
+from tuneline.configs.recipe import Recipe
+from tuneline.core.errors import TunelineError
+from tuneline.stages.plan import shape_of_base
+from tuneline.stages.plan.data import rows_of
+from tuneline.stages.plan.training import Way, training, way_on_cpu
 
 INTERPRETER_GB = 0.6
 """What Python, torch and Transformers hold before there is a model; measured by benchmarks/plan.py."""

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.hardware import Range
-from configs.recipe import Data, Recipe, Source
-from configs.section import find
+from tuneline.configs.hardware import Range
+from tuneline.configs.recipe import Data, Recipe, Source
+from tuneline.core.paths import find
 
 READ_BYTES = 1 << 20
 """Of a file of rows; the rest is taken to be like its beginning."""

@@ -5,10 +5,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 
-from configs.hardware import GIB, hardware
-from configs.models import Shape, registry
-from stages.errors import BadRequest
-from stages.plan.memory import Work, peak
+from tuneline.configs.hardware import GIB, hardware
+from tuneline.configs.models import Shape, registry
+from tuneline.core.errors import BadRequest
+from tuneline.stages.plan.memory import Work, peak
 
 CONTEXT = 4096
 """Tokens of the one stream that has room beside the weights."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.compute import WALK, Compute, Container
-from configs.recipe import Recipe
-from stages import paths
-from stages.errors import BadRecipe, NotFound, StaleArtifact
+from tuneline.configs.compute import WALK, Compute, Container
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.errors import BadRecipe, NotFound, StaleArtifact
 
 STAGES = tuple(name for name, field in Compute.model_fields.items() if isinstance(field.default, Container))
 """In their order: `compute` has an entry for each."""
@@ -55,7 +55,7 @@ def refuse_too_dear(recipe: Recipe, line: Sequence[Bound]) -> None:
 
 def table(line: Sequence[Bound]) -> str:
     """The bounds as text."""
-    from configs.hardware import hardware
+    from tuneline.configs.hardware import hardware
 
     rows = [f"  {'stage':<9} {'hardware':<34} {'hours':>6} {'tries':>5} {'USD at most':>11}"]
     for b in line:
@@ -72,7 +72,7 @@ def states(recipe: Recipe, run: Path) -> dict[str, str]:
     there = {stage: (run / stage / "manifest.json").exists() for stage in STAGES} | {"fetch": paths.models().exists()}
     found = dict.fromkeys(STAGES, "to do")
     for stage in (stage for stage in STAGES if there[stage]):
-        from stages.line import finished
+        from tuneline.stages.line import finished
 
         try:
             found[stage] = "finished" if finished(stage, recipe, run) else "to do"

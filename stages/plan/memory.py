@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from configs.hardware import GIB
-from configs.models import Shape
+from tuneline.configs.hardware import GIB
+from tuneline.configs.models import Shape
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A parameter in NF4 with double quantization: 4 bits, a byte every 64, and four more every 256 of those."""

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from configs.hardware import GIB, HOURS_A_MONTH, Range, hardware
-from configs.models import Shape
-from configs.recipe import Recipe
-from stages.errors import BadRecipe
-from stages.plan.memory import adapter_parameters
+from tuneline.configs.hardware import GIB, HOURS_A_MONTH, Range, hardware
+from tuneline.configs.models import Shape
+from tuneline.configs.recipe import Recipe
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.plan.memory import adapter_parameters
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's `max_lora_rank` (vllm/config/lora.py); an adapter of another rank is loaded with the next one."""

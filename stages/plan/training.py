@@ -4,11 +4,11 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from configs.hardware import Range, hardware
-from configs.models import Shape
-from configs.recipe import Recipe
-from stages.plan.data import Rows
-from stages.plan.memory import Parts, Work, peak, trainable
+from tuneline.configs.hardware import Range, hardware
+from tuneline.configs.models import Shape
+from tuneline.configs.recipe import Recipe
+from tuneline.stages.plan.data import Rows
+from tuneline.stages.plan.memory import Parts, Work, peak, trainable
 
 COUNTS = (1, 2, 4, 8)
 ROWS = (8, 4, 2, 1)

@@ -7,24 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Recipe
-from configs.section import find
-from stages import artifact
-from stages.artifact import SCRATCH, Artifact
-from stages.errors import BadData
-from stages.events import Events
-from stages.fetch import open_base
-from stages.prepare import preselect
-from stages.prepare.examine import Entry, Examination
-from stages.prepare.overlap import write_carriers
-from stages.prepare.preselect import Preselector, recall, shown_as
-from stages.prepare.problems import Findings
-from stages.prepare.render import Renderer
-from stages.prepare.require import verdict
-from stages.prepare.rows import Row
-from stages.prepare.split import Places, sides, single_documents
-from stages.prepare.synthesize import examples
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.recipe import Data, Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import SCRATCH, Artifact
+from tuneline.core.errors import BadData
+from tuneline.core.events import Events
+from tuneline.core.paths import find
+from tuneline.stages.fetch import open_base
+from tuneline.stages.prepare import preselect
+from tuneline.stages.prepare.examine import Entry, Examination
+from tuneline.stages.prepare.overlap import write_carriers
+from tuneline.stages.prepare.preselect import Preselector, recall, shown_as
+from tuneline.stages.prepare.problems import Findings
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.require import verdict
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.split import Places, sides, single_documents
+from tuneline.stages.prepare.synthesize import examples
 
 PROGRESS_ROWS = 1000
 ERRORS_TOLD = 10
@@ -45,7 +45,7 @@ def prepare(recipe: Recipe, run: Path) -> Artifact:
         BadData: rows with errors, or a requirement that is not met; `prepare/validation.json` has all of them.
     """
     base = open_base(recipe)
-    return artifact.make(
+    return artifacts.make(
         run / "prepare",
         stage_version=2,
         settings=recipe.section("data"),
@@ -81,7 +81,7 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
         if done % PROGRESS_ROWS == 0:
             events.progress(done, done, "rows", "read, checked and measured")
     findings = examined.finish()
-    artifact.write_atomic(folder / VERDICT, json.dumps(verdict(examined), ensure_ascii=False, indent=1))
+    artifacts.write_atomic(folder / VERDICT, json.dumps(verdict(examined), ensure_ascii=False, indent=1))
     _refuse(findings, verdict(examined)["required"], len(kept.places), data)
     _warn(findings, events)
     train, validation = kept.split(examined, events)
@@ -89,12 +89,12 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     kept.write(folder / "train.jsonl", train)
     kept.write(folder / "validation.jsonl", validation)
     if tools := examined.toolbox.catalogue:
-        artifact.write_atomic(folder / "tools.json", tools.model_dump_json())
+        artifacts.write_atomic(folder / "tools.json", tools.model_dump_json())
     if data.catalogue == "learned" or not renderer.is_own:
         hidden = HIDE_TOOLS if data.catalogue == "learned" else ""
-        artifact.write_atomic(folder / TEMPLATE, hidden + renderer.template)
+        artifacts.write_atomic(folder / TEMPLATE, hidden + renderer.template)
     if selector:
-        artifact.write_atomic(folder / preselect.FILE, json.dumps(selector.documents, ensure_ascii=False))
+        artifacts.write_atomic(folder / preselect.FILE, json.dumps(selector.documents, ensure_ascii=False))
     write_carriers(folder, examined.carriers)
     lengths = sorted(examined.lengths)
     return {

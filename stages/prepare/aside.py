@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from configs.catalogue import Catalogue, Tool
-from stages.prepare.render import Measured, Renderer
+from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.stages.prepare.render import Measured, Renderer
 
 WORKERS = 4
 """At most; reading and checking keeps no more of them busy."""

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Source
-from configs.section import ROOT, find
-from stages.errors import BadRecipe
-from stages.prepare.grammar import Grammar, Request, expand, load_grammar, read_yaml
+from tuneline.configs.recipe import Source
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT, find
+from tuneline.stages.prepare.grammar import Grammar, Request, expand, load_grammar, read_yaml
 
 FILLER = ROOT / "data/synthesis/ask/en.yaml"
 """Whose sentences fill a long text unless told otherwise."""

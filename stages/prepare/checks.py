@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from configs.catalogue import Catalogue, Tool, dotted_name, wire_name
-from stages.prepare import personal
-from stages.prepare.formats import Chat
-from stages.prepare.problems import Wrong
+from tuneline.configs.catalogue import Catalogue, Tool, dotted_name, wire_name
+from tuneline.stages.prepare import personal
+from tuneline.stages.prepare.formats import Chat
+from tuneline.stages.prepare.problems import Wrong
 
 CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")
 """How Llama writes its control tokens, `<|eot_id|>` and others."""

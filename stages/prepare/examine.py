@@ -12,21 +12,21 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue
-from configs.recipe import Data, Source
-from configs.section import find
-from stages.errors import BadData
-from stages.prepare.aside import Aside, show
-from stages.prepare.checks import Toolbox
-from stages.prepare.duplicates import Index
-from stages.prepare.grammar import expand
-from stages.prepare.language import language_of, other_than
-from stages.prepare.preselect import Preselector
-from stages.prepare.presidio import Presidio
-from stages.prepare.problems import Findings, Problem
-from stages.prepare.read import Mend, Read, read_file, read_source
-from stages.prepare.render import Measured, Renderer
-from stages.prepare.rows import Row, row_of, show_tools
+from tuneline.configs.catalogue import Catalogue
+from tuneline.configs.recipe import Data, Source
+from tuneline.core.errors import BadData
+from tuneline.core.paths import find
+from tuneline.stages.prepare.aside import Aside, show
+from tuneline.stages.prepare.checks import Toolbox
+from tuneline.stages.prepare.duplicates import Index
+from tuneline.stages.prepare.grammar import expand
+from tuneline.stages.prepare.language import language_of, other_than
+from tuneline.stages.prepare.preselect import Preselector
+from tuneline.stages.prepare.presidio import Presidio
+from tuneline.stages.prepare.problems import Findings, Problem
+from tuneline.stages.prepare.read import Mend, Read, read_file, read_source
+from tuneline.stages.prepare.render import Measured, Renderer
+from tuneline.stages.prepare.rows import Row, row_of, show_tools
 
 BATCH = 256
 AHEAD = 8

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stages.errors import BadData
-from stages.prepare.problems import Problem, Wrong
+from tuneline.core.errors import BadData
+from tuneline.stages.prepare.problems import Problem, Wrong
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BOM = b"\xef\xbb\xbf"

@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stages.prepare.problems import Wrong
-from stages.prepare.transcripts import is_transcript, turns_of
+from tuneline.stages.prepare.problems import Wrong
+from tuneline.stages.prepare.transcripts import is_transcript, turns_of
 
 Chat = list[dict[str, Any]]
 

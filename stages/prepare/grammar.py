@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import yaml
 
-from configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
-from configs.recipe import Source
-from configs.section import find
-from stages.errors import BadData, BadRecipe
+from tuneline.configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
+from tuneline.configs.recipe import Source
+from tuneline.core.errors import BadData, BadRecipe
+from tuneline.core.paths import find
 
 TRIES_PER_ROW = 20
 """A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""

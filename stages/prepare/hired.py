@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue, Tool
-from configs.recipe import Data, Source
-from stages import paths
-from stages.errors import StageFailed
-from stages.prepare.checks import Toolbox
-from stages.prepare.grammar import Request
-from stages.prepare.rows import Row, row_of
+from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.recipe import Data, Source
+from tuneline.core import paths
+from tuneline.core.errors import StageFailed
+from tuneline.stages.prepare.checks import Toolbox
+from tuneline.stages.prepare.grammar import Request
+from tuneline.stages.prepare.rows import Row, row_of
 
 EXAMPLES_A_REQUEST = 10
 ANSWER_TOKENS = 1600
@@ -67,7 +67,7 @@ def audit(source: Source, catalogue: Catalogue) -> Path:
 
 async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Answers to all requests the budget allows, those kept from an earlier time first."""
-    from endpoints.providers import provider
+    from tuneline.endpoints.providers import provider
 
     assert source.synthesize and source.per_tool
     settings, file = source.synthesize, audit(source, catalogue)

@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stages import artifact
-from stages.prepare.examine import Examination
-from stages.prepare.render import Renderer
-from stages.prepare.rows import Row
-from stages.wording import template
+from tuneline.core import artifacts
+from tuneline.core.formatting import template
+from tuneline.stages.prepare.examine import Examination
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rows import Row
 
 BARS = 24
 LABELS_SHOWN = 120
@@ -28,7 +28,7 @@ def write_page(file: Path, examined: Examination, verdict: dict[str, Any]) -> No
         styles=_shares(examined.styles),
         examples=[marked(row, examined.renderer) for row in examined.examples] if examined.renderer else [],
     )
-    artifact.write_atomic(file, page)
+    artifacts.write_atomic(file, page)
 
 
 def histogram(lengths: list[int]) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue
-from configs.recipe import Data
-from stages.prepare.render import Renderer
-from stages.prepare.rows import Row
+from tuneline.configs.catalogue import Catalogue
+from tuneline.configs.recipe import Data
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rows import Row
 
 GRAMS = (2, 5)
 """Characters of the shortest and the longest n-gram, inside of words."""

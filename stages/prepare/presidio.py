@@ -8,9 +8,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
-from stages.errors import BadRequest
-from stages.prepare.language import language_of
-from stages.prepare.personal import Found, found_in, masked
+from tuneline.core.errors import BadRequest
+from tuneline.stages.prepare.language import language_of
+from tuneline.stages.prepare.personal import Found, found_in, masked
 
 REGIONS = {"en": ("US", "GB", "AU"), "it": ("IT",), "id": ("ID",)}
 """Languages that are told apart, each with where its phone numbers are from; other text is taken for the first."""

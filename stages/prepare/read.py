@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from configs.recipe import Source
-from configs.section import find
-from stages.prepare.books import Passage, passages, styled
-from stages.prepare.checks import Toolbox, in_text, mend_calls, text_of, turns_in_order
-from stages.prepare.files import Record, container, escaped, files_in, plain_suffix, records
-from stages.prepare.formats import conversation, format_of, mapped, refuse_other_format
-from stages.prepare.language import language_of
-from stages.prepare.problems import KINDS, Problem, Wrong
-from stages.prepare.rows import Row
+from tuneline.configs.recipe import Source
+from tuneline.core.paths import find
+from tuneline.stages.prepare.books import Passage, passages, styled
+from tuneline.stages.prepare.checks import Toolbox, in_text, mend_calls, text_of, turns_in_order
+from tuneline.stages.prepare.files import Record, container, escaped, files_in, plain_suffix, records
+from tuneline.stages.prepare.formats import conversation, format_of, mapped, refuse_other_format
+from tuneline.stages.prepare.language import language_of
+from tuneline.stages.prepare.problems import KINDS, Problem, Wrong
+from tuneline.stages.prepare.rows import Row
 
 Stated = Callable[[Path, str], None]
 """Told once a file: which format it is in."""

@@ -1,8 +1,8 @@
 """From messages to token ids and the mask of learned tokens, by the base's chat template.
 
 Training, evaluation and serving use one template: the one beside the base's tokenizer, or, where that marks nothing,
-ours that writes the same text (`stages.prepare.templates`). Assistant turns stand inside `{% generation %}`; only what
-is inside is learned. A row of plain text is learned whole.
+ours that writes the same text (`templates.py`). Assistant turns stand inside `{% generation %}`;
+only what is inside is learned. A row of plain text is learned whole.
 """
 
 import re
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue
-from stages.prepare.rows import Row
-from stages.prepare.templates import BEGIN, END, compiled, template_for
-from stages.prepare.words import Tokens, Words
+from tuneline.configs.catalogue import Catalogue
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.templates import BEGIN, END, compiled, template_for
+from tuneline.stages.prepare.words import Tokens, Words
 
 SIGNATURES = "{%- set signatures = true %}"
 """Put before a template of ours, it writes a tool as a line."""

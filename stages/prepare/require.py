@@ -4,8 +4,8 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from configs.recipe import BOUND
-from stages.prepare.examine import Examination
+from tuneline.configs.recipe import BOUND
+from tuneline.stages.prepare.examine import Examination
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 AT_MOST = ("format_errors", "errors", "warnings", "duplicates", "near_duplicates", "too_long", "longest_tokens")

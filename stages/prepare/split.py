@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Collection
 from typing import Any
 
-from stages.prepare.rows import Row
+from tuneline.stages.prepare.rows import Row
 
 ENOUGH = 10
 """A label with fewer rows may have none kept."""

@@ -9,16 +9,16 @@ from typing import Any
 
 import yaml
 
-from configs.catalogue import load_catalogue
-from configs.recipe import Data, Source, load_recipe
-from configs.section import ROOT
-from stages import artifact
-from stages.errors import BadData, BadRequest, NotFound
-from stages.prepare.checks import Toolbox
-from stages.prepare.files import SUFFIXES, TEXT, Record, container, files_in, records
-from stages.prepare.formats import format_of
-from stages.prepare.problems import Problem, Wrong
-from stages.prepare.read import Read, read_file
+from tuneline.configs.catalogue import load_catalogue
+from tuneline.configs.recipe import Data, Source, load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.checks import Toolbox
+from tuneline.stages.prepare.files import SUFFIXES, TEXT, Record, container, files_in, records
+from tuneline.stages.prepare.formats import format_of
+from tuneline.stages.prepare.problems import Problem, Wrong
+from tuneline.stages.prepare.read import Read, read_file
 
 LOOKED_AT = 200
 """Records of a file that are read to know its format and how long its rows are."""
@@ -63,7 +63,7 @@ def init(path: Path, recipe_file: Path, base: str = "tiny", revision: str | None
     recipe["data"] |= shown
     header = "".join(f"# {note}\n" for note in seen.notes)
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    artifacts.write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     load_recipe(recipe_file)
     return "\n".join(
         [*seen.notes, f"written: {recipe_file}", f"next: tuneline validate {recipe_file}; tuneline run {recipe_file}"]

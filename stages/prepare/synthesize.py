@@ -2,7 +2,7 @@
 missing, answers after a result, and requests that need no tool; in several languages, seeded and offline.
 
 Phrases come from the catalogue's tools, frames and values from `data/synthesis/LANGUAGE.yaml`; a tool without phrases
-is asked for by its description. A model of any provider can write the examples instead: see `stages.prepare.hired`.
+is asked for by its description. A model of any provider can write the examples instead: see `hired.py`.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from configs.catalogue import Catalogue, Tool
-from configs.recipe import Data, Source
-from configs.section import ROOT
-from endpoints.tool_calls import ToolCall
-from stages.errors import BadRecipe
-from stages.prepare.grammar import Grammar, Handler, Request, parse, slots_of, whole_numbers
-from stages.prepare.rows import Row
+from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.recipe import Data, Source
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.tool_calls import ToolCall
+from tuneline.stages.prepare.grammar import Grammar, Handler, Request, parse, slots_of, whole_numbers
+from tuneline.stages.prepare.rows import Row
 
 FRAMES = ROOT / "data" / "synthesis"
 CYCLE = ("single", "near", "result", "single", "missing", "single", "parallel", "none", "result", "near")
@@ -56,7 +56,7 @@ def examples(data: Data, catalogue: Catalogue | None) -> Callable[[Source, int],
         if catalogue is None:
             raise BadRecipe(f"data.sources.{number}: per_tool: {source.per_tool}: needs a catalogue (data.tools)")
         if source.synthesize:
-            from stages.prepare.hired import hired
+            from tuneline.stages.prepare.hired import hired
 
             yield from hired(source, catalogue, data)
             return

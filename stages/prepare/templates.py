@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from configs.section import ROOT
-from stages.errors import BadRecipe
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
 
 FOLDER = ROOT / "configs" / "templates"
 BEGIN, END = "\ufdd0", "\ufdd1"

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from stages.prepare.problems import Wrong
+from tuneline.stages.prepare.problems import Wrong
 
 _TAG = re.compile(r"\[(THINK|CALL|RESULT|RESPONSE|USER)\]")
 _ENDS = re.compile(r"\[/(?:THINK|CALL|RESULT|RESPONSE|USER)\]")

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Recipe, Source, load_recipe
-from configs.section import ROOT, find
-from stages import artifact
-from stages.errors import BadRequest, NotFound
-from stages.prepare.checks import mended
-from stages.prepare.examine import Examination
-from stages.prepare.files import SUFFIXES, plain_suffix
-from stages.prepare.page import write_page
-from stages.prepare.presidio import Presidio
-from stages.prepare.problems import KINDS
-from stages.prepare.require import verdict
-from stages.prepare.rows import Row
-from stages.prepare.synthesize import examples
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.recipe import Data, Recipe, Source, load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.paths import ROOT, find
+from tuneline.stages.prepare.checks import mended
+from tuneline.stages.prepare.examine import Examination
+from tuneline.stages.prepare.files import SUFFIXES, plain_suffix
+from tuneline.stages.prepare.page import write_page
+from tuneline.stages.prepare.presidio import Presidio
+from tuneline.stages.prepare.problems import KINDS
+from tuneline.stages.prepare.require import verdict
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.synthesize import examples
 
 REPORT, VERDICT, CLEANED = "validation.html", "validation.json", "cleaned"
 TOLD = 5
@@ -52,7 +52,7 @@ def validate(paths: Sequence[Path], recipe_file: Path | None, to: Path, *, fix: 
     examined, not_counted = _examined(recipe, data, catalogue)
     found = verdict(examined)
     to.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(to / VERDICT, json.dumps(found, ensure_ascii=False, indent=1))
+    artifacts.write_atomic(to / VERDICT, json.dumps(found, ensure_ascii=False, indent=1))
     write_page(to / REPORT, examined, found)
     lines = [*_lines(found), *not_counted, f"written: {to / VERDICT}, {to / REPORT}"]
     if fix:
@@ -81,9 +81,9 @@ def _examined(recipe: Recipe | None, data: Data, catalogue: Catalogue | None) ->
     renderer, selector = None, None
     why = "tokens are not counted: `--recipe RECIPE` says by which tokenizer and template"
     if recipe:
-        from stages.fetch import open_base
-        from stages.prepare.preselect import Preselector, shown_as
-        from stages.prepare.render import Renderer
+        from tuneline.stages.fetch import open_base
+        from tuneline.stages.prepare.preselect import Preselector, shown_as
+        from tuneline.stages.prepare.render import Renderer
 
         try:
             here = ROOT / "data" / "tiny" if recipe.base == "tiny" else find(Path(recipe.base))

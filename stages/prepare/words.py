@@ -11,7 +11,7 @@ import re
 from array import array
 from typing import Any
 
-from stages.prepare.templates import BEGIN, END
+from tuneline.stages.prepare.templates import BEGIN, END
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -5,17 +5,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages import artifact
-from stages.artifact import Manifest
-from stages.errors import NotFound
-from stages.evaluate.gate import of_run
-from stages.evaluate.sizes import Size, Sizes
-from stages.events import read_events
-from stages.report import evidence
-from stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
-from stages.report.run import STAGES, Run, read
-from stages.report.tradeoffs import checks, tradeoffs
-from stages.wording import Row, call_text, figures, megabytes, percent, plain, safe, said, short, template, words
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Manifest
+from tuneline.core.errors import NotFound
+from tuneline.core.events import read_events
+from tuneline.core.formatting import (
+    Row,
+    call_text,
+    figures,
+    megabytes,
+    percent,
+    plain,
+    safe,
+    said,
+    short,
+    template,
+    words,
+)
+from tuneline.stages.evaluate.gate import of_run
+from tuneline.stages.evaluate.sizes import Size, Sizes
+from tuneline.stages.report import evidence
+from tuneline.stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
+from tuneline.stages.report.run import STAGES, Run, read
+from tuneline.stages.report.tradeoffs import checks, tradeoffs
 
 FILE = "report.html"
 CONFUSIONS_SHOWN = 12
@@ -40,7 +52,7 @@ def write_report(run: Path) -> Path:
         raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
     found = read(run)
     page = template(Path(__file__).with_name("page.html.jinja")).render(**_context(found))
-    artifact.write_atomic(run / FILE, page)
+    artifacts.write_atomic(run / FILE, page)
     return run / FILE
 
 
@@ -268,7 +280,7 @@ def _planned(run: Run) -> list[Row]:
     """The plan of the training against what was measured."""
     if (manifest := run.manifests.get("train")) is None:
         return []
-    from stages.plan.against import against
+    from tuneline.stages.plan.against import against
 
     found = against(run.path, manifest.seconds, read_events(run.path))
     return [

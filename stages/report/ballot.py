@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from stages import artifact
-from stages.evaluate.ratings import Ballot
-from stages.wording import safe, template
+from tuneline.core import artifacts
+from tuneline.core.formatting import safe, template
+from tuneline.stages.evaluate.ratings import Ballot
 
 
 def write_ballot(ballot: Ballot, file: Path) -> Path:
@@ -16,5 +16,5 @@ def write_ballot(ballot: Ballot, file: Path) -> Path:
         id=ballot.id, count=len(ballot.questions), questions=safe(questions.replace("<", "\\u003c"))
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(file, page)
+    artifacts.write_atomic(file, page)
     return file

@@ -4,14 +4,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from configs.models import Licence, registry
-from configs.recipe import Recipe
-from stages import artifact
-from stages.artifact import Artifact
-from stages.evaluate import served
-from stages.evaluate.gate import of_run
-from stages.line import RECIPE
-from stages.wording import percent, template, words
+from tuneline.configs.models import Licence, registry
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.formatting import percent, template, words
+from tuneline.stages.evaluate import served
+from tuneline.stages.evaluate.gate import of_run
+from tuneline.stages.line import RECIPE
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}
@@ -26,7 +26,7 @@ def write_card(run: Path) -> list[Path]:
     Raises:
         NotFound: the run is not converted or not evaluated.
     """
-    converted, evaluated = artifact.open_artifact(run / "convert"), artifact.open_artifact(run / "evaluate")
+    converted, evaluated = artifacts.open_artifact(run / "convert"), artifacts.open_artifact(run / "evaluate")
     recipe = Recipe.model_validate_json((run / RECIPE).read_text())
     key = registry().find(recipe.base)
     model = registry().models[key] if key else None
@@ -53,10 +53,10 @@ def write_card(run: Path) -> list[Path]:
         evaluate=evaluated.manifest.fingerprint,
     )
     text = f"---\n{_head(recipe, name, licence, model.licence if model else None, evaluated)}\n---\n\n{body}"
-    artifact.write_atomic(converted.path / FILE, text)
+    artifacts.write_atomic(converted.path / FILE, text)
     if not (licence and licence.notice):
         return [converted.path / FILE]
-    artifact.write_atomic(converted.path / NOTICE, licence.notice + "\n")
+    artifacts.write_atomic(converted.path / NOTICE, licence.notice + "\n")
     return [converted.path / FILE, converted.path / NOTICE]
 
 
@@ -110,11 +110,11 @@ def _is_weights(name: str) -> bool:
 
 
 def _metrics(stage: Path) -> Row:
-    return artifact.open_artifact(stage).metrics if artifact.finished(stage) else {}
+    return artifacts.open_artifact(stage).metrics if artifacts.finished(stage) else {}
 
 
 def _verdicts(evaluated: Artifact) -> Row:
-    from stages.report.evidence import verdicts
+    from tuneline.stages.report.evidence import verdicts
 
     found = verdicts(evaluated.path)
     return {task.task: task for task in found.tasks} if found else {}

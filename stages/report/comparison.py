@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages import artifact
-from stages.evaluate.ask import Answer
-from stages.evaluate.compare import Change, Comparison
-from stages.evaluate.verdicts import Verdict
-from stages.report.charts import whisker, whisker_axis
-from stages.wording import call_text, percent, safe, template
+from tuneline.core import artifacts
+from tuneline.core.formatting import call_text, percent, safe, template
+from tuneline.stages.evaluate.ask import Answer
+from tuneline.stages.evaluate.compare import Change, Comparison
+from tuneline.stages.evaluate.verdicts import Verdict
+from tuneline.stages.report.charts import whisker, whisker_axis
 
 SHOWN = 200
 """Items that changed sides, in each direction; the JSON has all."""
@@ -39,7 +39,7 @@ def write_comparison(comparison: Comparison, file: Path) -> Path:
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(file, page)
+    artifacts.write_atomic(file, page)
     return file
 
 

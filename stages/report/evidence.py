@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stages.errors import NotFound
-from stages.evaluate.ask import Answer, read_answers, wanted
-from stages.evaluate.gate import JUDGED, LOAD
-from stages.evaluate.judge import Judged
-from stages.evaluate.load import Load
-from stages.evaluate.sizes import TOLERANCE_POINTS, Sizes, sizes
-from stages.evaluate.verdicts import FILE as VERDICTS
-from stages.evaluate.verdicts import Verdicts, read_verdicts
+from tuneline.core.errors import NotFound
+from tuneline.stages.evaluate.ask import Answer, read_answers, wanted
+from tuneline.stages.evaluate.gate import JUDGED, LOAD
+from tuneline.stages.evaluate.judge import Judged
+from tuneline.stages.evaluate.load import Load
+from tuneline.stages.evaluate.sizes import TOLERANCE_POINTS, Sizes, sizes
+from tuneline.stages.evaluate.verdicts import FILE as VERDICTS
+from tuneline.stages.evaluate.verdicts import Verdicts, read_verdicts
 
 FAILURES_SHOWN = 20
 ROWS_SHOWN = 24

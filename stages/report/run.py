@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stages import paths
-from stages.artifact import DRAFT, MANIFEST, Manifest
-from stages.wording import Row
+from tuneline.core import paths
+from tuneline.core.artifacts import DRAFT, MANIFEST, Manifest
+from tuneline.core.formatting import Row
 
 STAGES = ("prepare", "train", "convert", "evaluate")
 

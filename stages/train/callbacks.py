@@ -10,11 +10,11 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.events import Events
-from stages.train.checkpoints import mark_whole
-from stages.train.flops import peak_flops
-from stages.train.trainer import any_process, is_first, world
-from stages.train.watch import peak_memory_gb, process_memory_gb
+from tuneline.core.events import Events
+from tuneline.stages.train.checkpoints import mark_whole
+from tuneline.stages.train.flops import peak_flops
+from tuneline.stages.train.trainer import any_process, is_first, world
+from tuneline.stages.train.watch import peak_memory_gb, process_memory_gb
 
 NAMES = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm", "eval_loss": "validation_loss"}
 

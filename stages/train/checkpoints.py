@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from stages.artifact import sha256, write_atomic
-from stages.events import Events
+from tuneline.core.artifacts import sha256, write_atomic
+from tuneline.core.events import Events
 
 MARK = "whole.json"
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
 
 if TYPE_CHECKING:
     import torch

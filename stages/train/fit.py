@@ -18,24 +18,24 @@ from transformers import PrinterCallback
 from transformers.trainer_utils import set_seed
 from trl import SFTConfig
 
-from configs.recipe import Recipe, Train
-from stages import artifact
-from stages.convert.adapter import WEIGHTS
-from stages.errors import BadRecipe, StageFailed
-from stages.events import Events
-from stages.prepare import TEMPLATE, load_tools, read_prepared
-from stages.prepare.render import Renderer
-from stages.train import shard
-from stages.train.allocator import return_freed_memory
-from stages.train.callbacks import Checkpoints, Report, StopOnSignal
-from stages.train.checkpoints import newest_whole
-from stages.train.flops import flops_per_token
-from stages.train.load import fill, load
-from stages.train.loss import IGNORED
-from stages.train.placement import rows_each
-from stages.train.samples import Samples
-from stages.train.trainer import Trainer, from_first, is_first, save_adapter
-from stages.train.watch import Alerts, Best, Divergence, lowest, validations
+from tuneline.configs.recipe import Recipe, Train
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.events import Events
+from tuneline.stages.convert.adapter import WEIGHTS
+from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.train import shard
+from tuneline.stages.train.allocator import return_freed_memory
+from tuneline.stages.train.callbacks import Checkpoints, Report, StopOnSignal
+from tuneline.stages.train.checkpoints import newest_whole
+from tuneline.stages.train.flops import flops_per_token
+from tuneline.stages.train.load import fill, load
+from tuneline.stages.train.loss import IGNORED
+from tuneline.stages.train.placement import rows_each
+from tuneline.stages.train.samples import Samples
+from tuneline.stages.train.trainer import Trainer, from_first, is_first, save_adapter
+from tuneline.stages.train.watch import Alerts, Best, Divergence, lowest, validations
 
 CHECKPOINTS_KEPT = 2
 LAST_STEPS = 10
@@ -66,7 +66,7 @@ def fit(
     rows = {name: _dataset(renderer, prepared / f"{name}.jsonl") for name in ("train", "validation")}
     model = load(settings, base, start, events, sharded=is_sharded())
     return_freed_memory(sum(parameter.numel() for parameter in model.parameters()))
-    scratch = folder / artifact.SCRATCH
+    scratch = folder / artifacts.SCRATCH
     stop, divergence = StopOnSignal(), Divergence()
     trainer = Trainer(
         batch_rows=settings.batch_rows,

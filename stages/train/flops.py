@@ -8,7 +8,7 @@ Source: Narayanan et al., arXiv 2104.04473, appendix; Hu et al., arXiv 2106.0968
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages.train.count import in_4_bit
+from tuneline.stages.train.count import in_4_bit
 
 if TYPE_CHECKING:
     import torch

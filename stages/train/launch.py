@@ -11,12 +11,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
-from stages import artifact, errors
-from stages.errors import StageFailed, TunelineError
-from stages.events import Events, Silent
-from stages.line import bound_to
-from stages.train.placement import fewer, placement
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, errors
+from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.events import Events, Silent
+from tuneline.core.paths import IMPORTED_FROM
+from tuneline.stages.line import bound_to
+from tuneline.stages.train.placement import fewer, placement
 
 STRATEGY = "TUNELINE_STRATEGY"
 """The environment variable that tells a worker how they share."""
@@ -68,7 +69,7 @@ def _once(
 ) -> dict[str, float]:
     events = Events(run, "train")
     if processes == 1:
-        from stages.train.fit import fit
+        from tuneline.stages.train.fit import fit
 
         try:
             return fit(recipe, base, prepared, folder, events, start)
@@ -77,14 +78,14 @@ def _once(
                 raise
         _free()  # only here the failed attempt's model is no longer held by its traceback
         raise OutOfMemory(measured)
-    scratch = folder / artifact.SCRATCH
+    scratch = folder / artifacts.SCRATCH
     scratch.mkdir(exist_ok=True)
     job, outcome = scratch / "job.json", scratch / "outcome.json"
     outcome.unlink(missing_ok=True)
     paths = {"base": base, "prepared": prepared, "folder": folder, "run": run, "start": start}
     told: dict[str, str | None] = {name: str(path) if path else None for name, path in paths.items()}
     told["strategy"] = recipe.compute.strategy
-    artifact.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
+    artifacts.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
     _torchrun(job, processes // _nodes())
     if not outcome.exists():
         raise StageFailed(
@@ -105,7 +106,7 @@ def _out_of_memory(error: BaseException) -> str | None:
     """What was measured if that is what went wrong; torch has a class for it on GPUs, and on CPUs only words."""
     import torch
 
-    from stages.train.watch import peak_memory_gb
+    from tuneline.stages.train.watch import peak_memory_gb
 
     if isinstance(error, torch.OutOfMemoryError):
         return f"{peak_memory_gb():.1f} GB in use at most"
@@ -132,7 +133,7 @@ def _memory() -> int | None:
 def _torchrun(job: Path, processes: int) -> None:
     """Start the workers and wait; a SIGTERM goes to each of them, so that they save a checkpoint together."""
     command = [sys.executable, "-m", "torch.distributed.run", *_words(), f"--nproc-per-node={processes}"]
-    command += ["-m", "stages.train.launch", str(job)]
+    command += ["-m", "tuneline.stages.train.launch", str(job)]
     pids = job.parent / "pids"
     pids.mkdir(exist_ok=True)
     for old in pids.iterdir():
@@ -143,7 +144,7 @@ def _torchrun(job: Path, processes: int) -> None:
             os.kill(int(file.name.partition("@")[0]), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, forward)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(IMPORTED_FROM), "PYTHONSAFEPATH": "1"}
     try:
         subprocess.run(command, env=environment, check=False, preexec_fn=bound_to(os.getpid()))
     finally:
@@ -172,8 +173,8 @@ def _worker(job: Path) -> int:
     try:
         import torch
 
-        from stages.train.fit import fit
-        from stages.train.shard import shard_on_cpu
+        from tuneline.stages.train.fit import fit
+        from tuneline.stages.train.shard import shard_on_cpu
 
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -182,7 +183,7 @@ def _worker(job: Path) -> int:
         events = Events(run, "train") if first else Silent(run, "train")
         metrics = fit(recipe, base, prepared, folder, events, path["start"])
         if first:
-            artifact.write_atomic(outcome, json.dumps({"metrics": metrics}))
+            artifacts.write_atomic(outcome, json.dumps({"metrics": metrics}))
     except TunelineError as error:
         _tell(outcome, type(error).__name__, str(error))
         return 1
@@ -204,7 +205,7 @@ def _worker(job: Path) -> int:
 
 def _tell(outcome: Path, kind: str, message: str) -> None:
     if not outcome.exists():
-        artifact.write_atomic(outcome, json.dumps({"kind": kind, "message": message}))
+        artifacts.write_atomic(outcome, json.dumps({"kind": kind, "message": message}))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from stages.convert.shards import shards
-from stages.train.load import fill
-from stages.train.sparse import SparseMoe, use_sparse_experts
+from tuneline.stages.convert.shards import shards
+from tuneline.stages.train.load import fill
+from tuneline.stages.train.sparse import SparseMoe, use_sparse_experts
 
 CLASS = "Llama4ForCausalLM"
 PREFIX = "language_model."

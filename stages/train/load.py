@@ -12,13 +12,13 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from configs.recipe import Train
-from stages.convert.adapter import WEIGHTS
-from stages.convert.merge import is_tied
-from stages.errors import BadRecipe, StageFailed
-from stages.events import Events
-from stages.train.count import count, refuse_unquantized
-from stages.train.targets import SAVED, check, resolve
+from tuneline.configs.recipe import Train
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.events import Events
+from tuneline.stages.convert.adapter import WEIGHTS
+from tuneline.stages.convert.merge import is_tied
+from tuneline.stages.train.count import count, refuse_unquantized
+from tuneline.stages.train.targets import SAVED, check, resolve
 
 FLASH = "kernels-community/flash-attn2"
 """Baked into the training image."""
@@ -75,8 +75,8 @@ def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[Pre
     loading: Any = nullcontext()
     prefix, mixture = "", kind.startswith("llama4")
     if mixture:
-        from stages.train.llama4 import experts_of, linearized, stored_prefix
-        from stages.train.sparse import use_sparse_experts
+        from tuneline.stages.train.llama4 import experts_of, linearized, stored_prefix
+        from tuneline.stages.train.sparse import use_sparse_experts
 
         prefix = stored_prefix(base)
         if settings.method == "qlora" or "experts" in settings.targets:

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.hardware import hardware
-from configs.models import Shape, shape_of
-from configs.recipe import Recipe
-from stages.errors import BadRecipe
-from stages.plan.data import rows_of
-from stages.plan.training import least, on_cpu, placed_in
+from tuneline.configs.hardware import hardware
+from tuneline.configs.models import Shape, shape_of
+from tuneline.configs.recipe import Recipe
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.plan.data import rows_of
+from tuneline.stages.plan.training import least, on_cpu, placed_in
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.events import Events
-from stages.train.loss import IGNORED
-from stages.train.trainer import is_first
+from tuneline.core.events import Events
+from tuneline.stages.train.loss import IGNORED
+from tuneline.stages.train.trainer import is_first
 
 ROWS, TOKENS = 3, 32
 """So few that they cost little beside a validation."""

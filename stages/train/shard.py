@@ -11,8 +11,8 @@ from bitsandbytes.nn import Linear4bit
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.errors import StageFailed
-from stages.events import Events
+from tuneline.core.errors import StageFailed
+from tuneline.core.events import Events
 
 
 def settings(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:

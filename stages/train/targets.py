@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.recipe import Train
-from stages.errors import BadRecipe
+from tuneline.configs.recipe import Train
+from tuneline.core.errors import BadRecipe
 
 LAYERS = r"(?:language_model\.)?model\.layers\.\d+\."
 """Of the language model; a vision tower's layers have another prefix."""

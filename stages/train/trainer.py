@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from stages.train.loss import LearnedTokens
+from tuneline.stages.train.loss import LearnedTokens
 
 Made = TypeVar("Made")
 Optimizer = Callable[[PeftModel], torch.optim.Optimizer]

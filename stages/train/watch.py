@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from configs.recipe import Train, Watch
-from stages.events import Events
+from tuneline.configs.recipe import Train, Watch
+from tuneline.core.events import Events
 
 WINDOW = 100
 """Steps over which a median or a mean is taken."""

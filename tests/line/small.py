@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
-from configs.section import ROOT
-from stages.events import read_events
-from stages.prepare import prepare
-from stages.train.launch import launch
+from tuneline.configs.recipe import Recipe
+from tuneline.core.events import read_events
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare import prepare
+from tuneline.stages.train.launch import launch
 
 BASE = ROOT / "data/tiny"
 FRUIT = ("apples", "pears", "plums", "figs", "limes", "kiwis")

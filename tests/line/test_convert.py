@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Recipe
-from configs.section import ROOT
-from stages import artifact
-from stages import convert as package
-from stages.artifact import Artifact
-from stages.convert import convert, stream, worker
-from stages.convert.converter import pre_tokenizer_of
-from stages.convert.merge import merge
-from stages.convert.shards import stored
-from stages.convert.stream import Target
-from stages.convert.verify import verify
-from stages.errors import BadRecipe, StageFailed
-from stages.events import read_events
 from tests.conftest import CACHE
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.events import read_events
+from tuneline.core.paths import ROOT
+from tuneline.stages import convert as package
+from tuneline.stages.convert import convert, stream, worker
+from tuneline.stages.convert.converter import pre_tokenizer_of
+from tuneline.stages.convert.merge import merge
+from tuneline.stages.convert.shards import stored
+from tuneline.stages.convert.stream import Target
+from tuneline.stages.convert.verify import verify
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -45,8 +45,8 @@ RECIPE = Recipe.model_validate(
 CONVERT = """
 import sys
 from pathlib import Path
-from configs.recipe import Recipe
-from stages import artifact, convert
+from tuneline.configs.recipe import Recipe
+from tuneline.stages import artifact, convert
 base = artifact.open_artifact(Path(sys.argv[1]))
 convert.open_base = lambda recipe: base
 convert.convert(Recipe.model_validate_json(sys.argv[3]), Path(sys.argv[2]))
@@ -74,7 +74,7 @@ def made(path: Path, files: Mapping[str, Path | str]) -> Artifact:
                 (folder / name).write_text(content)
         return {}
 
-    return artifact.make(path, stage_version=1, settings={}, needs={}, build=build)
+    return artifacts.make(path, stage_version=1, settings={}, needs={}, build=build)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_every_file_is_made_and_measured(converted: Artifact) -> None:
     assert files["tuned-Q8_0"]["k_quant_share"] == files["tuned-F16"]["k_quant_share"] == 0
     assert len({sum(about["types"].values()) for about in files.values()}) == 1
     assert (folder / "base-F16.gguf").read_bytes() != (folder / "tuned-F16.gguf").read_bytes()
-    assert not (folder / artifact.SCRATCH).exists()
+    assert not (folder / artifacts.SCRATCH).exists()
     told = [(e["done"], e["total"]) for e in read_events(folder.parent) if e.get("unit") == "bytes"]
     assert told[0][0] == 0 and told[-1][0] == told[-1][1] == sum(t.bytes for t in stored(TINY / "model.safetensors"))
 
@@ -205,7 +205,7 @@ def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, i
             time.sleep(chance.uniform(0, 0.5))
             process.kill()
         assert process.returncode == -signal.SIGKILL, log.read_text()
-        assert not artifact.finished(folder)
+        assert not artifacts.finished(folder)
     made = convert(RECIPE, inputs.run)
     assert made.manifest.files == converted.manifest.files and made.metrics == converted.metrics
 
@@ -239,7 +239,7 @@ def test_a_token_that_does_not_stop_fails_the_stage_by_name(inputs: Inputs) -> N
     (inputs.base.path / "generation_config.json").write_text(json.dumps(other))
     with pytest.raises(StageFailed, match=r"tuned-F16\.gguf: stop_tokens: does not stop at "):
         convert(RECIPE, inputs.run)
-    assert not artifact.finished(inputs.run / "convert")
+    assert not artifacts.finished(inputs.run / "convert")
 
 
 def test_files_that_are_not_the_tuned_model_fail_by_name(converted: Artifact, adapter: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from configs.section import ROOT
-from stages.convert import llama_cpp
-from stages.errors import NotFound
 from tests.conftest import CACHE
+from tuneline.core.errors import NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.convert import llama_cpp
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -69,7 +69,7 @@ for case in cases:
 """
 OURS = """
 import json, sys
-from stages.convert.worker import Task, run
+from tuneline.stages.convert.worker import Task, run
 for task in json.loads(sys.argv[1]):
     run(Task(**task), lambda **told: None)
 """

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stages import convert as package
-from stages.artifact import Artifact
-from stages.convert import convert, tensorrt
-from stages.convert.environments import python_of
-from stages.errors import StageFailed
 from tests.conftest import CACHE
 from tests.line.test_convert import RECIPE, TEMPLATE, Inputs, adapter, prepared
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import StageFailed
+from tuneline.stages import convert as package
+from tuneline.stages.convert import convert, tensorrt
+from tuneline.stages.convert.environments import python_of
 
 __all__ = ["adapter"]  # a fixture
 

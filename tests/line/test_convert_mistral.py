@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import Recipe
-from stages.convert import convert
-from stages.fetch import fetch
-from stages.prepare import prepare
-from stages.train import train
 from tests.conftest import CACHE
 from tests.line import small
 from tests.unit import mistral
+from tuneline.configs.recipe import Recipe
+from tuneline.stages.convert import convert
+from tuneline.stages.fetch import fetch
+from tuneline.stages.prepare import prepare
+from tuneline.stages.train import train
 
 WORDS = " ".join(f"Ana has {n} {fruit} more. How many?" for n in range(100) for fruit in small.FRUIT)
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
-from configs.recipe import Data, load_recipe
-from configs.section import ROOT
-from stages.fetch import fetch
+from tuneline.cli import app
+from tuneline.configs.recipe import Data, load_recipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import fetch
 
 PAGE = (ROOT / "docs/data.md").read_text()
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
 RUNS, MEGABYTES = 2, 11
 """More than the client keeps before it writes (10 MB)."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import Recipe
-from stages import artifact
-from stages.evaluate.perplexity import measure, table
-from stages.prepare import load_tools, read_prepared
-from stages.prepare.render import Renderer
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.stages.evaluate.perplexity import measure, table
+from tuneline.stages.prepare import load_tools, read_prepared
+from tuneline.stages.prepare.render import Renderer
 
 
 def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measures_nothing(
@@ -24,7 +24,7 @@ def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measure
     measured: list[int] = []
     losses = measure(files, rendered, tmp_path, recipe.data.max_tokens, 1, lambda target, row: measured.append(row))
     found = {(row["target"], row["tokens_counted"]): row for row in table(losses, 0.95)}
-    validated = artifact.open_artifact(run / "train").metrics["validation_loss"]
+    validated = artifacts.open_artifact(run / "train").metrics["validation_loss"]
     assert found["tuned-F16", "learned"]["nats_per_token"] == pytest.approx(validated, abs=0.02)
     assert found["tuned-F16", "learned"]["perplexity"] < found["base", "learned"]["perplexity"]
     row = found["tuned-F16", "all"]

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from configs.section import ROOT
-from stages.evaluate.ask import CONCURRENCY, read_answers
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate.ask import CONCURRENCY, read_answers
 
 ITEMS, TURNS = 24, 2
 ASK = """
 import asyncio, sys
 from pathlib import Path
-from configs.evaluation import Suite
-from stages.evaluate.ask import ask_all
-from stages.evaluate.client import asker
-from stages.evaluate.engine import Engine
-from stages.evaluate.suites import make_items
+from tuneline.configs.evaluation import Suite
+from tuneline.stages.evaluate.ask import ask_all
+from tuneline.stages.evaluate.client import asker
+from tuneline.stages.evaluate.engine import Engine
+from tuneline.stages.evaluate.suites import make_items
 
 items = [{"ask": f"number {n}", "tools": False, "then": [{"ask": f"and again {n}", "tools": False}]} for n in range(24)]
 suite = Suite.model_validate({"name": "a", "items": items})

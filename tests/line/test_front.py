@@ -15,20 +15,20 @@ import httpx
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
-from configs.catalogue import dotted_name
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints import keys
-from endpoints.llama_server import free_port
-from endpoints.promotion import promote, rollback
-from stages.prepare import load_tools
-from stages.prepare.preselect import FILE, Preselector
 from tests.conftest import environment
+from tuneline.configs.catalogue import dotted_name
+from tuneline.configs.recipe import Recipe
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import keys
+from tuneline.endpoints.llama_server import free_port
+from tuneline.endpoints.promotion import promote, rollback
+from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.preselect import FILE, Preselector
 
 SERVE = """
 import os, sys, uvicorn
-from endpoints.engines import Engines
-from endpoints.front import front
+from tuneline.endpoints.engines import Engines
+from tuneline.endpoints.front import front
 uvicorn.run(front(Engines(("gguf",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.section import ROOT
-from stages import artifact
-from stages.events import read_events
-from stages.line import ORDER
 from tests.conftest import MICRO, environment, tuneline
+from tuneline.core import artifacts
+from tuneline.core.events import read_events
+from tuneline.core.paths import ROOT
+from tuneline.stages.line import ORDER
 
 SEED = 20261121
 REACHED = (
@@ -29,11 +29,11 @@ REACHED = (
 
 def adapter(home: Path, run: str) -> dict[str, str]:
     folder = home / "runs" / run / "train" / "adapter"
-    return {file.name: artifact.sha256(file) for file in folder.iterdir()}
+    return {file.name: artifacts.sha256(file) for file in folder.iterdir()}
 
 
 def started(home: Path, verb: str, run: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "cli", verb, str(MICRO), "--run", run]
+    command = [sys.executable, "-m", "tuneline", verb, str(MICRO), "--run", run]
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment(home), cwd=ROOT, start_new_session=True, **nowhere)
 
@@ -46,8 +46,8 @@ def kill(victim: "subprocess.Popen[bytes]") -> None:
 
 def test_every_stage_leaves_a_manifest_whose_needs_lead_back_to_the_base(home: Path) -> None:
     run = home / "runs" / "whole"
-    made = {stage: artifact.open_artifact(run / stage) for stage in ORDER[1:]}
-    base = artifact.open_artifact(next((home / "models").glob("tiny@*")))
+    made = {stage: artifacts.open_artifact(run / stage) for stage in ORDER[1:]}
+    base = artifacts.open_artifact(next((home / "models").glob("tiny@*")))
     assert made["train"].manifest.made_from.needs == {
         "fetch": base.manifest.fingerprint,
         "prepare": made["prepare"].manifest.fingerprint,
@@ -66,7 +66,7 @@ def test_training_lowers_the_loss_and_tells_how(home: Path) -> None:
 
 
 def test_q4_k_m_really_is_in_k_types(home: Path) -> None:
-    files = artifact.open_artifact(home / "runs" / "whole" / "convert").metrics["files"]
+    files = artifacts.open_artifact(home / "runs" / "whole" / "convert").metrics["files"]
     assert files["tuned-Q4_K_M"]["k_quant_share"] > 0.99
     assert files["tuned-Q4_K_M"]["bytes"] < 0.4 * files["tuned-F16"]["bytes"]
 
@@ -118,7 +118,7 @@ def test_killed_in_each_stage_it_ends_with_the_same_adapter_and_answers(home: Pa
     assert adapter(home, "killed") == adapter(home, "whole")
     boards = [
         [(row["target"], row["name_accuracy"], row["exact_accuracy"]) for row in found.metrics["scoreboard"]]
-        for found in (artifact.open_artifact(home / "runs" / run / "evaluate") for run in ("whole", "killed"))
+        for found in (artifacts.open_artifact(home / "runs" / run / "evaluate") for run in ("whole", "killed"))
     ]
     assert boards[0] == boards[1]
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from configs.section import ROOT
-from endpoints import tool_calls
-from endpoints.llama_server import Server, serving
-from endpoints.tool_calls import ToolCall
-from stages.convert import Job, _gguf, installed
-from stages.errors import BadRequest, NotFound, StageFailed
-from stages.prepare.templates import FOLDER
 from tests.conftest import CACHE, environment
 from tests.unit.test_tool_parsers import written
+from tuneline.core.errors import BadRequest, NotFound, StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import tool_calls
+from tuneline.endpoints.llama_server import Server, serving
+from tuneline.endpoints.tool_calls import ToolCall
+from tuneline.stages.convert import Job, _gguf, installed
+from tuneline.stages.prepare.templates import FOLDER
 
 TINY = ROOT / "data/tiny"
 

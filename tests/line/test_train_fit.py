@@ -12,19 +12,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
 
-from configs.section import ROOT
-from stages.convert.merge import merge
-from stages.convert.reference import tuned_model
-from stages.errors import BadRecipe, StageFailed
-from stages.events import Events
-from stages.fetch import fetch
-from stages.prepare import read_prepared
-from stages.prepare.render import Renderer
-from stages.train import samples
-from stages.train import trainer as training
-from stages.train.load import load
 from tests.line import small
 from tests.unit import llama4
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.events import Events
+from tuneline.core.paths import ROOT
+from tuneline.stages.convert.merge import merge
+from tuneline.stages.convert.reference import tuned_model
+from tuneline.stages.fetch import fetch
+from tuneline.stages.prepare import read_prepared
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.train import samples
+from tuneline.stages.train import trainer as training
+from tuneline.stages.train.load import load
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
     from transformers import AutoTokenizer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as Ours
 
-    from stages.train.fit import refuse_hiding_padding
+    from tuneline.stages.train.fit import refuse_hiding_padding
 
     tokenizer = AutoTokenizer.from_pretrained(small.BASE)
     end = tokenizer.eos_token_id

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from stages import artifact, spending
-from stages.errors import BadRecipe, StageFailed
-from stages.events import read_events
-from stages.fetch import fetch
-from stages.line import in_subprocess, run_line
-from stages.preflight import refuse_measured, table
 from tests.line import small
+from tuneline.core import artifacts, spending
+from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.events import read_events
+from tuneline.stages.fetch import fetch
+from tuneline.stages.line import in_subprocess, run_line
+from tuneline.stages.preflight import refuse_measured, table
 
 DOLLAR_A_SECOND = 3600.0
 
@@ -34,7 +34,7 @@ def test_a_run_that_costs_too_much_saves_a_checkpoint_and_a_higher_limit_goes_on
     monkeypatch.setattr(spending, "monotonic", lambda: now[0])
     wanted = small.recipe(run.parent, max_steps=60, save_steps=1, evaluate_steps=100)
 
-    def limited(usd: float) -> artifact.Artifact:
+    def limited(usd: float) -> artifacts.Artifact:
         recipe = wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"max_cost_usd": usd})})
         return in_subprocess(recipe, run, follow, price=DOLLAR_A_SECOND)("train")
 
@@ -89,8 +89,8 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
 
 
 def test_preflight_takes_the_longest_rows(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from stages.preflight import _longest
-    from stages.prepare import read_prepared
+    from tuneline.stages.preflight import _longest
+    from tuneline.stages.prepare import read_prepared
 
     _longest(small.recipe(run.parent), small.BASE, run / "prepare", tmp_path / "rows")
     taken = read_prepared(tmp_path / "rows/train.jsonl")

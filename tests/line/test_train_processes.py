@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.section import ROOT
-from stages.fetch import fetch
-from stages.train.placement import Placement, placement
 from tests.line import small
 from tests.unit import llama4
+from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import fetch
+from tuneline.stages.train.placement import Placement, placement
 
 TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
 
@@ -91,7 +91,7 @@ def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.Monkey
     join = (
         f"while [ ! -e {job} ]; do sleep 0.1; done; exec {sys.executable} -m torch.distributed.run {words.format(1)} "
     )
-    join += f"--nproc-per-node=1 -m stages.train.launch {job}"
+    join += f"--nproc-per-node=1 -m tuneline.stages.train.launch {job}"
     other = subprocess.Popen(["bash", "-c", join], env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     try:
         small.train(here, "nodes", small.recipe(here, compute=TWO | {"processes": 1}, max_steps=3))

@@ -14,20 +14,20 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints import keys, vllm_server
-from endpoints.llama_server import Server, free_port
-from endpoints.promotion import promote, rollback
-from endpoints.tool_calls import TAG, ToolCall
-from stages.artifact import open_artifact
-from stages.errors import NotFound, StageFailed
-from stages.evaluate import evaluate
-from stages.prepare import TEMPLATE, load_tools, read_prepared
-from stages.prepare.render import Renderer
 from tests.conftest import environment
 from tests.line.test_front import until
 from tests.line.test_llama_server import ASKED, CALL, CONVERSATIONS, PIZZA, TINY, as_sent, ask, post, request
+from tuneline.configs.recipe import Recipe
+from tuneline.core.artifacts import open_artifact
+from tuneline.core.errors import NotFound, StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import keys, vllm_server
+from tuneline.endpoints.llama_server import Server, free_port
+from tuneline.endpoints.promotion import promote, rollback
+from tuneline.endpoints.tool_calls import TAG, ToolCall
+from tuneline.stages.evaluate import evaluate
+from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
+from tuneline.stages.prepare.render import Renderer
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,8 +36,8 @@ pytestmark = [
 
 SERVE = """
 import sys, uvicorn
-from endpoints.engines import Engines
-from endpoints.front import front
+from tuneline.endpoints.engines import Engines
+from tuneline.endpoints.front import front
 uvicorn.run(front(Engines(("adapter",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 HIDDEN = "{%- set tools = none %}"

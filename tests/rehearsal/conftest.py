@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from configs.section import ROOT
-from images.source import FOLDERS
-from rehearsal.command import Rehearsal
-from rehearsal.worker import NO_NAMESPACES, namespaces_allowed
 from tests.conftest import CACHE, MICRO
+from tuneline.core.paths import ROOT
+from tuneline.images.source import FOLDERS
+from tuneline.rehearsal.command import Rehearsal
+from tuneline.rehearsal.worker import NO_NAMESPACES, namespaces_allowed
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 APPS = Path(__file__).parent / "apps"
@@ -46,7 +46,7 @@ class Cloud:
         return self._ended(self.start(MODAL, *words, cwd=cwd, **environment), code)
 
     def tuneline(self, *words: str, code: int = 0) -> str:
-        return self._ended(self.start(sys.executable, "-m", "cli", *words), code)
+        return self._ended(self.start(sys.executable, "-m", "tuneline", *words), code)
 
     def _ended(self, process: "subprocess.Popen[str]", code: int) -> str:
         out, _ = process.communicate()
@@ -92,8 +92,8 @@ class Checkout:
         self.stage, self.folder = stage, folder
         for name in FOLDERS:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("app.py", "terminal.py", "pyproject.toml"):
-            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "tuneline", folder / "tuneline", symlinks=True)
+        shutil.copy(ROOT / "app.py", folder)
 
     def change(self, file: str, before: str, after: str) -> None:
         text = (self.folder / file).read_text()

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
-OURS = {"configs", "endpoints", "stages", "terminal", "volumes"}
 BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor", "optimum"}
 """Made in the image: llama.cpp's own source, and the environments of llmcompressor and optimum."""
 EXTRAS = {"inspect_ai", "lm_eval", "presidio_analyzer", "spacy", "vllm"}
@@ -37,7 +36,7 @@ def needed(*places: str) -> set[str]:
         seen.add(file)
         for name in _names(ast.walk(_tree(file)) if file in own or file in neighbours else _tree(file).body):
             waiting += _files(name)
-            packages |= {name.partition(".")[0]} - OURS - sys.stdlib_module_names
+            packages |= {name.partition(".")[0]} - {"tuneline"} - sys.stdlib_module_names
     return packages - BUILT - EXTRAS - {"modal"}  # Modal brings its own client
 
 
@@ -85,8 +84,8 @@ def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:
 def _files(name: str) -> list[Path]:
     """Of a dotted name: the packages' `__init__`, and the module itself last."""
     parts, found = name.split("."), list[Path]()
-    if parts[0] in OURS:
-        for end in range(1, len(parts) + 1):
-            place = ROOT.joinpath(*parts[:end])
+    if parts[0] == "tuneline":
+        for end in range(2, len(parts) + 1):
+            place = ROOT.joinpath(*parts[1:end])
             found += [f for f in (place / "__init__.py", place.with_suffix(".py")) if f.exists()]
     return found

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from openai import AuthenticationError, OpenAI
 
-from stages.artifact import sha256
 from tests.conftest import MICRO
 from tests.rehearsal.conftest import MODAL, Checkout, Stage, eventually
 from tests.rehearsal.imports import installed, needed
+from tuneline.core.artifacts import sha256
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
@@ -162,7 +162,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-STAGES = ("volumes/working.py", "stages/line.py", "stages/tracking.py", "configs")
+STAGES = ("volumes/working.py", "stages/line.py", "core/tracking.py", "configs")
 RUNS = {
     "fetch_cpu": (*STAGES, "stages/fetch"),
     "prepare_cpu": (*STAGES, "stages/prepare", "endpoints/providers.py"),

@@ -3,8 +3,8 @@
 import socket
 from pathlib import Path
 
-from configs.section import ROOT
 from tests.rehearsal.conftest import APPS, Stage
+from tuneline.core.paths import ROOT
 
 MACHINE = f"{APPS / 'machine.py'}::main"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rehearsal.command import Rehearsal, run
-from stages.errors import Locked
 from tests.rehearsal.conftest import APPS, MODAL, Stage
+from tuneline.core.errors import Locked
+from tuneline.rehearsal.command import Rehearsal, run
 
 WEB = str(APPS / "web.py")
 

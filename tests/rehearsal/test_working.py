@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages.errors import StageFailed
-from volumes import working
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.errors import StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.volumes import working
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml").model_dump_json()
 

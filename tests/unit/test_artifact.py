@@ -11,9 +11,19 @@ from typing import Any
 
 import pytest
 
-from configs.section import ROOT
-from stages.artifact import DRAFT, MANIFEST, Artifact, Manifest, finished, make, open_artifact, sha256, write_atomic
-from stages.errors import NotFound, StageFailed, StaleArtifact
+from tuneline.core.artifacts import (
+    DRAFT,
+    MANIFEST,
+    Artifact,
+    Manifest,
+    finished,
+    make,
+    open_artifact,
+    sha256,
+    write_atomic,
+)
+from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
+from tuneline.core.paths import ROOT
 
 
 def write(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
 SSH = """#!/usr/bin/env bash
 echo "$1" >> "$FAKE_HOME/hosts"; shift

@@ -6,12 +6,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
-from configs.models import registry
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages.report.card import name_of, write_card
 from tests.unit.test_report import make_all
+from tuneline.cli import app
+from tuneline.configs.models import registry
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.report.card import name_of, write_card
 
 
 @pytest.fixture

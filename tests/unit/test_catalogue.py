@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.catalogue import Catalogue, dotted_name, load_catalogue
-from configs.section import ROOT
-from stages.errors import BadData
+from tuneline.configs.catalogue import Catalogue, dotted_name, load_catalogue
+from tuneline.core.errors import BadData
+from tuneline.core.paths import ROOT
 
 TOOL = {"description": "d", "parameters": {"type": "object"}}
 OPENAI = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
 MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 
@@ -16,7 +16,7 @@ MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 def tuneline(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     roots = {"TUNELINE_RUNS": str(home / "runs"), "TUNELINE_MODELS": str(home / "models")}
     environment = os.environ | roots | {"COLUMNS": "200"}
-    command = [sys.executable, "-m", "cli", *words]
+    command = [sys.executable, "-m", "tuneline", *words]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

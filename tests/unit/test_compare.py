@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages import artifact
-from stages.errors import BadRequest, NotFound
-from stages.evaluate.ask import Answer, Reply, judge
-from stages.evaluate.compare import compare
-from stages.evaluate.suites import Item
-from stages.report.charts import whisker, whisker_axis
 from tests.unit.test_report import EVIL, Page
+from tuneline.cli import app
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate.ask import Answer, Reply, judge
+from tuneline.stages.evaluate.compare import compare
+from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.report.charts import whisker, whisker_axis
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 Target = dict[str, list[Answer]]
@@ -50,7 +50,7 @@ def make_run(runs: Path, name: str, targets: dict[str, Target]) -> None:
                 file.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in reversed(answers)))
         return {}
 
-    artifact.make(runs / name / "evaluate", stage_version=1, settings={"run": name}, needs={}, build=build)
+    artifacts.make(runs / name / "evaluate", stage_version=1, settings={"run": name}, needs={}, build=build)
     (runs / name / "recipe.json").write_text(RECIPE.model_dump_json())
 
 

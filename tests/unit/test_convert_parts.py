@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.section import ROOT
-from stages.convert import modelfile, stream, tensorrt
-from stages.convert.onnx_exporter import as_transformers_4
-from stages.convert.shards import Stored
-from stages.convert.stream import SAME, Journal, Place, Target, block_ranges
-from stages.errors import StageFailed
+from tuneline.core.errors import StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.stages.convert import modelfile, stream, tensorrt
+from tuneline.stages.convert.onnx_exporter import as_transformers_4
+from tuneline.stages.convert.shards import Stored
+from tuneline.stages.convert.stream import SAME, Journal, Place, Target, block_ranges
 
 TINY = ROOT / "data/tiny"
 

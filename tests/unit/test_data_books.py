@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import Source
-from configs.section import ROOT
-from stages.prepare.books import paragraphs, passages
-from stages.prepare.checks import Toolbox
-from stages.prepare.language import language_of
-from stages.prepare.read import Read, read_source
-from stages.prepare.rows import Row
-from stages.prepare.split import Places, sides, single_documents
+from tuneline.configs.recipe import Source
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.books import paragraphs, passages
+from tuneline.stages.prepare.checks import Toolbox
+from tuneline.stages.prepare.language import language_of
+from tuneline.stages.prepare.read import Read, read_source
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.split import Places, sides, single_documents
 
 PAGE = """THE LONG WAY HOME{number}
 

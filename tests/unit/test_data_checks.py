@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.catalogue import load_catalogue
-from configs.recipe import Data, Source
-from configs.section import ROOT
-from stages.prepare import checks, duplicates, personal
-from stages.prepare.checks import Toolbox, mended
-from stages.prepare.duplicates import Index
-from stages.prepare.examine import Examination
-from stages.prepare.language import language_of
-from stages.prepare.problems import KINDS, Problem
-from stages.prepare.read import read_file
+from tuneline.configs.catalogue import load_catalogue
+from tuneline.configs.recipe import Data, Source
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare import checks, duplicates, personal
+from tuneline.stages.prepare.checks import Toolbox, mended
+from tuneline.stages.prepare.duplicates import Index
+from tuneline.stages.prepare.examine import Examination
+from tuneline.stages.prepare.language import language_of
+from tuneline.stages.prepare.problems import KINDS, Problem
+from tuneline.stages.prepare.read import read_file
 
 CHARACTERS = [chr(code) for code in range(0x10000)]
 USER, ANSWER = {"role": "user", "content": "a doc called plan"}, {"role": "assistant", "content": "It is there."}

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from configs.catalogue import load_catalogue
-from configs.recipe import Source
-from configs.section import ROOT
-from stages.prepare.checks import Toolbox
-from stages.prepare.problems import Problem
-from stages.prepare.read import Read, read_file, read_source
+from tuneline.configs.catalogue import load_catalogue
+from tuneline.configs.recipe import Source
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.checks import Toolbox
+from tuneline.stages.prepare.problems import Problem
+from tuneline.stages.prepare.read import Read, read_file, read_source
 
 WEATHER = {
     "type": "function",

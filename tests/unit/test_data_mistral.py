@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Source, load_recipe
-from configs.section import ROOT
-from stages.errors import BadRecipe
-from stages.fetch import fetch
-from stages.prepare import TEMPLATE, load_tools, prepare, read_prepared
-from stages.prepare.render import Renderer
-from stages.prepare.rows import Row
-from stages.prepare.templates import BEGIN, END, FOLDER, compiled
 from tests.conftest import CACHE
 from tests.unit import mistral
 from tests.unit.test_data_render import conversation
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.recipe import Source, load_recipe
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import fetch
+from tuneline.stages.prepare import TEMPLATE, load_tools, prepare, read_prepared
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.templates import BEGIN, END, FOLDER, compiled
 
 OURS = (FOLDER / "mistral.jinja").read_text("utf-8")
 NEMO = "llama.cpp-*/*/vendor/llama.cpp/models/templates/mistralai-Mistral-Nemo-Instruct-2407.jinja"

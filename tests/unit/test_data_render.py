@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.section import ROOT
-from stages.prepare.render import BEGIN, Renderer
-from stages.prepare.rows import Row
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.render import BEGIN, Renderer
+from tuneline.stages.prepare.rows import Row
 
 TINY = ROOT / "data/tiny"
 CONVERSATIONS = 2000

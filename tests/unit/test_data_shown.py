@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Data, Source
-from configs.section import ROOT
-from stages.prepare.examine import Examination
-from stages.prepare.preselect import Preselector, recall, shown_as
-from stages.prepare.render import Renderer
-from stages.prepare.rows import Row
 from tests.unit.test_data_render import TINY
 from tests.unit.test_data_templates import original
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.recipe import Data, Source
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.examine import Examination
+from tuneline.stages.prepare.preselect import Preselector, recall, shown_as
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rows import Row
 
 
 @pytest.fixture(scope="module")

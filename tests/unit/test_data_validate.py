@@ -8,18 +8,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
-from configs.recipe import Data, Recipe, Source, load_recipe
-from configs.section import ROOT
-from stages.errors import BadData, BadRequest, NotFound
-from stages.fetch import fetch
-from stages.prepare import load_tools, prepare, read_prepared
-from stages.prepare.overlap import overlap, read_carriers
-from stages.prepare.render import Renderer
-from stages.prepare.require import required
-from stages.prepare.rows import Row, read_rows
-from stages.prepare.starter import init
-from stages.prepare.validate import validate
+from tuneline.cli import app
+from tuneline.configs.recipe import Data, Recipe, Source, load_recipe
+from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import fetch
+from tuneline.stages.prepare import load_tools, prepare, read_prepared
+from tuneline.stages.prepare.overlap import overlap, read_carriers
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.require import required
+from tuneline.stages.prepare.rows import Row, read_rows
+from tuneline.stages.prepare.starter import init
+from tuneline.stages.prepare.validate import validate
 
 TINY = ROOT / "data/tiny"
 

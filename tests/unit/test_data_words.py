@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 
-from configs.section import ROOT
-from stages.prepare import words
-from stages.prepare.render import learned, unmarked
-from stages.prepare.templates import BEGIN, END
-from stages.prepare.words import LLAMA_3_SPLIT, LLAMA_4_SPLIT, Words
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare import words
+from tuneline.stages.prepare.render import learned, unmarked
+from tuneline.stages.prepare.templates import BEGIN, END
+from tuneline.stages.prepare.words import LLAMA_3_SPLIT, LLAMA_4_SPLIT, Words
 
 TINY = (ROOT / "data/tiny/tokenizer.json").read_text("utf-8")
 EOT, HEADER = "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -9,18 +9,18 @@ from typing import Any, Self
 
 import pytest
 
-from configs.evaluation import Target
-from configs.recipe import Recipe, load_recipe
-from configs.section import ROOT
-from endpoints.providers import Answer, Provider
-from stages import artifact
-from stages.errors import BadRequest, StageFailed
-from stages.evaluate import _settings, elsewhere
-from stages.evaluate.ask import read_answers
-from stages.evaluate.known import Known
-from stages.evaluate.suites import Item
-from stages.events import Events, read_events
-from stages.plan.line import bounds
+from tuneline.configs.evaluation import Target
+from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.events import Events, read_events
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.providers import Answer, Provider
+from tuneline.stages.evaluate import _settings, elsewhere
+from tuneline.stages.evaluate.ask import read_answers
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.plan.line import bounds
 
 PAID = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0, "budget_usd": 0.05}
 ITEMS = [Item(f"a-{i}", f"request {i}", None, None, f"request {i}", says=("ok",), offered=False) for i in range(12)]
@@ -121,8 +121,8 @@ def test_the_plan_counts_the_budget_and_the_fingerprint_does_not(monkeypatch: py
     cheap, dear = recipe(), recipe(budget_usd=7, key_variable="OTHER")
     before, after = (bounds(r, ("evaluate",))[0].usd_at_most for r in (cheap, dear))
     assert after - before == pytest.approx(6.95)
-    keys = [artifact.flatten(_settings(r)) for r in (cheap, dear)]
-    assert keys[0] == keys[1] != artifact.flatten(_settings(recipe(model="other")))
+    keys = [artifacts.flatten(_settings(r)) for r in (cheap, dear)]
+    assert keys[0] == keys[1] != artifacts.flatten(_settings(recipe(model="other")))
     assert "OPENAI" not in json.dumps(keys)
 
 

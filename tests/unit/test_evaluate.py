@@ -8,16 +8,16 @@ from typing import Any, Self
 
 import pytest
 
-from configs.catalogue import Catalogue, Tool
-from configs.evaluation import Evaluate, Suite
-from endpoints.providers import Answer as ProviderAnswer
-from endpoints.tool_calls import ToolCall
-from stages.errors import StageFailed
-from stages.evaluate import client, tables
-from stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
-from stages.evaluate.classifier import predict, training_pairs
-from stages.evaluate.engine import Engine
-from stages.evaluate.suites import Item, make_items
+from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.evaluation import Evaluate, Suite
+from tuneline.core.errors import StageFailed
+from tuneline.endpoints.providers import Answer as ProviderAnswer
+from tuneline.endpoints.tool_calls import ToolCall
+from tuneline.stages.evaluate import client, tables
+from tuneline.stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
+from tuneline.stages.evaluate.classifier import predict, training_pairs
+from tuneline.stages.evaluate.engine import Engine
+from tuneline.stages.evaluate.suites import Item, make_items
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
 TOOLS = Catalogue(tools={"email.send": Tool(description="Send.", parameters={"type": "object", "properties": {}})})

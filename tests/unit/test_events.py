@@ -4,7 +4,7 @@ import json
 import threading
 from pathlib import Path
 
-from stages.events import FILE, Events, Follower, read_events
+from tuneline.core.events import FILE, Events, Follower, read_events
 
 
 def test_events_come_back_in_order_with_their_stage(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
-from configs.evaluation import Evaluate
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from endpoints.promotion import promoted
-from stages import artifact
-from stages.evaluate import gate
-from stages.evaluate.suites import make_items
 from tests.unit.test_compare import answered
+from tuneline.cli import app
+from tuneline.configs.evaluation import Evaluate
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import artifacts
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.promotion import promoted
+from tuneline.stages.evaluate import gate
+from tuneline.stages.evaluate.suites import make_items
 
 PAGE = (ROOT / "docs/evidence.md").read_text()
 
@@ -39,8 +39,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / "answers" / suite / f"{target}.jsonl").write_text(lines)
         return {"gate": gate.judge(recipe.evaluate, gate.Evidence(found, "tuned-Q4_K_M", "base"))[0]}
 
-    artifact.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
-    artifact.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=evaluate)
+    artifacts.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
+    artifacts.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=evaluate)
     (run / "recipe.json").write_text(recipe.model_dump_json())
     return run
 

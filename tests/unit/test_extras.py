@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from configs.catalogue import Catalogue, Tool
-from configs.evaluation import Standard, Suite
-from stages.errors import BadRequest, StageFailed
-from stages.evaluate import standard
-from stages.evaluate.known import Known
+from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.evaluation import Standard, Suite
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.stages.evaluate import standard
+from tuneline.stages.evaluate.known import Known
 
 TOOLS = Catalogue(
     tools={
@@ -23,7 +23,7 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
     inspect_ai = pytest.importorskip("inspect_ai")
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
-    from stages.evaluate.inspect_tasks import task_of
+    from tuneline.stages.evaluate.inspect_tasks import task_of
 
     suite = Suite.model_validate(
         {

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Recipe, load_recipe
-from configs.section import ROOT
-from stages import artifact, fetch
-from stages.errors import BadRecipe, NotFound
-from stages.pins import pin, pin_of
+from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.core.pins import pin, pin_of
+from tuneline.stages import fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -230,9 +231,9 @@ class Hub:
 FETCH_ALL = """
 import json, sys, traceback
 from pathlib import Path
-from configs.recipe import Recipe
-from stages import fetch
-from stages.fetch import asking
+from tuneline.configs.recipe import Recipe
+from tuneline.stages import fetch
+from tuneline.stages.fetch import asking
 asking.FIRST_WAIT_S = 0.01
 results = {}
 for name in sys.argv[3:]:
@@ -286,7 +287,7 @@ Fetched = tuple[dict[str, list[str]], str, Path]
 def test_a_hub_base_is_whole_and_has_no_leftovers(fetched: Fetched) -> None:
     kind, path = fetched[0]["ok"]
     assert kind == "made", path
-    found = {name: (Path(path) / name).read_bytes() for name in artifact.open_artifact(Path(path)).manifest.files}
+    found = {name: (Path(path) / name).read_bytes() for name in artifacts.open_artifact(Path(path)).manifest.files}
     assert {name: found.get(name) for name in FILES} == FILES
     assert not [name for name in found if name.startswith(".cache") or name.endswith(".py")]
 
@@ -294,7 +295,7 @@ def test_a_hub_base_is_whole_and_has_no_leftovers(fetched: Fetched) -> None:
 def test_no_pickle_code_or_subfolder_is_taken(fetched: Fetched) -> None:
     kind, path = fetched[0]["clutter"]
     assert kind == "made", path
-    assert set(artifact.open_artifact(Path(path)).manifest.files) == set(FILES)
+    assert set(artifacts.open_artifact(Path(path)).manifest.files) == set(FILES)
 
 
 def test_a_dropped_connection_goes_on_where_it_broke(hub: Hub, fetched: Fetched) -> None:
@@ -398,7 +399,7 @@ def test_a_base_is_pinned_at_its_first_verified_fetch(
 
 def test_models_download_fetches_pins_and_is_told_the_latest_commit(hub: Hub, tmp_path: Path) -> None:
     _, environment = command(hub.url, tmp_path)
-    words = [sys.executable, "-m", "cli", "models", "download", "acme/ok"]
+    words = [sys.executable, "-m", "tuneline", "models", "download", "acme/ok"]
 
     def download(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*words, *more], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from configs.evaluation import Evaluate, Gate, Suite
-from stages.errors import GateFailed
-from stages.evaluate import gate
-from stages.evaluate.ask import NO_TOOL, Answer, Reply, judge
-from stages.evaluate.suites import Item
-from stages.prepare.overlap import seen, write_carriers
+from tuneline.configs.evaluation import Evaluate, Gate, Suite
+from tuneline.core.errors import GateFailed
+from tuneline.stages.evaluate import gate
+from tuneline.stages.evaluate.ask import NO_TOOL, Answer, Reply, judge
+from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.prepare.overlap import seen, write_carriers
 
 TOOLS = ("email.send", "docs.create", "rag.search", "whatsapp.send")
 USUAL = Gate()
@@ -142,10 +142,10 @@ def test_nothing_demanded_is_said() -> None:
 
 
 def test_the_gate_is_heeded_from_a_finished_run_too(tmp_path: Path) -> None:
-    from stages import artifact
+    from tuneline.core import artifacts
 
-    def made(name: str, metrics: dict[str, Any]) -> artifact.Artifact:
-        return artifact.make(
+    def made(name: str, metrics: dict[str, Any]) -> artifacts.Artifact:
+        return artifacts.make(
             tmp_path / name / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": metrics}
         )
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.catalogue import load_catalogue
-from configs.section import ROOT
-from stages.errors import BadData
-from stages.prepare.grammar import Grammar, load_grammar, parse
+from tuneline.configs.catalogue import load_catalogue
+from tuneline.core.errors import BadData
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.grammar import Grammar, load_grammar, parse
 
 REQUESTS = ROOT / "data" / "requests"
 SAMPLES = 150

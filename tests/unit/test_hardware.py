@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from configs.cloud import Cloud, Schedule, cloud
-from configs.compute import Compute, Container, Conversion
-from configs.hardware import hardware
-from configs.section import ROOT
-from images.pins import ONLY_IN_IMAGES, PINS
-from stages.errors import BadRecipe
+from tuneline.configs.cloud import Cloud, Schedule, cloud
+from tuneline.configs.compute import Compute, Container, Conversion
+from tuneline.configs.hardware import hardware
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.images.pins import ONLY_IN_IMAGES, PINS
 
 
 @pytest.mark.parametrize("gpu", ["H100:9", "A10:5", "FOO:2", "H100:0", "H100:x", "H100:"])

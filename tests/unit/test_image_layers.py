@@ -8,24 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from configs.section import ROOT
-from images.compress import OWN
-from images.llama import BUILDER, SOURCE
+from tuneline.core.paths import ROOT
+from tuneline.images.compress import OWN
+from tuneline.images.llama import BUILDER, SOURCE
+from tuneline.images.source import PACKAGE
 
-RUN_AS_A_FILE = "import runpy; runpy.run_path('stages/convert/llama_cpp.py')"
+RUN_AS_A_FILE = "import tuneline.stages.convert.llama_cpp"
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ((*BUILDER, *SOURCE), RUN_AS_A_FILE),
-        ((*BUILDER, *SOURCE, *OWN), "import stages.convert.environments"),
+        ((*BUILDER, *SOURCE, *OWN), "import tuneline.stages.convert.environments"),
     ],
 )
 def test_a_layer_has_all_it_imports(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+    (tmp_path / "tuneline").mkdir()
+    shutil.copy(ROOT / PACKAGE, tmp_path / PACKAGE)
     for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, tmp_path / file)
+        (tmp_path / "tuneline" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / "tuneline" / file)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

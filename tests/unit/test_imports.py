@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from configs.section import ROOT
+from tuneline.core.paths import ROOT
 
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
-LIGHT = {f"stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}
-"""The rest of stages.train runs inside the trainer; only the train stage imports it, once it has started."""
-EXTRA = {"stages.evaluate.inspect_tasks", "endpoints.llama4_calls"}
+LIGHT = {f"tuneline.stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}
+"""The rest of tuneline.stages.train runs inside the trainer; only the train stage imports it, once it has started."""
+EXTRA = {"tuneline.stages.evaluate.inspect_tasks", "tuneline.endpoints.llama4_calls"}
 """Read by a command of its own extra, `inspect`; by vLLM, as a plugin."""
 IMPORT = """
 import importlib, sys
@@ -26,10 +26,14 @@ for module in sys.argv[2:]:
 
 
 def modules() -> list[str]:
-    files = [f for folder in ("cli", "stages", "configs", "endpoints") for f in (ROOT / folder).rglob("*.py")]
-    names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+    files = [f for folder in ("cli", "stages", "configs", "core", "endpoints") for f in (ROOT / folder).rglob("*.py")]
+    names = [
+        ".".join(("tuneline", *f.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for f in files
+    ]
     names = [name for name in names if name not in EXTRA]
-    return sorted(n for n in names if not n.endswith("__main__") and (n in LIGHT or not n.startswith("stages.train.")))
+    return sorted(
+        n for n in names if not n.endswith("__main__") and (n in LIGHT or not n.startswith("tuneline.stages.train."))
+    )
 
 
 def test_every_module_imports_without_what_is_heavy() -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
-from configs.evaluation import Gate
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages import artifact
-from stages.errors import BadData
-from stages.evaluate import gate
-from stages.evaluate.judge import Judged, Key, answers_to_judge, judge, prompt_for, read_labels, verdict
 from tests.unit.test_compare import answered, make_run
+from tuneline.cli import app
+from tuneline.configs.evaluation import Gate
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import BadData
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate import gate
+from tuneline.stages.evaluate.judge import Judged, Key, answers_to_judge, judge, prompt_for, read_labels, verdict
 
 PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["fine"], "unmet": [], "open": []}
 TARGET = "tuned-Q4_K_M"
@@ -102,5 +102,5 @@ def test_the_sheet_is_for_people_to_fill_in(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="sheet.jsonl:1: not a label: good is 'yes'"):
         read_labels(sheet)
     with pytest.raises(BadData, match="has no such answer"):
-        answers_to_judge(artifact.open_artifact(run / "evaluate").path, TARGET, 5, (("unseen", "none"),))
+        answers_to_judge(artifacts.open_artifact(run / "evaluate").path, TARGET, 5, (("unseen", "none"),))
     assert "which model judges" in str(CliRunner().invoke(app, ["judge", "demo"]).exception)

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from configs.catalogue import load_catalogue
-from configs.evaluation import Suite
-from configs.section import ROOT
-from stages.errors import BadRecipe
-from stages.evaluate import scorers
-from stages.evaluate.arguments import same_arguments
-from stages.evaluate.ask import PARALLEL, Answer, Reply, ask_all, judge, read_answers, wanted
-from stages.evaluate.checks import CUT_OFF, NO_LANGUAGE, REPEATS
-from stages.evaluate.known import Known, rough_tokens
-from stages.evaluate.styles import Styles, held_out_passages
-from stages.evaluate.suites import Item, make_items
-from stages.prepare.books import passages
-from stages.prepare.preselect import Preselector
+from tuneline.configs.catalogue import load_catalogue
+from tuneline.configs.evaluation import Suite
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate import scorers
+from tuneline.stages.evaluate.arguments import same_arguments
+from tuneline.stages.evaluate.ask import PARALLEL, Answer, Reply, ask_all, judge, read_answers, wanted
+from tuneline.stages.evaluate.checks import CUT_OFF, NO_LANGUAGE, REPEATS
+from tuneline.stages.evaluate.known import Known, rough_tokens
+from tuneline.stages.evaluate.styles import Styles, held_out_passages
+from tuneline.stages.evaluate.suites import Item, make_items
+from tuneline.stages.prepare.books import passages
+from tuneline.stages.prepare.preselect import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 SCHEMA: dict[str, Any] = {

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages import fetch
-from stages.errors import BadRequest, Locked, StageFailed
-from stages.line import ORDER, execute, run_line
-from stages.lock import run_lock
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.errors import BadRequest, Locked, StageFailed
+from tuneline.core.locks import run_lock
+from tuneline.core.paths import ROOT
+from tuneline.stages import fetch
+from tuneline.stages.line import ORDER, execute, run_line
 
 MICRO = load_recipe(ROOT / "configs/recipes/micro.yaml")
 

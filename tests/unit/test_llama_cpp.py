@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.convert import llama_cpp
-from stages.errors import NotFound, StageFailed
+from tuneline.core.errors import NotFound, StageFailed
+from tuneline.stages.convert import llama_cpp
 
 
 @pytest.fixture

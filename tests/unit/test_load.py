@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
-from configs.evaluation import Gate, Service
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from endpoints.promotion import promote
-from stages import artifact
-from stages.errors import GateFailed, NotFound, StageFailed
-from stages.evaluate import gate
-from stages.evaluate.load import Load, load, measured, write_load
-from stages.evaluate.statistics import quantile_bound
+from tuneline.configs.evaluation import Gate, Service
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import artifacts
+from tuneline.core.errors import GateFailed, NotFound, StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.promotion import promote
+from tuneline.stages.evaluate import gate
+from tuneline.stages.evaluate.load import Load, load, measured, write_load
+from tuneline.stages.evaluate.statistics import quantile_bound
 
 PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["fine"], "unmet": [], "open": []}
 
@@ -75,14 +75,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = load_recipe(ROOT / "configs/recipes/demo.yaml")
     evaluate = recipe.evaluate.model_copy(update={"gate": Gate(service=wanted)})
     run = tmp_path / "demo"
-    artifact.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
-    artifact.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": PASSED})
+    artifacts.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
+    artifacts.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": PASSED})
     (run / "recipe.json").write_text(recipe.model_copy(update={"evaluate": evaluate}).model_dump_json())
     return run
 
 
 def outcome(run: Path, found: Load) -> tuple[str, str]:
-    fingerprint = artifact.open_artifact(run / "convert").manifest.fingerprint
+    fingerprint = artifacts.open_artifact(run / "convert").manifest.fingerprint
     write_load(run, found.model_copy(update={"convert": found.convert or fingerprint}))
     told = gate.of_run(run, PASSED)
     return told["outcome"], "\n".join(told["unmet"])
@@ -90,9 +90,9 @@ def outcome(run: Path, found: Load) -> tuple[str, str]:
 
 def test_the_gate_reads_what_was_measured_of_these_files(run: Path) -> None:
     with pytest.raises(GateFailed, match="not measured; `tuneline load demo` does"):
-        gate.leave_unless_passed(artifact.open_artifact(run / "evaluate"))
+        gate.leave_unless_passed(artifacts.open_artifact(run / "evaluate"))
     assert outcome(run, load_of([0.1] * 200)) == ("pass", "")
-    gate.leave_unless_passed(artifact.open_artifact(run / "evaluate"))
+    gate.leave_unless_passed(artifacts.open_artifact(run / "evaluate"))
     assert promote("demo", "router").gate == "pass"
     assert outcome(run, load_of([0.1] * 20))[0] == "insufficient evidence"  # no bound from twenty
     assert outcome(run, load_of([0.1] * 180 + [0.9] * 20))[0] == "fail"

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from configs.models import FAMILIES, known, registry, shape_of
-from configs.recipe import Recipe, load_recipe
-from configs.section import ROOT
-from stages.errors import BadRecipe, NotFound
-from stages.fetch import check
-from stages.fetch.hub import Hub
-from stages.plan.memory import adapter_parameters
+from tuneline.configs.models import FAMILIES, known, registry, shape_of
+from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import check
+from tuneline.stages.fetch.hub import Hub
+from tuneline.stages.plan.memory import adapter_parameters
 
 SHAPES = registry().shapes
 

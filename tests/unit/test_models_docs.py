@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
-from configs.models import registry
-from configs.recipe import Recipe
-from configs.section import ROOT
-from stages import paths
-from stages.doctor import _at_least, examine
-from stages.errors import BadRequest, NotFound, StageFailed
-from stages.fetch import fetch
-from stages.fetch.here import bases_here, faults, found_here, half_here, remove
-from stages.plan.fit import GUIDE, Fit, fit, machine, pick
+from tuneline.cli import app
+from tuneline.configs.models import registry
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.errors import BadRequest, NotFound, StageFailed
+from tuneline.core.paths import ROOT
+from tuneline.stages.doctor import _at_least, examine
+from tuneline.stages.fetch import fetch
+from tuneline.stages.fetch.here import bases_here, faults, found_here, half_here, remove
+from tuneline.stages.plan.fit import GUIDE, Fit, fit, machine, pick
 
 COMMANDS = [
     command

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import terminal
-from configs.catalogue import Catalogue, load_catalogue
-from configs.evaluation import Suite
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints.narrowing import Narrowing, narrowing_of
-from endpoints.providers import Answer
-from stages.evaluate.client import Prompts
-from stages.evaluate.known import Known
-from stages.evaluate.suites import make_items
-from stages.prepare.preselect import FILE, Preselector
+from tuneline.cli import terminal
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.evaluation import Suite
+from tuneline.configs.recipe import Recipe
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.narrowing import Narrowing, narrowing_of
+from tuneline.endpoints.providers import Answer
+from tuneline.stages.evaluate.client import Prompts
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.prepare.preselect import FILE, Preselector
 
 ASKED = "Send Maria a WhatsApp saying that her keys are ready"
 STRANGE = {"type": "function", "function": {"name": "coffee__brew", "parameters": {"type": "object"}}}

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from endpoints import keys, promotion
-from stages import artifact
-from stages.artifact import Artifact
-from stages.errors import BadRequest, GateFailed, NotFound
+from tuneline.configs.recipe import load_recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import BadRequest, GateFailed, NotFound
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import keys, promotion
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 
@@ -36,7 +36,7 @@ def make_run(
     (folder / "recipe.json").write_text(RECIPE.model_dump_json())
     needs: dict[str, Artifact] = {}
     for stage in stages:
-        artifact.make(
+        artifacts.make(
             folder / stage, stage_version=1, settings={"run": name}, needs=needs, build=lambda _: {"gate": gate}
         )
 

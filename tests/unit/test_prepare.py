@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from configs.catalogue import Catalogue, load_catalogue
-from configs.recipe import Source
-from configs.section import ROOT
-from stages.errors import BadData, BadRecipe
-from stages.prepare.asked import suite_requests
-from stages.prepare.grammar import expand
-from stages.prepare.overlap import overlap
-from stages.prepare.render import Renderer
-from stages.prepare.rows import Row, read_rows, show_tools
-from stages.prepare.split import Places, sides
+from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.recipe import Source
+from tuneline.core.errors import BadData, BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.prepare.asked import suite_requests
+from tuneline.stages.prepare.grammar import expand
+from tuneline.stages.prepare.overlap import overlap
+from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rows import Row, read_rows, show_tools
+from tuneline.stages.prepare.split import Places, sides
 
 TINY = ROOT / "data/tiny"
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stages.errors import BadRequest
-from stages.prepare import presidio
-from stages.prepare.presidio import LOOKED_FOR, Presidio
-from stages.prepare.validate import validate
+from tuneline.core.errors import BadRequest
+from tuneline.stages.prepare import presidio
+from tuneline.stages.prepare.presidio import LOOKED_FOR, Presidio
+from tuneline.stages.prepare.validate import validate
 
 CHAT = [
     {"role": "user", "content": "Buongiorno, mi chiamo Anna Bianchi e vorrei essere richiamata domani mattina."},

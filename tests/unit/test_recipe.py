@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.recipe import Recipe, load_recipe
-from configs.section import ROOT
-from stages import paths
-from stages.errors import BadRecipe, BadRequest
+from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.core import paths
+from tuneline.core.errors import BadRecipe, BadRequest
+from tuneline.core.paths import ROOT
 
 ROWS = {"data": {"sources": [{"grammar": "data/requests/train.yaml", "rows": 10}]}}
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from configs.evaluation import Evaluate, Suite
-from configs.recipe import Recipe
-from stages import artifact
-from stages.artifact import flatten
-from stages.errors import NotFound
-from stages.evaluate import gate, tables
-from stages.evaluate.ask import Answer, Reply, judge
-from stages.evaluate.sizes import Sizes, sizes
-from stages.evaluate.suites import Item
-from stages.events import Events
-from stages.report import write_report
-from stages.report.charts import Series, lines, ticks, whisker
-from stages.report.evidence import confusion_table, failures
+from tuneline.configs.evaluation import Evaluate, Suite
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import flatten
+from tuneline.core.errors import NotFound
+from tuneline.core.events import Events
+from tuneline.stages.evaluate import gate, tables
+from tuneline.stages.evaluate.ask import Answer, Reply, judge
+from tuneline.stages.evaluate.sizes import Sizes, sizes
+from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.report import write_report
+from tuneline.stages.report.charts import Series, lines, ticks, whisker
+from tuneline.stages.report.evidence import confusion_table, failures
 
 SETTINGS = Evaluate(suites=(Suite(name="unseen", grammar=Path("g.yaml"), rows=40, floor=0.9),))
 EVIL = "<script>alert('x')</script>"
@@ -34,7 +34,7 @@ def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_prepare(run: Path) -> Any:
     metrics = {"rows_train": 8800, "rows_validation": 200, "too_long": 0, "tokens_mean": 143.2}
     settings = {"data": {"sources": [{"grammar": "sha256:1", "rows": 9000}], "system": EVIL}}
-    return artifact.make(run / "prepare", stage_version=1, settings=settings, needs={}, build=lambda _: metrics)
+    return artifacts.make(run / "prepare", stage_version=1, settings=settings, needs={}, build=lambda _: metrics)
 
 
 def make_all(run: Path) -> None:
@@ -46,7 +46,7 @@ def make_all(run: Path) -> None:
     for step, got in ((1, "no idea"), (2, "hm"), (3, f"email.send {EVIL}")):
         events.emit("sample", step=step, samples=[{"prompt": f"mail {EVIL}", "wanted": "email.send", "got": got}])
     settings = {"base": "tiny", "train": {"rank": 32}}
-    trained = artifact.make(
+    trained = artifacts.make(
         run / "train", stage_version=1, settings=settings, needs={"prepare": prepared}, build=lambda _: {}
     )
 
@@ -68,7 +68,7 @@ def make_all(run: Path) -> None:
             "skipped": ["greedy: 70 B parameters with their adapter need a GPU"],
         }
 
-    converted = artifact.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
+    converted = artifacts.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
 
     def evaluate(folder: Path) -> dict[str, Any]:
         right, found = {"base": 1, "tuned-F16": 39, "tuned-Q4_K_M": 38}, {}
@@ -89,7 +89,7 @@ def make_all(run: Path) -> None:
         }
 
     settings = {"evaluate": SETTINGS.model_dump(mode="json")}
-    artifact.make(run / "evaluate", stage_version=1, settings=settings, needs={"convert": converted}, build=evaluate)
+    artifacts.make(run / "evaluate", stage_version=1, settings=settings, needs={"convert": converted}, build=evaluate)
 
 
 class Page(HTMLParser):

@@ -13,14 +13,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import cli
-from configs.evaluation import Evaluate
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from endpoints import judging, load_test
-from stages.evaluate.load import VERSION
 from tests.unit.test_load import fake, report
 from tests.unit.test_report import make_all
+from tuneline import cli
+from tuneline.configs.evaluation import Evaluate
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import judging, load_test
+from tuneline.stages.evaluate.load import VERSION
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ spec = json.load(open(sys.argv[sys.argv.index("--config") + 1]))["spec"]
 open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!r}).read())
 """
     fake(tmp_path, monkeypatch, body)
-    monkeypatch.setattr("cli.evidence.served", served)
+    monkeypatch.setattr("tuneline.cli.evidence.served", served)
     monkeypatch.setattr(load_test, "_model", lambda url, key: "demo")
     monkeypatch.setattr(load_test, "load_tools", lambda prepared: None)
     assert run_all("load.md") == ["load", "load"]

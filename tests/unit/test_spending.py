@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import Recipe
-from stages import spending
-from stages.errors import BadRequest, StageFailed
-from stages.spending import Meter, spent_usd
+from tuneline.configs.recipe import Recipe
+from tuneline.core import spending
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.spending import Meter, spent_usd
 
 LIMITED = Recipe.model_validate(
     {"data": {"sources": [{"grammar": "unused", "rows": 1}]}, "compute": {"max_cost_usd": 5.0}}
@@ -45,7 +45,7 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
     )
     now = [1000.0]
     monkeypatch.setattr(spending, "monotonic", lambda: now[0])
-    meter = Meter(LIMITED, tmp_path, price=4.0)
+    meter = Meter(LIMITED.compute.max_cost_usd, tmp_path, price=4.0)
     assert meter.spent == pytest.approx(3.0) and not meter.over()
     now[0] += 1799
     assert not meter.over()
@@ -58,7 +58,7 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
             ("00", {"kind": "started", "stage": "train", "usd_per_hour": 12.0}),
             ("30", {"kind": "metrics", "stage": "train"}),
         )
-        Meter(LIMITED, tmp_path, price=4.0)
+        Meter(LIMITED.compute.max_cost_usd, tmp_path, price=4.0)
 
 
 def test_without_a_price_nothing_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +68,4 @@ def test_without_a_price_nothing_stops(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BadRequest, match=r"TUNELINE_USD_PER_HOUR=2,99: USD an hour"):
         spending.usd_per_hour()
     monkeypatch.setattr(spending, "monotonic", lambda: 1e9)
-    assert not Meter(LIMITED, tmp_path, price=None).over()
+    assert not Meter(LIMITED.compute.max_cost_usd, tmp_path, price=None).over()

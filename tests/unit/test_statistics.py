@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, permutation_test
 
-from stages.evaluate.statistics import (
+from tuneline.stages.evaluate.statistics import (
     clopper_pearson,
     cluster_bootstrap,
     compare,
@@ -20,7 +20,7 @@ from stages.evaluate.statistics import (
     sign_flips,
     wilson,
 )
-from stages.evaluate.verdicts import FILE, Paired, judge_tasks, read_verdicts
+from tuneline.stages.evaluate.verdicts import FILE, Paired, judge_tasks, read_verdicts
 
 
 def own(n: int) -> list[str]:

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.catalogue import Catalogue, Tool, load_catalogue
-from configs.evaluation import Suite
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages.errors import BadRecipe
-from stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
-from stages.evaluate.client import Prompts
-from stages.evaluate.known import Known
-from stages.evaluate.marks import INVENTED, MISSING, amounts, fault_of, price_fault
-from stages.evaluate.scorers import scoreboard_row
-from stages.evaluate.suites import Item, make_items
-from stages.prepare.preselect import Preselector
+from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
+from tuneline.configs.evaluation import Suite
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
+from tuneline.stages.evaluate.client import Prompts
+from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.marks import INVENTED, MISSING, amounts, fault_of, price_fault
+from tuneline.stages.evaluate.scorers import scoreboard_row
+from tuneline.stages.evaluate.suites import Item, make_items
+from tuneline.stages.prepare.preselect import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 

@@ -5,11 +5,11 @@ import re
 import pytest
 import yaml
 
-from configs.evaluation import Evaluate
-from configs.recipe import load_recipe
-from configs.section import ROOT
-from stages.evaluate.scorers import TABLES
-from stages.evaluate.suites import make_items
+from tuneline.configs.evaluation import Evaluate
+from tuneline.configs.recipe import load_recipe
+from tuneline.core.paths import ROOT
+from tuneline.stages.evaluate.scorers import TABLES
+from tuneline.stages.evaluate.suites import make_items
 
 PAGE = (ROOT / "docs/suites.md").read_text()
 

@@ -13,8 +13,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from configs.section import ROOT
-from endpoints.tool_calls import TAG, ToolCall, parse, render
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.tool_calls import TAG, ToolCall, parse, render
 
 WORDS = st.lists(st.sampled_from(["a", "B", "z9", "x1y", "send", "Ab0"]), min_size=1, max_size=2).map("_".join)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stages import tracking
-from stages.events import Events
-from stages.notify import notify
-from stages.tracking import tracked
+from tuneline.core import tracking
+from tuneline.core.events import Events
+from tuneline.core.notification import notify
+from tuneline.core.tracking import tracked
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCausalLM
 
-from stages.convert.adapter import Adapter
-from stages.convert.merge import merge
-from stages.convert.reference import tuned_model
-from stages.convert.room import Room
-from stages.convert.shards import part, stored
-from stages.errors import StageFailed
-from stages.train.count import count, refuse_unquantized
-from stages.train.llama4 import PREFIX, linearized, stored_prefix, tuned_llama4
-from stages.train.sparse import use_sparse_experts
-from stages.train.targets import resolve
 from tests.unit import llama4
+from tuneline.core.errors import StageFailed
+from tuneline.stages.convert.adapter import Adapter
+from tuneline.stages.convert.merge import merge
+from tuneline.stages.convert.reference import tuned_model
+from tuneline.stages.convert.room import Room
+from tuneline.stages.convert.shards import part, stored
+from tuneline.stages.train.count import count, refuse_unquantized
+from tuneline.stages.train.llama4 import PREFIX, linearized, stored_prefix, tuned_llama4
+from tuneline.stages.train.sparse import use_sparse_experts
+from tuneline.stages.train.targets import resolve
 
 ALL = ("attention", "mlp", "router", "experts")
 
@@ -76,7 +76,7 @@ def test_among_several_processes_an_expert_nobody_chose_has_a_gradient_of_zeros(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = adapted(load(base, four_bit=True), ("experts",)).train()
-    monkeypatch.setattr("stages.train.sparse.dist.is_initialized", lambda: True)
+    monkeypatch.setattr("tuneline.stages.train.sparse.dist.is_initialized", lambda: True)
     one = llama4.tokens()[:1, :2]
     model(input_ids=one, labels=one).loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}

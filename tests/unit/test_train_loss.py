@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from configs.section import ROOT
-from stages.train.loss import IGNORED, LearnedTokens
+from tuneline.core.paths import ROOT
+from tuneline.stages.train.loss import IGNORED, LearnedTokens
 
 TINY = ROOT / "data/tiny"
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from stages.events import Events, read_events
-from stages.train.loss import IGNORED
-from stages.train.samples import Samples
+from tuneline.core.events import Events, read_events
+from tuneline.stages.train.loss import IGNORED
+from tuneline.stages.train.samples import Samples
 
 ARGUMENTS: Any = TrainingArguments(use_cpu=True)
 END = 9

@@ -4,10 +4,10 @@ import re
 
 import yaml
 
-from configs.compute import Compute
-from configs.recipe import Train, Watch
-from configs.section import ROOT
-from stages.line import BESIDE, ORDER
+from tuneline.configs.compute import Compute
+from tuneline.configs.recipe import Train, Watch
+from tuneline.core.paths import ROOT
+from tuneline.stages.line import BESIDE, ORDER
 
 PAGE = (ROOT / "docs/training.md").read_text()
 

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints import vllm_server
-from endpoints.engines import Engines
-from endpoints.front import front
-from stages.errors import NotFound
-from stages.evaluate.engine import engine_of, stands_in
+from tuneline.configs.recipe import Recipe
+from tuneline.core.errors import NotFound
+from tuneline.core.paths import ROOT
+from tuneline.endpoints import vllm_server
+from tuneline.endpoints.engines import Engines
+from tuneline.endpoints.front import front
+from tuneline.stages.evaluate.engine import engine_of, stands_in
 
 TINY = ROOT / "data/tiny"
 LOG = """(APIServer pid=1) WARNING 11-21 15:17:51 [utils.py:255] limit errors like `OSError: [Errno 24] Too many

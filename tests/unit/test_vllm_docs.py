@@ -4,10 +4,10 @@ import re
 
 import yaml
 
-from configs.recipe import Recipe
-from configs.section import ROOT
-from endpoints.vllm_server import EXECUTABLE, MAX_LORA_RANK
-from images.pins import ONLY_IN_IMAGES, PINS
+from tuneline.configs.recipe import Recipe
+from tuneline.core.paths import ROOT
+from tuneline.endpoints.vllm_server import EXECUTABLE, MAX_LORA_RANK
+from tuneline.images.pins import ONLY_IN_IMAGES, PINS
 
 PAGE = (ROOT / "docs/vllm.md").read_text()
 

@@ -1,6 +1,6 @@
 """Environments of their own, for tools whose pins differ from ours: `NAME.txt` here lists all packages of one.
 
-Made on first use, in the cache; on Modal, in the image. `python -m stages.convert.environments NAME` makes one.
+Made on first use, in the cache; on Modal, in the image: `python -m tuneline.stages.convert.environments NAME`.
 TORCH_INDEX chooses PyTorch's build, as in the Makefile.
 """
 
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages import paths
-from stages.errors import StageFailed
+from tuneline.core import paths
+from tuneline.core.errors import StageFailed
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from stages.convert.environments import python_of
+from tuneline.stages.convert.environments import python_of
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 python_of(sys.argv[1])

@@ -38,7 +38,7 @@ def look(outside: int, file: str) -> dict[str, object]:
         written = False
     imported = True
     try:
-        importlib.import_module("stages.errors")
+        importlib.import_module("tuneline.core.errors")
     except ModuleNotFoundError:
         imported = False
     Path("/tmp/mine").write_text("x")

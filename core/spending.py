@@ -8,13 +8,9 @@ import os
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from stages.errors import BadRequest, StageFailed
-from stages.events import read_events
-
-if TYPE_CHECKING:
-    from configs.recipe import Recipe
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.events import read_events
 
 PRICE = "TUNELINE_USD_PER_HOUR"
 
@@ -47,14 +43,14 @@ def spent_usd(run: Path) -> float:
 
 
 class Meter:
-    """Runs from now on, beside what was spent before; `over()` once the recipe's limit is reached.
+    """Runs from now on, beside what was spent before; `over()` once `most`, the recipe's limit in USD, is reached.
 
     Raises:
         StageFailed: it is reached already.
     """
 
-    def __init__(self, recipe: "Recipe", run: Path, price: float | None) -> None:
-        self.most, self.price = recipe.compute.max_cost_usd, price or 0.0
+    def __init__(self, most: float | None, run: Path, price: float | None) -> None:
+        self.most, self.price = most, price or 0.0
         self._before, self._began = spent_usd(run) if self.most and price else 0.0, monotonic()
         if self.over():
             raise self.error("nothing was started")

@@ -6,7 +6,7 @@ Until then a base is `unverified`, and a recipe has to name its commit. A file e
 import json
 from pathlib import Path
 
-from stages import paths
+from tuneline.core import paths
 
 
 def pin_of(repo: str) -> str | None:
@@ -21,7 +21,7 @@ def pin(repo: str, revision: str, *, anew: bool = False) -> None:
     """Hold `repo` at a commit whose files were verified; what is pinned stays, unless `anew`."""
     from datetime import UTC, datetime
 
-    from stages.artifact import write_atomic  # not needed to read a pin, as each plan does
+    from tuneline.core.artifacts import write_atomic  # not needed to read a pin, as each plan does
 
     if anew or pin_of(repo) is None:
         file = _file(repo)

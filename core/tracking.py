@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.events import FILE, Follower
+from tuneline.core.events import FILE, Follower
+from tuneline.core.paths import IMPORTED_FROM
 
 PROJECT = "tuneline"
 LOOK_EVERY_S = 1.0
@@ -46,7 +47,7 @@ def tracked(run: Path, stage: str, settings: dict[str, Any], tell: Callable[[str
     told.write_text(json.dumps(job))
     with log.open("ab") as output:
         reader = subprocess.Popen(
-            [sys.executable, "-m", "stages.tracking", str(told)],
+            [sys.executable, "-m", "tuneline.core.tracking", str(told)],
             stdin=subprocess.PIPE,  # its end means: the stage is over
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -71,7 +72,7 @@ def alert(name: str, text: str, tell: Callable[[str], None]) -> None:
     """One alert in a W&B run of its own; what goes wrong is told, and takes `END_S` at most."""
     if not _is_on() or importlib.util.find_spec("wandb") is None:
         return
-    command = [sys.executable, "-m", "stages.tracking"]
+    command = [sys.executable, "-m", "tuneline.core.tracking"]
     try:
         subprocess.run(
             command,
@@ -88,7 +89,7 @@ def alert(name: str, text: str, tell: Callable[[str], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(IMPORTED_FROM), *sys.path])}
 
 
 def _is_on() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stages.errors import BadRequest, Locked, NotFound
+from tuneline.core.errors import BadRequest, Locked, NotFound
 
 FILE = ".lock"
 

@@ -1,10 +1,23 @@
 """Where runs, models and built tools lie. Each root can be moved by an environment variable."""
 
 import os
+import re
 from pathlib import Path
 
-from configs.section import NAME
-from stages.errors import BadRequest
+from tuneline.core.errors import BadRequest
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
+IMPORTED_FROM = Path(__file__).parents[2]
+"""What child processes need on their path to import `tuneline`."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of runs, models and keys: they become file names."""
+
+
+def find(path: Path) -> Path:
+    """A path as a recipe writes it: absolute, from the current folder, or from Tuneline's own."""
+    path = path.expanduser()
+    return path if path.is_absolute() or path.exists() else ROOT / path
 
 
 def runs() -> Path:

@@ -5,16 +5,16 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from configs.hardware import GIB, Range
+from tuneline.configs.hardware import GIB, Range
 
 if TYPE_CHECKING:
-    from stages.doctor import Finding
-    from stages.evaluate.load import Load
-    from stages.evaluate.ratings import Preference
-    from stages.fetch.here import Here
-    from stages.plan import Plan
-    from stages.plan.fit import Fit, Machine
-    from stages.plan.training import Way
+    from tuneline.stages.doctor import Finding
+    from tuneline.stages.evaluate.load import Load
+    from tuneline.stages.evaluate.ratings import Preference
+    from tuneline.stages.fetch.here import Here
+    from tuneline.stages.plan import Plan
+    from tuneline.stages.plan.fit import Fit, Machine
+    from tuneline.stages.plan.training import Way
 
 WAYS_SHOWN = 6
 GIVES = {
@@ -71,7 +71,7 @@ def side_by_side(plans: Sequence["Plan"]) -> str:
 
 def models_text(here: Sequence["Here"], half: Sequence[tuple[str, int]] = ()) -> str:
     """What is known, what is here, and what is here in part."""
-    from configs.models import registry
+    from tuneline.configs.models import registry
 
     table, there = registry(), {base.known_as for base in here}
     rows = []
@@ -97,10 +97,10 @@ def models_text(here: Sequence["Here"], half: Sequence[tuple[str, int]] = ()) ->
 
 def model_text(key: str) -> str:
     """One base: what it is, and the memory it takes."""
-    from configs.models import registry
-    from stages.pins import pin_of
-    from stages.plan.fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
-    from stages.plan.memory import peak
+    from tuneline.configs.models import registry
+    from tuneline.core.pins import pin_of
+    from tuneline.stages.plan.fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
+    from tuneline.stages.plan.memory import peak
 
     table = registry()
     model, shape = table.models[key], table.shape(key)
@@ -287,7 +287,7 @@ def load_text(found: "Load") -> str:
 
 
 def _line(plan: "Plan") -> str:
-    from stages.plan.line import table
+    from tuneline.stages.plan.line import table
 
     return table(plan.line)
 

@@ -6,7 +6,7 @@ import os
 import urllib.error
 import urllib.request
 
-from stages.tracking import alert
+from tuneline.core.tracking import alert
 
 log = logging.getLogger(__name__)
 

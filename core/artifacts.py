@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.errors import NotFound, StageFailed, StaleArtifact
-from stages.spending import usd_per_hour
+from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
+from tuneline.core.spending import usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
 RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-python")

@@ -1,0 +1,95 @@
+"""A run's events as people see them while they happen: progress bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from tuneline.core.events import Events, Kind
+
+PLAIN_EVERY_S = 5.0
+"""In a log, at most one line of progress in so many seconds; validations and warnings always."""
+
+
+class Progress:
+    """Shows a run's events: bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self._last_line = console, 0.0
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Bars(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event of a run."""
+        match event["kind"]:
+            case "finished":
+                self._say(event, "finished already")
+            case "ended":
+                self._say(event, f"done in {event['seconds']:.0f} s")
+            case "stopping":
+                self._say(event, "stopping; what was done is being saved")
+            case "warning":
+                self._say(event, f"warning: {event['text']}")
+            case "note":
+                self._say(event, event["text"])
+            case "progress" if event["unit"] == "bytes":
+                self._advance(event, event["done"] / 1e9, event["total"] / 1e9, f"GB {event['text']}", ",.2f")
+            case "progress":
+                self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
+            case "metrics":
+                if "validation_loss" in event:
+                    self._say(event, f"step {event['step']}: {_measured(event)}")
+                else:
+                    self._advance(event, event["step"], event["steps"], _measured(event))
+
+    def _advance(self, event: dict[str, Any], done: float, total: float, text: str, form: str = ",.0f") -> None:
+        stage, text = event["stage"], f"{done:{form}}/{total:{form}} {text}"
+        if self.console.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)
+            self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
+        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            self._say(event, text)
+
+    def _say(self, event: dict[str, Any], text: str) -> None:
+        self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Shown(Events):
+    """Events that are shown at once and kept nowhere, of work that belongs to no run."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None], stage: str) -> None:
+        self.show, self.stage = show, stage
+
+    def emit(self, kind: Kind, **fields: Any) -> None:
+        self.show({"stage": self.stage, "kind": kind, **fields})
+
+
+def _measured(event: dict[str, Any]) -> str:
+    names = {"loss": "loss", "validation_loss": "validation loss", "perplexity": "perplexity"}
+    told = [f"{label} {event[name]:.3f}" for name, label in names.items() if name in event]
+    if "tokens_per_second" in event:
+        told.append(f"{event['tokens_per_second']:.0f} tokens/s")
+    return ", ".join(told)
