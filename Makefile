@@ -54,7 +54,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 llama: setup
-	$(BIN)/python -P -m tuneline.stages.convert.llama_cpp
+	$(BIN)/python -P -m tuneline.engines.llama_cpp.build
 
 clean:
 	rm -rf .runs .models .mypy_cache .ruff_cache .pytest_cache

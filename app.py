@@ -15,9 +15,9 @@ from tuneline import images
 from tuneline.configs.cloud import cloud
 from tuneline.configs.compute import WALK, Conversion
 from tuneline.volumes import ENVIRONMENT, mounted
-from tuneline.volumes.entry import DEMO, enter
-from tuneline.volumes.walking import scheduled, walk
-from tuneline.volumes.working import Outcome, evaluate_promoted, policy, work
+from tuneline.volumes.entrypoints import DEMO, enter
+from tuneline.volumes.pipeline_run import scheduled, walk
+from tuneline.volumes.stage_calls import Outcome, evaluate_promoted, policy, work
 
 HOUR, DAY = 3600, 24 * 3600
 CONVERT_DISK_MIB = 1024 * Conversion.disk_gib
@@ -151,7 +151,7 @@ class Endpoint:
 
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]
-        from tuneline.volumes.serving import promoted_front
+        from tuneline.volumes.endpoint_container import promoted_front
 
         return promoted_front(SETTINGS.endpoint)
 

@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
-from tuneline.stages.convert.llama_cpp import installed  # noqa: E402
+from tuneline.engines.llama_cpp.build import installed  # noqa: E402
 
 SHARD_BYTES = 1 << 30
 RANK = 16
@@ -75,7 +75,8 @@ with torch.inference_mode():
     converter.write()
 """
 OURS = (
-    "import json, sys\nfrom stages.convert.worker import *\nrun(Task(**json.loads(sys.argv[1])), lambda **told: None)"
+    "import json, sys\nfrom tuneline.stages.convert.worker import *\n"
+    "run(Task(**json.loads(sys.argv[1])), lambda **told: None)"
 )
 KILLED = """
 import json, sys
@@ -85,7 +86,7 @@ stream.Paced.__call__ = lambda self, done, total: print(done, flush=True)
 worker.run(worker.Task(**json.loads(sys.argv[1])), lambda **told: None)
 """
 OUR_MERGE = (
-    "import sys\nfrom pathlib import Path\nfrom stages.convert.merge import merge\n"
+    "import sys\nfrom pathlib import Path\nfrom tuneline.stages.convert.folders.merged import merge\n"
     "merge(*map(Path, sys.argv[1:4]), lambda done, total: None, threads=int(sys.argv[4]))"
 )
 

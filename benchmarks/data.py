@@ -170,8 +170,8 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
     from array import array
 
     from tuneline.configs.recipe import Data, Source
-    from tuneline.stages.prepare import examine
-    from tuneline.stages.prepare.render import Measured, Renderer
+    from tuneline.stages.prepare import examination
+    from tuneline.stages.prepare.rendering.renderer import Measured, Renderer
 
     kept = Path(tempfile.mkdtemp())
 
@@ -191,15 +191,15 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
 
     renderer = (Keeping if pack else Renderer)(ROOT / "data/tiny", None)
     if not deduplicate:
-        examine.Index.add = lambda self, text: None  # type: ignore[method-assign]
+        examination.Index.add = lambda self, text: None  # type: ignore[method-assign]
     if pack:
         import datasets  # noqa: F401
         from trl.data_utils import pack_dataset  # noqa: F401
 
     def run() -> Any:
         data = Data(sources=(Source(path=file),), max_tokens=PACKED_TOKENS)
-        examination = examine.Examination(data, None, renderer)
-        for _ in examination.rows():
+        examined = examination.Examination(data, None, renderer)
+        for _ in examined.rows():
             pass
         examination.finish()
         return packed(kept) if pack else None
@@ -462,8 +462,8 @@ STATISTICAL = ("a near-duplicate", "another language")
 def faults(rows: int, seed: int) -> None:
     """Plants faults, examines, and counts what was found where something was planted, and elsewhere."""
     from tuneline.configs.recipe import Data, Source
-    from tuneline.stages.prepare.examine import Examination
-    from tuneline.stages.prepare.problems import Findings, Problem
+    from tuneline.stages.prepare.checks.problems import Findings, Problem
+    from tuneline.stages.prepare.examination import Examination
 
     rows, rng = rows or 50_000, random.Random(seed)
     clean = [encoded(tool_row(rng) if i % 5 == 0 else chat_row(rng)) for i in range(rows)]
@@ -525,7 +525,7 @@ def masks(rows: int) -> None:
 
     from tests.unit.test_data_render import conversation
     from tuneline.configs.catalogue import load_catalogue
-    from tuneline.stages.prepare.render import Renderer
+    from tuneline.stages.prepare.rendering.renderer import Renderer
 
     catalogue, rng = load_catalogue(ROOT / "configs/tools/business.yaml"), random.Random(0)
     talks = [conversation(rng, catalogue) for _ in range(rows or 2000)]

@@ -222,13 +222,13 @@ def speed() -> float:
 
 def faults(runs: int, size: int) -> dict[str, dict[str, int]]:
     """By fault: how many runs were resumed, explained, wrong, or neither."""
-    from tuneline.stages.fetch import asking, transfer
+    from tuneline.stages.fetch import downloads, hub_requests
 
     hub = Hub(small({WEIGHTS: random.Random(1).randbytes(size)}))
-    asking.FIRST_WAIT_S = 0.01
+    hub_requests.FIRST_WAIT_S = 0.01
     with tempfile.TemporaryDirectory() as folder:
         at_home(folder, hub.url)
-        full = fill_disks(transfer)
+        full = fill_disks(downloads)
         jobs = [(kind, run) for run in range(runs) for kind in FAULTS]
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda job: (job[0], *trial(hub, full, *job, size)), jobs))

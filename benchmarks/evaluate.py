@@ -66,10 +66,10 @@ def main(items: int) -> None:
 def _ours(url: str, items: int) -> float:
     from tuneline.configs.catalogue import load_catalogue
     from tuneline.configs.evaluation import Suite
-    from tuneline.stages.evaluate.ask import ask_all
-    from tuneline.stages.evaluate.client import asker
-    from tuneline.stages.evaluate.known import Known
-    from tuneline.stages.evaluate.suites import make_items
+    from tuneline.stages.evaluate.clients.asking import ask_all
+    from tuneline.stages.evaluate.clients.openai_client import asker
+    from tuneline.stages.evaluate.suites.items import make_items
+    from tuneline.stages.evaluate.suites.run_context import Known
 
     catalogue = load_catalogue(ROOT / "configs/tools/business.yaml")
     made = make_items(Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=items))
@@ -91,8 +91,8 @@ def _inspect(url: str, items: int) -> float:
 
     from tuneline.configs.catalogue import load_catalogue
     from tuneline.configs.evaluation import Suite
-    from tuneline.stages.evaluate.inspect_tasks import task_of
-    from tuneline.stages.evaluate.known import Known
+    from tuneline.stages.evaluate.clients.inspect_tasks import task_of
+    from tuneline.stages.evaluate.suites.run_context import Known
 
     os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}
     known = Known(load_catalogue(ROOT / "configs/tools/business.yaml"))

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from scipy.special import ndtri  # noqa: E402
 
 from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval, items_needed, lower_bound  # noqa: E402
-from tuneline.stages.evaluate.verdicts import MATTERS, Paired, Verdict, judge_tasks  # noqa: E402
+from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Paired, Verdict, judge_tasks  # noqa: E402
 
 COMPARISONS = int(os.environ.get("TUNELINE_COMPARISONS", "2000"))
 CONFIDENCE, ITEMS, TASKS = 0.95, 500, 6

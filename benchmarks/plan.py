@@ -1,9 +1,9 @@
 """Peak memory as planned against measured, on the CPU, in fp32: five cases to calibrate on, five that were not seen.
 
 Each case is a process of its own: a Llama with random weights made in place (quantized matrix by matrix), our own
-trainer with the arguments of `tuneline.stages.train.fit`, two optimizer steps. Measured is the most physical memory
-from the moment the model is there (VmHWM, reset), less what the same process held after two steps of a tiny model: the
-interpreter, its libraries, and what they keep for good.
+trainer with the arguments of `tuneline.stages.train.loop.fit`, two optimizer steps. Measured is the most physical
+memory from the moment the model is there (VmHWM, reset), less what the same process held after two steps of a tiny
+model: the interpreter, its libraries, and what they keep for good.
 
     python benchmarks/plan.py [--only NAME …]      # one at a time, 5 to 10 minutes on one idle core, up to 4 GB
 """
@@ -223,8 +223,8 @@ def _train(case: Case, folder: Path) -> int:
     from transformers import AutoTokenizer, PrinterCallback
 
     from tuneline.configs.recipe import Recipe
-    from tuneline.stages.train import fit
-    from tuneline.stages.train.trainer import Trainer
+    from tuneline.stages.train.loop import fit
+    from tuneline.stages.train.loop.trainer import Trainer
 
     disable_progress_bars()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
@@ -264,7 +264,7 @@ def _train(case: Case, folder: Path) -> int:
 
 
 def _model(case: Case, recipe: Any, folder: Path) -> Any:
-    """As `tuneline.stages.train.load` makes it, but of random weights; nothing is ever held twice."""
+    """As `tuneline.stages.train.model.base_model` makes it, but of random weights; nothing is ever held twice."""
     import torch
     from accelerate import init_empty_weights
     from peft import prepare_model_for_kbit_training
@@ -273,7 +273,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
     from transformers.utils.quantization_config import QuantizationMethod
 
     from tuneline.core.events import Silent
-    from tuneline.stages.train.load import _adapted
+    from tuneline.stages.train.model.base_model import _adapted
 
     shape = case.shape
     config = LlamaConfig(
@@ -325,7 +325,7 @@ def _put(model: Any, name: str, module: Any) -> None:
 
 
 def _rows(case: Case) -> dict[str, list[list[int]]]:
-    from tuneline.stages.train.loss import IGNORED
+    from tuneline.stages.train.loop.loss import IGNORED
 
     rng = random.Random(0)
     length, many = (case.tokens // 4, 4) if case.packed else (case.tokens, 1)

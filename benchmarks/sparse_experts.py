@@ -24,10 +24,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCausalLM, Llama4TextConfig
 from transformers.utils import logging
 
-from tuneline.stages.train.llama4 import linearized
-from tuneline.stages.train.load import never_repack
-from tuneline.stages.train.sparse import use_sparse_experts
-from tuneline.stages.train.targets import resolve
+from tuneline.stages.train.model.adapter_targets import resolve
+from tuneline.stages.train.model.base_model import never_repack
+from tuneline.stages.train.model.llama4_experts import linearized
+from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
 EXPERTS = 16
 TARGET = 4.0

@@ -31,10 +31,10 @@ from trl import SFTConfig, SFTTrainer
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
-from tuneline.stages.train import fit
-from tuneline.stages.train.callbacks import Report
-from tuneline.stages.train.trainer import Trainer
-from tuneline.stages.train.watch import Alerts, Divergence
+from tuneline.stages.train.loop import fit
+from tuneline.stages.train.loop.callbacks import Report
+from tuneline.stages.train.loop.monitoring import Alerts, Divergence
+from tuneline.stages.train.loop.trainer import Trainer
 
 BASE = Path(__file__).parents[1] / "data/tiny"
 MEDIAN, SIGMA, LONGEST = 180, 0.9, 1024

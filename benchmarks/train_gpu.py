@@ -1,9 +1,9 @@
 """One GPU, random weights in real shapes, LoRA and QLoRA: TRL's SFTTrainer with its defaults and with our settings.
 
 Needs torch, transformers, peft, trl and bitsandbytes, and nothing else of Tuneline than this file and
-`stages/train/sparse.py`. Each measurement is a process of its own. Rows have the lengths of `train_cpu.py`.
-Utilization counts 4 FLOPs a frozen weight and token, 6 a trained one, and attention, over 989 TFLOP/s; recomputation
-counts nothing.
+`stages/train/model/sparse_experts.py`. Each measurement is a process of its own. Rows have the lengths
+of `train_cpu.py`. Utilization counts 4 FLOPs a frozen weight and token, 6 a trained one, and attention, over
+989 TFLOP/s; recomputation counts nothing.
 
     python benchmarks/train_gpu.py [--shapes 8b scout] [--steps 12]      # on an H100
     python benchmarks/train_gpu.py --shapes tiny --steps 2               # does it run at all, on a CPU
@@ -197,7 +197,7 @@ def make_sparse(model: Any, *, linear: bool) -> None:
     import torch
     from transformers.models.llama4.modeling_llama4 import Llama4TextMLP
 
-    file = Path(__file__).parents[1] / "stages/train/sparse.py"
+    file = Path(__file__).parents[1] / "stages/train/model/sparse_experts.py"
     spec = importlib.util.spec_from_file_location("sparse", file)
     assert spec and spec.loader
     sparse = importlib.util.module_from_spec(spec)

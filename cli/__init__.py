@@ -9,13 +9,13 @@ import sys
 
 import typer
 
-from tuneline.cli import evidence, keys, line, models, runs, serving
+from tuneline.cli import evidence, keys, models, pipeline, runs, serving
 from tuneline.cli.shared import errors_console
 
 app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
 )
-for verbs in (line, evidence, serving):
+for verbs in (pipeline, evidence, serving):
     app.add_typer(verbs.app)
 app.add_typer(runs.app, name="runs", rich_help_panel="What is there")
 app.add_typer(models.app, name="models", rich_help_panel="What is there")

@@ -24,9 +24,9 @@ def compare(
 ) -> None:
     """Hold two models against each other on the items both answered."""
     from tuneline.cli.terminal import comparison_table
-    from tuneline.stages.evaluate.compare import compare as held_against
-    from tuneline.stages.evaluate.compare import page_file
-    from tuneline.stages.report.comparison import write_comparison
+    from tuneline.stages.evaluate.verdicts.comparison import compare as held_against
+    from tuneline.stages.evaluate.verdicts.comparison import page_file
+    from tuneline.stages.report.comparison_page import write_comparison
 
     found = held_against(a, b, exact=exact, by_tool=tools)
     page = write_comparison(found, to or page_file(found))
@@ -46,8 +46,8 @@ def rate(
     to: Annotated[Path | None, typer.Option(help="The page; in B's run, if not given.", show_default=False)] = None,
 ) -> None:
     """Write a page on which people say, not knowing whose, which of two answers is better."""
-    from tuneline.stages.evaluate.ratings import make_ballot, write_key
-    from tuneline.stages.report.ballot import write_ballot
+    from tuneline.stages.evaluate.verdicts.ratings import make_ballot, write_key
+    from tuneline.stages.report.ballot_page import write_ballot
 
     ballot = make_ballot(a, b, items, seed)
     key = write_key(ballot)
@@ -65,7 +65,7 @@ def ratings(
     from dataclasses import asdict
 
     from tuneline.cli.tables import preference_text
-    from tuneline.stages.evaluate.ratings import read_ratings
+    from tuneline.stages.evaluate.verdicts.ratings import read_ratings
 
     found = read_ratings(files)
     typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict}) if as_json else preference_text(found))
@@ -86,7 +86,7 @@ def load(
 ) -> None:
     """Load a served model, open loop: latency, first token, requests a second, memory, cost; for the gate too."""
     from tuneline.cli.tables import load_text
-    from tuneline.endpoints.load_test import load_test
+    from tuneline.stages.evaluate.load_testing.load_test import load_test
 
     url = where if where.startswith(("http://", "https://")) else None
     folder = existing(run or where) if run or not url else None
@@ -106,6 +106,6 @@ def judge(
     items: Annotated[int, typer.Option(min=1, help="How many answers.")] = 200,
 ) -> None:
     """Have a model judge a run's answers; it counts only where its agreement with people was measured."""
-    from tuneline.endpoints.judging import judge_run
+    from tuneline.stages.evaluate.judge_command import judge_run
 
     console.print(judge_run(existing(run), provider, model, labels, sheet, items), **PLAIN)

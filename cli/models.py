@@ -17,7 +17,7 @@ def ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
     from tuneline.cli.tables import models_text
     from tuneline.configs.models import registry
-    from tuneline.stages.fetch.here import bases_here, half_here
+    from tuneline.stages.fetch.local_bases import bases_here, half_here
 
     here = bases_here()
     if as_json:
@@ -48,7 +48,7 @@ def fit(
 
     from tuneline.cli.tables import fit_text
     from tuneline.core.errors import BadRequest
-    from tuneline.stages.plan.fit import fit, machine, this_machine
+    from tuneline.stages.plan.base_fit import fit, machine, this_machine
 
     if (gpu is None) != here:
         raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
@@ -63,7 +63,7 @@ def pick(
 ) -> None:
     """Which base to take, by what you have or what matters to you."""
     from tuneline.cli.tables import guide_text
-    from tuneline.stages.plan.fit import GUIDE, pick
+    from tuneline.stages.plan.base_fit import GUIDE, pick
 
     typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
 
@@ -97,7 +97,7 @@ def verify(
 ) -> None:
     """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
     from tuneline.core.errors import StageFailed
-    from tuneline.stages.fetch.here import bases_here, faults, found_here
+    from tuneline.stages.fetch.local_bases import bases_here, faults, found_here
 
     wrong, asked = [], bases_here() if name is None else found_here(name)
     if not asked:
@@ -116,7 +116,7 @@ def remove(
     force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
 ) -> None:
     """Delete a base that is here."""
-    from tuneline.stages.fetch.here import found_here, remove
+    from tuneline.stages.fetch.local_bases import found_here, remove
 
     for base in found_here(name):
         remove(base, force)

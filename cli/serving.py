@@ -28,7 +28,7 @@ def serve(
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
     from tuneline.cli.terminal import serving_panel
     from tuneline.core.errors import StageFailed
-    from tuneline.endpoints.narrowing import narrowing_of
+    from tuneline.endpoints.tool_selection import narrowing_of
 
     folder = existing(run)
     with served(folder, kind, port, host) as server:

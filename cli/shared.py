@@ -11,7 +11,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from tuneline.core.artifacts import Artifact
-    from tuneline.endpoints.llama_server import Server
+    from tuneline.engines.llama_cpp.llama_server import Server
 
 console, errors_console = Console(), Console(stderr=True)
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -48,7 +48,7 @@ def served(
     """The run's model behind a server."""
     from tuneline.configs.recipe import Recipe
     from tuneline.core.errors import BadRequest
-    from tuneline.endpoints.llama_server import serving
+    from tuneline.engines.llama_cpp.llama_server import serving
 
     key = os.environ.get("TUNELINE_API_KEY")
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
@@ -74,7 +74,7 @@ def served(
 def talk_to(url: str, folder: Path | None, questions: Iterable[str]) -> None:
     """Questions to a server through the openai client, with the tools of the run in `folder`."""
     from tuneline.cli.terminal import talk
-    from tuneline.endpoints.narrowing import narrowing_of
+    from tuneline.endpoints.tool_selection import narrowing_of
     from tuneline.stages.prepare import load_tools
 
     catalogue = load_tools(folder / "prepare") if folder else None

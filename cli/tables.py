@@ -9,11 +9,11 @@ from tuneline.configs.hardware import GIB, Range
 
 if TYPE_CHECKING:
     from tuneline.stages.doctor import Finding
-    from tuneline.stages.evaluate.load import Load
-    from tuneline.stages.evaluate.ratings import Preference
-    from tuneline.stages.fetch.here import Here
+    from tuneline.stages.evaluate.load_testing.guidellm import Load
+    from tuneline.stages.evaluate.verdicts.ratings import Preference
+    from tuneline.stages.fetch.local_bases import Here
     from tuneline.stages.plan import Plan
-    from tuneline.stages.plan.fit import Fit, Machine
+    from tuneline.stages.plan.base_fit import Fit, Machine
     from tuneline.stages.plan.training import Way
 
 WAYS_SHOWN = 6
@@ -99,7 +99,7 @@ def model_text(key: str) -> str:
     """One base: what it is, and the memory it takes."""
     from tuneline.configs.models import registry
     from tuneline.core.pins import pin_of
-    from tuneline.stages.plan.fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
+    from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
     from tuneline.stages.plan.memory import peak
 
     table = registry()
@@ -287,7 +287,7 @@ def load_text(found: "Load") -> str:
 
 
 def _line(plan: "Plan") -> str:
-    from tuneline.stages.plan.line import table
+    from tuneline.stages.plan.stage_bounds import table
 
     return table(plan.line)
 

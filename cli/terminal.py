@@ -14,9 +14,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from tuneline.core.artifacts import Artifact
-    from tuneline.endpoints.narrowing import Narrowing
-    from tuneline.endpoints.providers import Answer
-    from tuneline.stages.evaluate.compare import Comparison
+    from tuneline.endpoints.tool_selection import Narrowing
+    from tuneline.engines.providers import Answer
+    from tuneline.stages.evaluate.verdicts.comparison import Comparison
 
 ANSWER_TOKENS = 256
 
@@ -175,7 +175,7 @@ def talk(
 async def _answered(
     console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
 ) -> "Answer":
-    from tuneline.endpoints.providers import Answer, provider
+    from tuneline.engines.providers import Answer, provider
 
     begun = False
     async with provider(url).connect(model, key=os.environ.get("TUNELINE_API_KEY")) as chat:

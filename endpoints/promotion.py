@@ -15,7 +15,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
 from tuneline.core.paths import NAME
-from tuneline.stages.evaluate.gate import of_run
+from tuneline.stages.evaluate.verdicts.gate import of_run
 from tuneline.stages.line import RECIPE
 
 

@@ -1,6 +1,6 @@
 """Conversion on a GPU, and what llmcompressor and optimum make: each has an environment of its own.
 
-They are made into `.cache` of the folder the code runs in, where `tuneline.stages.convert.environments` looks for them.
+They are made into `.cache` of the folder the code runs in, where `environments/` looks for them.
 """
 
 import modal
@@ -10,10 +10,12 @@ from tuneline.images.llama import with_llama
 from tuneline.images.pins import PYTHON, pinned
 from tuneline.images.source import HOME, with_files, with_source
 
-OWN = tuple(
-    f"stages/convert/environments/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")
+_ENVIRONMENTS = "stages/convert/folders/environments"
+OWN = (
+    *("stages/__init__.py", "stages/convert/folders/__init__.py"),
+    *(f"{_ENVIRONMENTS}/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")),
 )
-_MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m tuneline.stages.convert.environments"
+_MAKE = f"cd {HOME} && PYTHONPATH={HOME} python -m tuneline.stages.convert.folders.environments"
 _CPU = "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
 _torch = modal.Image.debian_slim(python_version=PYTHON).pip_install(*pinned("torch"))  # with CUDA

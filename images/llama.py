@@ -1,6 +1,6 @@
 """llama.cpp in an image: built from the pinned source into `.cache` of the folder the code runs in.
 
-That is where `tuneline.stages.convert.llama_cpp` looks for it.
+That is where `tuneline.engines.llama_cpp.build` looks for it.
 """
 
 import modal
@@ -9,9 +9,9 @@ from tuneline.images.pins import pinned
 from tuneline.images.source import ENVIRONMENT, HOME, with_files
 
 _CORE = ("__init__", "artifacts", "errors", "events", "paths", "spending")
-BUILDER = (*(f"core/{name}.py" for name in _CORE), "stages/__init__.py", "stages/convert/__init__.py")
-"""What stages/convert/llama_cpp.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
-SOURCE = ("stages/convert/llama_cpp.py", "stages/convert/CMakeLists.txt")
+BUILDER = (*(f"core/{name}.py" for name in _CORE), "engines/__init__.py", "engines/llama_cpp/__init__.py")
+"""What engines/llama_cpp/build.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
+SOURCE = ("engines/llama_cpp/build.py", "engines/llama_cpp/CMakeLists.txt")
 
 
 def with_llama(image: modal.Image) -> modal.Image:
@@ -23,5 +23,5 @@ def with_llama(image: modal.Image) -> modal.Image:
     image = image.apt_install("build-essential").pip_install(*pinned("cmake", "scikit-build-core")).env(ENVIRONMENT)
     image = with_files(image, *BUILDER, *SOURCE)
     return image.run_commands(
-        f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python -m tuneline.stages.convert.llama_cpp"
+        f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python -m tuneline.engines.llama_cpp.build"
     )

@@ -4,7 +4,7 @@ import modal
 
 from tuneline.core.paths import IMPORTED_FROM, ROOT
 
-FOLDERS = ("configs", "core", "data", "endpoints", "images", "stages", "volumes")
+FOLDERS = ("configs", "core", "data", "endpoints", "engines", "images", "stages", "volumes")
 PACKAGE = "tuneline/__init__.py"
 IGNORED = ["**/__pycache__", "**/*.pyc"]
 HOME = "/root"

@@ -78,7 +78,7 @@ def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
     Raises:
         Locked: somebody else writes the run. StageFailed: the disk is full. Whatever the stage raises.
     """
-    function = getattr(import_module(f"stages.{stage}"), stage)
+    function = getattr(import_module(f"tuneline.stages.{stage}"), stage)
     with run_lock(run, stage), _recorded(recipe, run):
         events, started = Events(run, stage), time.monotonic()
         events.emit("started", **({"usd_per_hour": price} if (price := usd_per_hour()) else {}))
@@ -158,7 +158,7 @@ def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
 
             return open_base(recipe)
         if artifacts.finished(run / stage):
-            made: Artifact = getattr(import_module(f"stages.{stage}"), stage)(recipe, run)
+            made: Artifact = getattr(import_module(f"tuneline.stages.{stage}"), stage)(recipe, run)
             return made
     return None
 

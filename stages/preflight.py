@@ -66,9 +66,9 @@ def _build(recipe: Recipe, base: Path, prepared: Artifact, folder: Path, run: Pa
     import torch
 
     from tuneline.stages.plan import shape_of_base
-    from tuneline.stages.plan.data import rows_of
+    from tuneline.stages.plan.dataset_size import rows_of
     from tuneline.stages.plan.training import training
-    from tuneline.stages.train.launch import launch
+    from tuneline.stages.train.distributed.launcher import launch
 
     events, trial = Events(run, "preflight"), folder / artifacts.SCRATCH / "trial"
     _longest(recipe, base, prepared.path, trial / "rows")
@@ -108,7 +108,7 @@ def _told(number: float) -> str:
 def _longest(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     """What `prepare` left, with the longest training rows alone, as many as these steps take."""
     from tuneline.stages.prepare import load_tools
-    from tuneline.stages.prepare.render import Renderer
+    from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = (prepared / "train.jsonl").read_bytes().splitlines(keepends=True)
     lengths = [tokens for tokens, _, _ in Renderer(base, load_tools(prepared)).measure(rows)]

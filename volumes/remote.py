@@ -15,8 +15,8 @@ from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.line import ORDER, RECIPE
 from tuneline.volumes import VOLUMES
-from tuneline.volumes.lease import LEASES, end, holder
-from tuneline.volumes.walking import secrets
+from tuneline.volumes.leases import LEASES, end, holder
+from tuneline.volumes.pipeline_run import secrets
 
 APP = "tuneline"
 

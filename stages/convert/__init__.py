@@ -14,8 +14,8 @@ from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
-from tuneline.stages.convert.llama_cpp import LlamaCpp, installed
-from tuneline.stages.convert.verify import MERGED, REPORT
+from tuneline.engines.llama_cpp.build import LlamaCpp, installed
+from tuneline.stages.convert.verification.verify import MERGED, REPORT
 from tuneline.stages.convert.worker import Output, Task, raised
 from tuneline.stages.fetch import open_base
 from tuneline.stages.prepare import TEMPLATE

@@ -19,13 +19,13 @@ from typing import Any
 from tuneline.core import errors
 from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed, TunelineError
-from tuneline.stages.convert.adapter import Adapter
-from tuneline.stages.convert.converter import Tuned
-from tuneline.stages.convert.ggml import Ggml
-from tuneline.stages.convert.llama_cpp import installed
-from tuneline.stages.convert.merge import copy_the_rest, is_tied, merged_shards
-from tuneline.stages.convert.shards import shards, stored
-from tuneline.stages.convert.stream import Paced, Target, stream
+from tuneline.engines.llama_cpp.build import installed
+from tuneline.stages.checkpoints.lora_adapter import Adapter
+from tuneline.stages.checkpoints.safetensors_files import shards, stored
+from tuneline.stages.convert.folders.merged import copy_the_rest, is_tied, merged_shards
+from tuneline.stages.convert.onepass.converter import Tuned
+from tuneline.stages.convert.onepass.ggml import Ggml
+from tuneline.stages.convert.onepass.stream import Paced, Target, stream
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
@@ -93,9 +93,9 @@ def _die_with_parent(parent: int) -> None:
 
 def run(task: Task, tell: Any) -> dict[str, Any]:
     """Make what is missing of the task; parameters by tensor type of each GGUF."""
-    from tuneline.stages.convert import gguf
+    from tuneline.stages.convert.onepass import gguf_plan
 
-    gguf.use_vendored(installed())
+    gguf_plan.use_vendored(installed())
     scratch, ggml = Path(task.scratch), Ggml(installed())
     if not (scratch / WHOLE).exists():
         moves = _write(task, scratch, ggml, lambda done, total, text: tell(done=done, total=total, text=text))
@@ -104,13 +104,13 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
         if Path(whole).exists():
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             put(Path(whole), Path(place))
-    result: dict[str, Any] = {"types": {out["path"]: gguf.types(Path(out["path"]), ggml) for out in task.outputs}}
+    result: dict[str, Any] = {"types": {out["path"]: gguf_plan.types(Path(out["path"]), ggml) for out in task.outputs}}
     if task.folders:
-        from tuneline.stages.convert.compress import compress
+        from tuneline.stages.convert.folders.compressed import compress
 
         compress(task, tell)
     if task.verify:
-        from tuneline.stages.convert.verify import verify
+        from tuneline.stages.convert.verification.verify import verify
 
         result["verified"] = verify(task, tell)
     return result
@@ -118,8 +118,8 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
 
 def _write(task: Task, scratch: Path, ggml: Ggml, tell: Any) -> list[tuple[str, str]]:
     """Every file whole in scratch; returns where each belongs."""
-    from tuneline.stages.convert import gguf
-    from tuneline.stages.convert.imatrix import FILE, measured
+    from tuneline.stages.convert.onepass import gguf_plan
+    from tuneline.stages.convert.onepass.importance_matrix import FILE, measured
 
     base = Path(task.base)
     tensors = [tensor for shard in shards(base) for tensor in stored(shard)]
@@ -133,9 +133,10 @@ def _write(task: Task, scratch: Path, ggml: Ggml, tell: Any) -> list[tuple[str, 
         importance = measured(task, scratch)
     outputs = [Output(**out) for out in task.outputs]
     wanted = [
-        gguf.Wanted(scratch / Path(out.path).name, out.kind, out.name, tuned if out.tuned else None) for out in outputs
+        gguf_plan.Wanted(scratch / Path(out.path).name, out.kind, out.name, tuned if out.tuned else None)
+        for out in outputs
     ]
-    plan = gguf.plan(base, wanted, ggml, scratch, importance)
+    plan = gguf_plan.plan(base, wanted, ggml, scratch, importance)
     moves = [(str(one.path), out.path) for one, out in zip(wanted, outputs, strict=True)]
     if task.imatrix:
         moves.append((str(scratch / FILE), task.imatrix["place"]))

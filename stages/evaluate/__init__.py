@@ -12,17 +12,17 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
-from tuneline.stages.evaluate import gate
-from tuneline.stages.evaluate.ask import CONCURRENCY, Answer, ask_all, read_answers
-from tuneline.stages.evaluate.client import asker
-from tuneline.stages.evaluate.elsewhere import ask_elsewhere
-from tuneline.stages.evaluate.engine import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
-from tuneline.stages.evaluate.known import Known, of_run
-from tuneline.stages.evaluate.suites import Item, make_items
-from tuneline.stages.evaluate.verdicts import FILE as VERDICTS
+from tuneline.stages.evaluate.clients.asking import CONCURRENCY, Answer, ask_all, read_answers
+from tuneline.stages.evaluate.clients.external_targets import ask_elsewhere
+from tuneline.stages.evaluate.clients.openai_client import asker
+from tuneline.stages.evaluate.clients.target_engines import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
+from tuneline.stages.evaluate.suites.items import Item, make_items
+from tuneline.stages.evaluate.suites.run_context import Known, of_run
+from tuneline.stages.evaluate.verdicts import gate
+from tuneline.stages.evaluate.verdicts.task_verdicts import FILE as VERDICTS
 from tuneline.stages.fetch import open_base
 from tuneline.stages.prepare import load_tools
-from tuneline.stages.prepare.overlap import overlap, read_carriers, seen
+from tuneline.stages.prepare.checks.overlap import overlap, read_carriers, seen
 
 Suites = dict[str, tuple[Item, ...]]
 
@@ -97,17 +97,17 @@ def served(recipe: Recipe) -> str:
 
 def tables(settings: Evaluate, answers: Mapping[tuple[str, str], Sequence[Answer]]) -> dict[str, Any]:
     """All tables, from answers by (suite, target)."""
-    from tuneline.stages.evaluate import scorers
+    from tuneline.stages.evaluate.scoring import scoreboard
 
-    board = [scorers.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
+    board = [scoreboard.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
     return {
         "confidence": settings.confidence,
         "scoreboard": board,
         **{
             name: [row for (s, t), found in answers.items() for row in table(s, t, found, settings.confidence)]
-            for name, table in scorers.TABLES.items()
+            for name, table in scoreboard.TABLES.items()
         },
-        "loss_in_points": scorers.losses(board, REFERENCE),
+        "loss_in_points": scoreboard.losses(board, REFERENCE),
     }
 
 
@@ -139,7 +139,7 @@ def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Sui
     if taken := [target.name for target in recipe.evaluate.targets if target.name in files]:
         raise BadRecipe(f"evaluate.targets: name: {taken[0]!r}: a file of this run is called so; take another")
     if recipe.evaluate.standard:
-        from tuneline.stages.evaluate.standard import refuse_unless_installed
+        from tuneline.stages.evaluate.clients.lm_eval_tasks import refuse_unless_installed
 
         refuse_unless_installed(recipe.evaluate.standard)
     if any(item.style for items in suites.values() for item in items):
@@ -178,9 +178,9 @@ def _perplexity(
     """Of base and tuned on validation rows, rendered with the base's own tokenizer and template."""
     if not recipe.evaluate.perplexity_rows:
         return []
-    from tuneline.stages.evaluate import perplexity
+    from tuneline.stages.evaluate.scoring import perplexity
     from tuneline.stages.prepare import read_prepared
-    from tuneline.stages.prepare.render import Renderer
+    from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
     rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
@@ -202,7 +202,7 @@ def _standard(
     """Public benchmarks, of the base and of what goes live."""
     if not recipe.evaluate.standard:
         return []
-    from tuneline.stages.evaluate.standard import ask_standard
+    from tuneline.stages.evaluate.clients.lm_eval_tasks import ask_standard
 
     rows = []
     for done, target in enumerate((BASE, served(recipe))):
@@ -231,16 +231,18 @@ def ask_target(
 
 
 def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:
-    from tuneline.stages.evaluate import classifier, scorers
+    from tuneline.stages.evaluate.scoring import baseline_classifier, scoreboard
 
-    texts, tools = classifier.training_pairs(prepared / "train.jsonl")
+    texts, tools = baseline_classifier.training_pairs(prepared / "train.jsonl")
     if len(set(tools)) < 2 or not suites:
         return []
     asked = {suite: [item for item in items if item.tool] for suite, items in suites.items()}
     items = [item for found in asked.values() for item in found]
-    predicted = {item.id: tool for item, tool in zip(items, classifier.predict(texts, tools, items), strict=True)}
+    predicted = {
+        item.id: tool for item, tool in zip(items, baseline_classifier.predict(texts, tools, items), strict=True)
+    }
     return [
-        scorers.classifier_row(
+        scoreboard.classifier_row(
             suite,
             [predicted[item.id] == item.tool for item in found],
             [item.carrier for item in found],
@@ -253,13 +255,13 @@ def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[s
 
 def _preselected(settings: Evaluate, known: Known, suites: Suites) -> list[dict[str, Any]]:
     """How often the right tools are among the `k` the preselector shows, where a suite lets it choose."""
-    from tuneline.stages.evaluate import scorers
+    from tuneline.stages.evaluate.scoring import scoreboard
 
     chosen = [suite for suite in settings.suites if known.offered(suite.offered)]
     return [
         row
         for suite in chosen
-        for row in scorers.recall(suite.name, suites[suite.name], known.preselector.nearest, settings.confidence)
+        for row in scoreboard.recall(suite.name, suites[suite.name], known.preselector.nearest, settings.confidence)
     ]
 
 

@@ -25,8 +25,8 @@ from tuneline.core.errors import BadRecipe, NotFound, StageFailed
 from tuneline.core.events import Events
 from tuneline.core.paths import ROOT, find
 from tuneline.core.pins import pin, pin_of
-from tuneline.stages.fetch.hub import COMMIT, HUB_ID, Hub, HubFiles, commit_of, pinned, refuse_family
-from tuneline.stages.fetch.transfer import WORKINGS, download, refuse_if_full, room
+from tuneline.stages.fetch.downloads import WORKINGS, download, refuse_if_full, room
+from tuneline.stages.fetch.hub_repository import COMMIT, HUB_ID, Hub, HubFiles, commit_of, pinned, refuse_family
 
 STAGE_VERSION = 1
 TINY = ROOT / "data" / "tiny"

@@ -7,9 +7,9 @@ from tuneline.configs.models import Shape, known, registry
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRecipe
-from tuneline.stages.plan.data import rows_of
-from tuneline.stages.plan.line import Bound, bounds, refuse_too_dear, states
+from tuneline.stages.plan.dataset_size import rows_of
 from tuneline.stages.plan.serving import Serving, refuse_unservable, serving
+from tuneline.stages.plan.stage_bounds import Bound, bounds, refuse_too_dear, states
 from tuneline.stages.plan.training import Training, training
 
 

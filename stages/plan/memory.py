@@ -23,7 +23,7 @@ FRAGMENTED = 0.03
 """Of everything else: what the allocator holds and cannot use."""
 LOSS_BYTES = 12
 """Of a logit where something is learned: its log-softmax, the gradient of that and its own, in 32 bit
-(F.cross_entropy in stages/train/loss.py)."""
+(F.cross_entropy in stages/train/loop/loss.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from tuneline.stages.plan.memory import adapter_parameters
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's `max_lora_rank` (vllm/config/lora.py); an adapter of another rank is loaded with the next one."""
 SERVED_RANK = 128
-"""The one our server starts vLLM with (endpoints/vllm_server.py); a test holds them together."""
+"""The one our server starts vLLM with (engines/vllm/vllm_server.py); a test holds them together."""
 FIREWORKS_RANKS = (4, 64)
 """docs.fireworks.ai, "Importing fine-tuned models"."""
 GGUF_BITS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tuneline.configs.hardware import Range, hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
-from tuneline.stages.plan.data import Rows
+from tuneline.stages.plan.dataset_size import Rows
 from tuneline.stages.plan.memory import Parts, Work, peak, trainable
 
 COUNTS = (1, 2, 4, 8)

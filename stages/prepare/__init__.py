@@ -15,16 +15,16 @@ from tuneline.core.errors import BadData
 from tuneline.core.events import Events
 from tuneline.core.paths import find
 from tuneline.stages.fetch import open_base
-from tuneline.stages.prepare import preselect
-from tuneline.stages.prepare.examine import Entry, Examination
-from tuneline.stages.prepare.overlap import write_carriers
-from tuneline.stages.prepare.preselect import Preselector, recall, shown_as
-from tuneline.stages.prepare.problems import Findings
-from tuneline.stages.prepare.render import Renderer
-from tuneline.stages.prepare.require import verdict
+from tuneline.stages.prepare.checks.overlap import write_carriers
+from tuneline.stages.prepare.checks.problems import Findings
+from tuneline.stages.prepare.checks.requirements import verdict
+from tuneline.stages.prepare.examination import Entry, Examination
+from tuneline.stages.prepare.rendering import tool_preselector
+from tuneline.stages.prepare.rendering.renderer import Renderer
+from tuneline.stages.prepare.rendering.tool_preselector import Preselector, recall, shown_as
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.split import Places, sides, single_documents
-from tuneline.stages.prepare.synthesize import examples
+from tuneline.stages.prepare.synthesis.synthetic_rows import examples
+from tuneline.stages.prepare.validation_split import Places, sides, single_documents
 
 PROGRESS_ROWS = 1000
 ERRORS_TOLD = 10
@@ -94,7 +94,7 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
         hidden = HIDE_TOOLS if data.catalogue == "learned" else ""
         artifacts.write_atomic(folder / TEMPLATE, hidden + renderer.template)
     if selector:
-        artifacts.write_atomic(folder / preselect.FILE, json.dumps(selector.documents, ensure_ascii=False))
+        artifacts.write_atomic(folder / tool_preselector.FILE, json.dumps(selector.documents, ensure_ascii=False))
     write_carriers(folder, examined.carriers)
     lengths = sorted(examined.lengths)
     return {

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from tuneline.configs.catalogue import Catalogue, dotted_name
 from tuneline.core.errors import BadData
-from tuneline.endpoints.tool_calls import ToolCall
-from tuneline.stages.prepare.checks import Toolbox
-from tuneline.stages.prepare.grammar import Request
-from tuneline.stages.prepare.problems import Problem
+from tuneline.engines.tool_calls import ToolCall
+from tuneline.stages.prepare.checks.problems import Problem
+from tuneline.stages.prepare.checks.row_checks import Toolbox
+from tuneline.stages.prepare.synthesis.grammar import Request
 
 
 class Function(BaseModel):
@@ -98,7 +98,7 @@ def read_rows(path: Path, catalogue: Catalogue | None) -> Iterator[Row]:
     Raises:
         BadData: naming file, line and column, or the key and value that are wrong.
     """
-    from tuneline.stages.prepare.read import read_file
+    from tuneline.stages.prepare.formats.reader import read_file
 
     for found in read_file(path, Toolbox(catalogue)):
         if isinstance(found, Problem):

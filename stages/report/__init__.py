@@ -22,11 +22,11 @@ from tuneline.core.formatting import (
     template,
     words,
 )
-from tuneline.stages.evaluate.gate import of_run
-from tuneline.stages.evaluate.sizes import Size, Sizes
+from tuneline.stages.evaluate.verdicts.gate import of_run
+from tuneline.stages.evaluate.verdicts.size_tradeoff import Size, Sizes
 from tuneline.stages.report import evidence
 from tuneline.stages.report.charts import Mark, Series, lines, scatter, whisker, whisker_axis
-from tuneline.stages.report.run import STAGES, Run, read
+from tuneline.stages.report.run_files import STAGES, Run, read
 from tuneline.stages.report.tradeoffs import checks, tradeoffs
 
 FILE = "report.html"
@@ -280,7 +280,7 @@ def _planned(run: Run) -> list[Row]:
     """The plan of the training against what was measured."""
     if (manifest := run.manifests.get("train")) is None:
         return []
-    from tuneline.stages.plan.against import against
+    from tuneline.stages.plan.planned_vs_measured import against
 
     found = against(run.path, manifest.seconds, read_events(run.path))
     return [

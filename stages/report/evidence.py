@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuneline.core.errors import NotFound
-from tuneline.stages.evaluate.ask import Answer, read_answers, wanted
-from tuneline.stages.evaluate.gate import JUDGED, LOAD
-from tuneline.stages.evaluate.judge import Judged
-from tuneline.stages.evaluate.load import Load
-from tuneline.stages.evaluate.sizes import TOLERANCE_POINTS, Sizes, sizes
-from tuneline.stages.evaluate.verdicts import FILE as VERDICTS
-from tuneline.stages.evaluate.verdicts import Verdicts, read_verdicts
+from tuneline.stages.evaluate.clients.asking import Answer, read_answers, wanted
+from tuneline.stages.evaluate.load_testing.guidellm import Load
+from tuneline.stages.evaluate.scoring.llm_judge import Judged
+from tuneline.stages.evaluate.verdicts.gate import JUDGED, LOAD
+from tuneline.stages.evaluate.verdicts.size_tradeoff import TOLERANCE_POINTS, Sizes, sizes
+from tuneline.stages.evaluate.verdicts.task_verdicts import FILE as VERDICTS
+from tuneline.stages.evaluate.verdicts.task_verdicts import Verdicts, read_verdicts
 
 FAILURES_SHOWN = 20
 ROWS_SHOWN = 24

@@ -6,7 +6,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.stages.fetch import open_base
-from tuneline.stages.train.targets import check
+from tuneline.stages.train.model.adapter_targets import check
 
 
 def train(recipe: Recipe, run: Path) -> Artifact:
@@ -19,7 +19,7 @@ def train(recipe: Recipe, run: Path) -> Artifact:
     start = needs["init_from"].path / "adapter" if earlier else None
 
     def build(folder: Path) -> dict[str, float]:
-        from tuneline.stages.train.launch import launch
+        from tuneline.stages.train.distributed.launcher import launch
 
         return launch(recipe, base.path, prepared.path, folder, run, start)
 

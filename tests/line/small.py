@@ -8,7 +8,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare import prepare
-from tuneline.stages.train.launch import launch
+from tuneline.stages.train.distributed.launcher import launch
 
 BASE = ROOT / "data/tiny"
 FRUIT = ("apples", "pears", "plums", "figs", "limes", "kiwis")

@@ -23,12 +23,13 @@ from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
 from tuneline.stages import convert as package
-from tuneline.stages.convert import convert, stream, worker
-from tuneline.stages.convert.converter import pre_tokenizer_of
-from tuneline.stages.convert.merge import merge
-from tuneline.stages.convert.shards import stored
-from tuneline.stages.convert.stream import Target
-from tuneline.stages.convert.verify import verify
+from tuneline.stages.checkpoints.safetensors_files import stored
+from tuneline.stages.convert import convert, worker
+from tuneline.stages.convert.folders.merged import merge
+from tuneline.stages.convert.onepass import stream
+from tuneline.stages.convert.onepass.converter import pre_tokenizer_of
+from tuneline.stages.convert.onepass.stream import Target
+from tuneline.stages.convert.verification.verify import verify
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"

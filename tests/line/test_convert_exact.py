@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import CACHE
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
-from tuneline.stages.convert import llama_cpp
+from tuneline.engines.llama_cpp import build
 
 TINY = ROOT / "data/tiny"
 TEMPLATE = "{{- bos_token }}learned{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -137,10 +137,10 @@ CASES = (
 )
 
 
-def installed() -> llama_cpp.LlamaCpp:
+def installed() -> build.LlamaCpp:
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
     try:
-        return llama_cpp.installed()
+        return build.installed()
     except NotFound:
         pytest.skip("llama.cpp is not built; `make llama` builds it")
 
@@ -248,9 +248,10 @@ def test_the_merged_checkpoint_is_peft_s_bit_by_bit(made: dict[str, Path], case:
 
 
 def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: dict[str, Path]) -> None:
-    script = "import sys\nfrom stages.convert import gguf, imatrix\nfrom stages.convert.llama_cpp import installed\n"
-    script += "gguf.use_vendored(installed())\nfrom pathlib import Path\n"
-    script += "found = imatrix.read(Path(sys.argv[1])).weights\nassert len(found) == 8 * 7, len(found)\n"
+    script = "import sys\nfrom tuneline.stages.convert.onepass import gguf_plan, importance_matrix\n"
+    script += "from tuneline.engines.llama_cpp.build import installed\n"
+    script += "gguf_plan.use_vendored(installed())\nfrom pathlib import Path\n"
+    script += "found = importance_matrix.read(Path(sys.argv[1])).weights\nassert len(found) == 8 * 7, len(found)\n"
     script += "assert all(w.min() >= 0 and w.max() > 2 * w.mean() for w in found.values())\n"
     script += "q, k = found['blk.0.attn_q.weight'], found['blk.0.attn_k.weight']\nassert (q == k).all()\n"
     run("-c", script, str(made["importance matrix"] / "ours/imatrix.gguf"))
@@ -258,9 +259,11 @@ def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: 
 
 def test_the_cases_meet_the_rules_they_are_for(made: dict[str, Path]) -> None:
     def types(case: str, kind: str) -> set[str]:
-        script = "import json,sys\nfrom stages.convert import gguf\nfrom stages.convert.llama_cpp import installed\n"
-        script += "gguf.use_vendored(installed())\nfrom pathlib import Path\nfrom stages.convert.ggml import Ggml\n"
-        script += "print(json.dumps(gguf.types(Path(sys.argv[1]), Ggml(installed()))))"
+        script = "import json,sys\nfrom tuneline.stages.convert.onepass import gguf_plan\n"
+        script += "from tuneline.engines.llama_cpp.build import installed\n"
+        script += "gguf_plan.use_vendored(installed())\nfrom pathlib import Path\n"
+        script += "from tuneline.stages.convert.onepass.ggml import Ggml\n"
+        script += "print(json.dumps(gguf_plan.types(Path(sys.argv[1]), Ggml(installed()))))"
         file = made[case] / f"ours/tuned-{kind}.gguf"
         done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT, capture_output=True, check=True)
         return set(json.loads(done.stdout))

@@ -12,8 +12,9 @@ from tests.line.test_convert import RECIPE, TEMPLATE, Inputs, adapter, prepared
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
 from tuneline.stages import convert as package
-from tuneline.stages.convert import convert, tensorrt
-from tuneline.stages.convert.environments import python_of
+from tuneline.stages.convert import convert
+from tuneline.stages.convert.folders import tensorrt
+from tuneline.stages.convert.folders.environments import python_of
 
 __all__ = ["adapter"]  # a fixture
 

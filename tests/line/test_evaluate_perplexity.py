@@ -7,9 +7,9 @@ import pytest
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
-from tuneline.stages.evaluate.perplexity import measure, table
+from tuneline.stages.evaluate.scoring.perplexity import measure, table
 from tuneline.stages.prepare import load_tools, read_prepared
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rendering.renderer import Renderer
 
 
 def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measures_nothing(

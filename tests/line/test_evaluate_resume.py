@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.ask import CONCURRENCY, read_answers
+from tuneline.stages.evaluate.clients.asking import CONCURRENCY, read_answers
 
 ITEMS, TURNS = 24, 2
 ASK = """
 import asyncio, sys
 from pathlib import Path
 from tuneline.configs.evaluation import Suite
-from tuneline.stages.evaluate.ask import ask_all
-from tuneline.stages.evaluate.client import asker
-from tuneline.stages.evaluate.engine import Engine
-from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.evaluate.clients.asking import ask_all
+from tuneline.stages.evaluate.clients.openai_client import asker
+from tuneline.stages.evaluate.clients.target_engines import Engine
+from tuneline.stages.evaluate.suites.items import make_items
 
 items = [{"ask": f"number {n}", "tools": False, "then": [{"ask": f"and again {n}", "tools": False}]} for n in range(24)]
 suite = Suite.model_validate({"name": "a", "items": items})

@@ -20,15 +20,15 @@ from tuneline.configs.catalogue import dotted_name
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
-from tuneline.endpoints.llama_server import free_port
 from tuneline.endpoints.promotion import promote, rollback
+from tuneline.engines.llama_cpp.llama_server import free_port
 from tuneline.stages.prepare import load_tools
-from tuneline.stages.prepare.preselect import FILE, Preselector
+from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 
 SERVE = """
 import os, sys, uvicorn
-from tuneline.endpoints.engines import Engines
-from tuneline.endpoints.front import front
+from tuneline.endpoints.engine_pool import Engines
+from tuneline.endpoints.gateway import front
 uvicorn.run(front(Engines(("gguf",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 

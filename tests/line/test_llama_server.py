@@ -20,11 +20,11 @@ from tests.conftest import CACHE, environment
 from tests.unit.test_tool_parsers import written
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
-from tuneline.endpoints import tool_calls
-from tuneline.endpoints.llama_server import Server, serving
-from tuneline.endpoints.tool_calls import ToolCall
+from tuneline.engines import tool_calls
+from tuneline.engines.llama_cpp.llama_server import Server, serving
+from tuneline.engines.tool_calls import ToolCall
 from tuneline.stages.convert import Job, _gguf, installed
-from tuneline.stages.prepare.templates import FOLDER
+from tuneline.stages.prepare.rendering.chat_templates import FOLDER
 
 TINY = ROOT / "data/tiny"
 
@@ -260,7 +260,7 @@ def test_a_file_that_is_not_there_names_the_next_command(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_it_dies_with_a_killed_caller(base: Path, tmp_path: Path) -> None:
     caller = (
-        "import pathlib, sys, time\nfrom endpoints.llama_server import serving\n"
+        "import pathlib, sys, time\nfrom tuneline.engines.llama_cpp.llama_server import serving\n"
         "gguf, log = map(pathlib.Path, sys.argv[1:])\n"
         "with serving(gguf, alias='t', log=log, context=256, threads=1) as s:\n"
         "    print(s.process.pid, flush=True)\n    time.sleep(600)\n"

@@ -17,14 +17,14 @@ from tests.unit import llama4
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
 from tuneline.core.paths import ROOT
-from tuneline.stages.convert.merge import merge
-from tuneline.stages.convert.reference import tuned_model
+from tuneline.stages.convert.folders.merged import merge
+from tuneline.stages.convert.verification.reference_model import tuned_model
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import read_prepared
-from tuneline.stages.prepare.render import Renderer
-from tuneline.stages.train import samples
-from tuneline.stages.train import trainer as training
-from tuneline.stages.train.load import load
+from tuneline.stages.prepare.rendering.renderer import Renderer
+from tuneline.stages.train.loop import samples
+from tuneline.stages.train.loop import trainer as training
+from tuneline.stages.train.model.base_model import load
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
     from transformers import AutoTokenizer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as Ours
 
-    from tuneline.stages.train.fit import refuse_hiding_padding
+    from tuneline.stages.train.loop.fit import refuse_hiding_padding
 
     tokenizer = AutoTokenizer.from_pretrained(small.BASE)
     end = tokenizer.eos_token_id

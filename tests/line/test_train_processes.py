@@ -18,7 +18,7 @@ from tests.line import small
 from tests.unit import llama4
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
-from tuneline.stages.train.placement import Placement, placement
+from tuneline.stages.train.distributed.placement import Placement, placement
 
 TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
 
@@ -56,7 +56,8 @@ def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(her
 
 def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
     wanted = small.recipe(here, compute=TWO, save_steps=1)
-    command = "import sys; from tests.line import small; from configs.recipe import Recipe; from pathlib import Path\n"
+    command = "import sys; from tests.line import small; from pathlib import Path\n"
+    command += "from tuneline.configs.recipe import Recipe\n"
     command += "small.train(Path(sys.argv[1]), 'stopped', Recipe.model_validate_json(sys.argv[2]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
@@ -91,7 +92,7 @@ def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.Monkey
     join = (
         f"while [ ! -e {job} ]; do sleep 0.1; done; exec {sys.executable} -m torch.distributed.run {words.format(1)} "
     )
-    join += f"--nproc-per-node=1 -m tuneline.stages.train.launch {job}"
+    join += f"--nproc-per-node=1 -m tuneline.stages.train.distributed.launcher {job}"
     other = subprocess.Popen(["bash", "-c", join], env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     try:
         small.train(here, "nodes", small.recipe(here, compute=TWO | {"processes": 1}, max_steps=3))

@@ -21,13 +21,14 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core.artifacts import open_artifact
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import ROOT
-from tuneline.endpoints import keys, vllm_server
-from tuneline.endpoints.llama_server import Server, free_port
+from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
-from tuneline.endpoints.tool_calls import TAG, ToolCall
+from tuneline.engines.llama_cpp.llama_server import Server, free_port
+from tuneline.engines.tool_calls import TAG, ToolCall
+from tuneline.engines.vllm import vllm_server
 from tuneline.stages.evaluate import evaluate
 from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rendering.renderer import Renderer
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,8 +37,8 @@ pytestmark = [
 
 SERVE = """
 import sys, uvicorn
-from tuneline.endpoints.engines import Engines
-from tuneline.endpoints.front import front
+from tuneline.endpoints.engine_pool import Engines
+from tuneline.endpoints.gateway import front
 uvicorn.run(front(Engines(("adapter",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 HIDDEN = "{%- set tools = none %}"

@@ -152,7 +152,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert any("torch==2.13.0" in layer for layer in train["layers"])
     assert functions["evaluate_a10"]["gpu"] == "A10:1" and functions["prepare_cpu"]["gpu"] is None
     assert functions["convert_cpu"]["ephemeral_disk_mib"] == 700 * 1024
-    assert any("stages/convert/llama_cpp.py" in layer for layer in functions["convert_cpu"]["layers"])
+    assert any("engines/llama_cpp/build.py" in layer for layer in functions["convert_cpu"]["layers"])
     assert functions["scheduled_cpu"]["schedule"]["cron"]["cronString"] == "0 6 * * 1"
     judge = functions["evaluate_promoted_cpu"]
     assert judge["timeout_s"] < 24 * 3600 and judge["memory_limit_mib"] == judge["memory_mib"]  # a bound on its cost
@@ -162,20 +162,20 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-STAGES = ("volumes/working.py", "stages/line.py", "core/tracking.py", "configs")
+STAGES = ("volumes/stage_calls.py", "stages/line.py", "core/tracking.py", "configs")
 RUNS = {
     "fetch_cpu": (*STAGES, "stages/fetch"),
-    "prepare_cpu": (*STAGES, "stages/prepare", "endpoints/providers.py"),
+    "prepare_cpu": (*STAGES, "stages/prepare", "engines/providers.py"),
     "train_h100": (*STAGES, "stages/train", "stages/preflight.py"),
     "train_cpu": (*STAGES, "stages/train", "stages/preflight.py"),
     "convert_cpu": (*STAGES, "stages/convert"),
     "convert_compress": (*STAGES, "stages/convert"),
-    "evaluate_a10": (*STAGES, "stages/evaluate", "endpoints"),
-    "evaluate_cpu": (*STAGES, "stages/evaluate", "endpoints"),
-    "walk_cpu": ("volumes/walking.py",),
+    "evaluate_a10": (*STAGES, "stages/evaluate", "engines"),
+    "evaluate_cpu": (*STAGES, "stages/evaluate", "engines"),
+    "walk_cpu": ("volumes/pipeline_run.py",),
     "policy_cpu": ("endpoints/policy.py",),
     "evaluate_promoted_cpu": (*STAGES, "stages/evaluate", "endpoints"),
-    "Endpoint.*": ("volumes/serving.py", "endpoints/front.py", "endpoints/engines.py"),
+    "Endpoint.*": ("volumes/endpoint_container.py", "endpoints/gateway.py", "endpoints/engine_pool.py"),
 }
 
 

@@ -130,7 +130,7 @@ def test_a_cut_manifest_is_not_trusted(tmp_path: Path) -> None:
 
 def test_a_kill_in_the_middle_never_looks_finished(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from stages.artifact import make\n"
+        "import os, signal, sys; from pathlib import Path; from tuneline.core.artifacts import make\n"
         "def build(f):\n (f / 'a').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "make(Path(sys.argv[1]), stage_version=1, settings={'a': 1}, needs={}, build=build)"
     )

@@ -11,7 +11,7 @@ from tuneline.cli import app
 from tuneline.configs.models import registry
 from tuneline.configs.recipe import load_recipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.report.card import name_of, write_card
+from tuneline.stages.report.model_card import name_of, write_card
 
 
 @pytest.fixture

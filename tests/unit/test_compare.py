@@ -13,9 +13,9 @@ from tuneline.configs.recipe import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.ask import Answer, Reply, judge
-from tuneline.stages.evaluate.compare import compare
-from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.evaluate.clients.asking import Answer, Reply, judge
+from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.verdicts.comparison import compare
 from tuneline.stages.report.charts import whisker, whisker_axis
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")

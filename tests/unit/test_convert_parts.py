@@ -10,10 +10,12 @@ import pytest
 
 from tuneline.core.errors import StageFailed
 from tuneline.core.paths import ROOT
-from tuneline.stages.convert import modelfile, stream, tensorrt
-from tuneline.stages.convert.onnx_exporter import as_transformers_4
-from tuneline.stages.convert.shards import Stored
-from tuneline.stages.convert.stream import SAME, Journal, Place, Target, block_ranges
+from tuneline.stages.checkpoints.safetensors_files import Stored
+from tuneline.stages.convert import ollama_modelfile
+from tuneline.stages.convert.folders import tensorrt
+from tuneline.stages.convert.folders.onnx_exporter import as_transformers_4
+from tuneline.stages.convert.onepass import stream
+from tuneline.stages.convert.onepass.stream import SAME, Journal, Place, Target, block_ranges
 
 TINY = ROOT / "data/tiny"
 
@@ -81,16 +83,16 @@ def tokenizer() -> Any:
 
 
 def test_a_modelfile_says_what_the_chat_template_says(tokenizer: Any) -> None:
-    turns = modelfile.turns_of(tokenizer)
+    turns = ollama_modelfile.turns_of(tokenizer)
     assert turns
-    text = modelfile.written("m.gguf", turns, ["<|eot_id|>", 'a "quoted" \\ one'], context=512)
-    found = modelfile.read(text)
+    text = ollama_modelfile.written("m.gguf", turns, ["<|eot_id|>", 'a "quoted" \\ one'], context=512)
+    found = ollama_modelfile.read(text)
     assert found["FROM"] == ["./m.gguf"] and found["PARAMETER num_ctx"] == ["512"]
     assert found["PARAMETER stop"] == ["<|eot_id|>", 'a "quoted" \\ one']
     talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "{{ .Content }}"}]
     talk += [{"role": "assistant", "content": "x\ny"}, {"role": "user", "content": "end"}]
     learned = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.bos_token + modelfile.rendered(found["TEMPLATE"][0], talk) == learned
+    assert tokenizer.bos_token + ollama_modelfile.rendered(found["TEMPLATE"][0], talk) == learned
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, t
     before = tokenizer.chat_template
     tokenizer.chat_template = template
     try:
-        assert modelfile.turns_of(tokenizer) is None
+        assert ollama_modelfile.turns_of(tokenizer) is None
     finally:
         tokenizer.chat_template = before
 
@@ -115,7 +117,7 @@ def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, t
 @pytest.mark.parametrize("text", ["FROM ./a\nTEMPLATE x", "FROM ./a\nSAY hello\n", 'FROM ./a\nTEMPLATE """x\n'])
 def test_what_is_no_modelfile_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(ValueError, match="line 2"):
-        modelfile.read(text)
+        ollama_modelfile.read(text)
 
 
 def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp_path: Path) -> None:

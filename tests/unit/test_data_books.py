@@ -7,12 +7,12 @@ import pytest
 
 from tuneline.configs.recipe import Source
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.books import paragraphs, passages
-from tuneline.stages.prepare.checks import Toolbox
-from tuneline.stages.prepare.language import language_of
-from tuneline.stages.prepare.read import Read, read_source
+from tuneline.stages.prepare.checks.language import language_of
+from tuneline.stages.prepare.checks.row_checks import Toolbox
+from tuneline.stages.prepare.formats.books import paragraphs, passages
+from tuneline.stages.prepare.formats.reader import Read, read_source
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.split import Places, sides, single_documents
+from tuneline.stages.prepare.validation_split import Places, sides, single_documents
 
 PAGE = """THE LONG WAY HOME{number}
 

@@ -13,11 +13,11 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.recipe import Data, Source, Synthesis
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.asked import suite_requests
-from tuneline.stages.prepare.checks import Toolbox, mend_calls, turns_in_order
-from tuneline.stages.prepare.hired import audit
+from tuneline.stages.evaluate.suites.suite_requests import suite_requests
+from tuneline.stages.prepare.checks.row_checks import Toolbox, mend_calls, turns_in_order
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.synthesize import CYCLE, examples, nearest
+from tuneline.stages.prepare.synthesis.llm_writer import audit
+from tuneline.stages.prepare.synthesis.synthetic_rows import CYCLE, examples, nearest
 
 BUSINESS = ROOT / "configs/tools/business.yaml"
 GROUPS = {"Google Workspace": 15, "Communication": 12, "Memory and retrieval": 18, "Business": 25, "Analytics": 10}

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.recipe import Data, Source
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare import checks, duplicates, personal
-from tuneline.stages.prepare.checks import Toolbox, mended
-from tuneline.stages.prepare.duplicates import Index
-from tuneline.stages.prepare.examine import Examination
-from tuneline.stages.prepare.language import language_of
-from tuneline.stages.prepare.problems import KINDS, Problem
-from tuneline.stages.prepare.read import read_file
+from tuneline.stages.prepare.checks import duplicates, personal_data, row_checks
+from tuneline.stages.prepare.checks.duplicates import Index
+from tuneline.stages.prepare.checks.language import language_of
+from tuneline.stages.prepare.checks.problems import KINDS, Problem
+from tuneline.stages.prepare.checks.row_checks import Toolbox, mended
+from tuneline.stages.prepare.examination import Examination
+from tuneline.stages.prepare.formats.reader import read_file
 
 CHARACTERS = [chr(code) for code in range(0x10000)]
 USER, ANSWER = {"role": "user", "content": "a doc called plan"}, {"role": "assistant", "content": "It is there."}
@@ -118,11 +118,11 @@ def test_every_error_is_told_with_file_line_and_remedy(tmp_path: Path) -> None:
     ],
 )
 def test_personal_data_is_known_by_its_form_and_masked(text: str, kind: str) -> None:
-    (found,) = personal.found_in(f"It is {text}, he said.")
+    (found,) = personal_data.found_in(f"It is {text}, he said.")
     assert found.kind == kind
-    masked = personal.masked(f"It is {text}, he said.")
+    masked = personal_data.masked(f"It is {text}, he said.")
     assert masked.startswith(f"It is [{kind.split(' ', 1)[1]}]") and masked.endswith(", he said.")
-    assert personal.found_in(masked) == []
+    assert personal_data.found_in(masked) == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_personal_data_is_known_by_its_form_and_masked(text: str, kind: str) -> 
     ],
 )
 def test_what_only_looks_like_personal_data_is_left_alone(text: str) -> None:
-    assert personal.found_in(text) == []
+    assert personal_data.found_in(text) == []
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn"]), max_size=80))
@@ -208,13 +208,13 @@ def test_imbalance_few_rows_of_a_style_and_a_wrong_language_are_told(tmp_path: P
 @pytest.mark.parametrize(
     ("pattern", "some"),
     [
-        (checks.BAD_CHARACTERS, checks._BAD_BYTES),
-        (re.compile(r"\d"), personal._DIGITS),
-        (re.compile("[\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ√├┬]"), checks._MOJIBAKE_BYTES),
+        (row_checks.BAD_CHARACTERS, row_checks._BAD_BYTES),
+        (re.compile(r"\d"), personal_data._DIGITS),
+        (re.compile("[\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ√├┬]"), row_checks._MOJIBAKE_BYTES),
     ],
 )
 def test_what_is_not_looked_at_by_pattern_holds_nothing_it_would_find(pattern: re.Pattern[str], some: bytes) -> None:
-    assert not [one for one in CHARACTERS if pattern.search(one) and not personal.holds_byte(f"a{one}b", some)]
+    assert not [one for one in CHARACTERS if pattern.search(one) and not personal_data.holds_byte(f"a{one}b", some)]
 
 
 def test_words_are_those_of_a_pattern() -> None:

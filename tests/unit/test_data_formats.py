@@ -16,9 +16,9 @@ import zstandard
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.recipe import Source
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.checks import Toolbox
-from tuneline.stages.prepare.problems import Problem
-from tuneline.stages.prepare.read import Read, read_file, read_source
+from tuneline.stages.prepare.checks.problems import Problem
+from tuneline.stages.prepare.checks.row_checks import Toolbox
+from tuneline.stages.prepare.formats.reader import Read, read_file, read_source
 
 WEATHER = {
     "type": "function",

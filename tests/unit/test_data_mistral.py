@@ -24,9 +24,9 @@ from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import TEMPLATE, load_tools, prepare, read_prepared
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END, FOLDER, compiled
+from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.templates import BEGIN, END, FOLDER, compiled
 
 OURS = (FOLDER / "mistral.jinja").read_text("utf-8")
 NEMO = "llama.cpp-*/*/vendor/llama.cpp/models/templates/mistralai-Mistral-Nemo-Instruct-2407.jinja"

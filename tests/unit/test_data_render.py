@@ -7,7 +7,7 @@ import pytest
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.render import BEGIN, Renderer
+from tuneline.stages.prepare.rendering.renderer import BEGIN, Renderer
 from tuneline.stages.prepare.rows import Row
 
 TINY = ROOT / "data/tiny"

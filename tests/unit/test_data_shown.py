@@ -10,9 +10,9 @@ from tests.unit.test_data_templates import original
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.recipe import Data, Source
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.examine import Examination
-from tuneline.stages.prepare.preselect import Preselector, recall, shown_as
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.examination import Examination
+from tuneline.stages.prepare.rendering.renderer import Renderer
+from tuneline.stages.prepare.rendering.tool_preselector import Preselector, recall, shown_as
 from tuneline.stages.prepare.rows import Row
 
 

@@ -13,9 +13,9 @@ from tests.unit.test_data_render import TINY, conversation
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.prepare.rendering.chat_templates import FOLDER
+from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.templates import FOLDER
 
 LLAMA_3 = ("<|start_header_id|>assistant<|end_header_id|>", "<|eot_id|>")
 LLAMA_4 = ("<|header_start|>assistant<|header_end|>", "<|eot|>")

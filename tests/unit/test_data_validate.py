@@ -14,12 +14,12 @@ from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import load_tools, prepare, read_prepared
-from tuneline.stages.prepare.overlap import overlap, read_carriers
-from tuneline.stages.prepare.render import Renderer
-from tuneline.stages.prepare.require import required
+from tuneline.stages.prepare.checks.overlap import overlap, read_carriers
+from tuneline.stages.prepare.checks.requirements import required
+from tuneline.stages.prepare.recipe_starter import init
+from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row, read_rows
-from tuneline.stages.prepare.starter import init
-from tuneline.stages.prepare.validate import validate
+from tuneline.stages.prepare.validation import validate
 
 TINY = ROOT / "data/tiny"
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare import words
-from tuneline.stages.prepare.render import learned, unmarked
-from tuneline.stages.prepare.templates import BEGIN, END
-from tuneline.stages.prepare.words import LLAMA_3_SPLIT, LLAMA_4_SPLIT, Words
+from tuneline.stages.prepare.rendering import word_cache
+from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END
+from tuneline.stages.prepare.rendering.renderer import learned, unmarked
+from tuneline.stages.prepare.rendering.word_cache import LLAMA_3_SPLIT, LLAMA_4_SPLIT, Words
 
 TINY = (ROOT / "data/tiny/tokenizer.json").read_text("utf-8")
 EOT, HEADER = "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -149,7 +149,7 @@ def test_any_other_tokenizer_is_left_alone(kind: str) -> None:
 
 
 def test_few_words_are_kept_and_no_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MOST_WORDS", 3)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 3)
     few = Words.of(made("tiny")[0], set())
     assert few is not None
     for said in ("a b", "c d", "long" * 20, "d e", "a b"):

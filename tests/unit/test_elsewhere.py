@@ -15,12 +15,13 @@ from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events, read_events
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.providers import Answer, Provider
-from tuneline.stages.evaluate import _settings, elsewhere
-from tuneline.stages.evaluate.ask import read_answers
-from tuneline.stages.evaluate.known import Known
-from tuneline.stages.evaluate.suites import Item
-from tuneline.stages.plan.line import bounds
+from tuneline.engines.providers import Answer, Provider
+from tuneline.stages.evaluate import _settings
+from tuneline.stages.evaluate.clients import external_targets
+from tuneline.stages.evaluate.clients.asking import read_answers
+from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.plan.stage_bounds import bounds
 
 PAID = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0, "budget_usd": 0.05}
 ITEMS = [Item(f"a-{i}", f"request {i}", None, None, f"request {i}", says=("ok",), offered=False) for i in range(12)]
@@ -49,7 +50,7 @@ class Remote:
 def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Remote:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     found = Remote()
-    monkeypatch.setattr(elsewhere, "provider", lambda *_: SimpleNamespace(connect=lambda model: found))
+    monkeypatch.setattr(external_targets, "provider", lambda *_: SimpleNamespace(connect=lambda model: found))
     return found
 
 
@@ -61,7 +62,7 @@ def recipe(**target: Any) -> Recipe:
 
 def ask(recipe: Recipe, folder: Path, items: list[Item] = ITEMS) -> list[str]:
     events = Events(folder, "evaluate")
-    elsewhere.ask_elsewhere(recipe, Known(), {"a": items}, folder, events)
+    external_targets.ask_elsewhere(recipe, Known(), {"a": items}, folder, events)
     return [event["text"] for event in read_events(folder) if event["kind"] == "note"]
 
 

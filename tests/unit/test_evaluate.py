@@ -11,13 +11,14 @@ import pytest
 from tuneline.configs.catalogue import Catalogue, Tool
 from tuneline.configs.evaluation import Evaluate, Suite
 from tuneline.core.errors import StageFailed
-from tuneline.endpoints.providers import Answer as ProviderAnswer
-from tuneline.endpoints.tool_calls import ToolCall
-from tuneline.stages.evaluate import client, tables
-from tuneline.stages.evaluate.ask import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
-from tuneline.stages.evaluate.classifier import predict, training_pairs
-from tuneline.stages.evaluate.engine import Engine
-from tuneline.stages.evaluate.suites import Item, make_items
+from tuneline.engines.providers import Answer as ProviderAnswer
+from tuneline.engines.tool_calls import ToolCall
+from tuneline.stages.evaluate import tables
+from tuneline.stages.evaluate.clients import openai_client
+from tuneline.stages.evaluate.clients.asking import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
+from tuneline.stages.evaluate.clients.target_engines import Engine
+from tuneline.stages.evaluate.scoring.baseline_classifier import predict, training_pairs
+from tuneline.stages.evaluate.suites.items import Item, make_items
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
 TOOLS = Catalogue(tools={"email.send": Tool(description="Send.", parameters={"type": "object", "properties": {}})})
@@ -175,10 +176,10 @@ class _Status(Exception):
 
 
 def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
-    monkeypatch.setattr(client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
+    monkeypatch.setattr(openai_client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
 
     async def ask() -> Reply:
-        async with client.asker(
+        async with openai_client.asker(
             Engine("http://x/v1", "base", {"cache_prompt": True}, 500), "Be brief.", TOOLS
         ) as ask_one:
             return await ask_one(ITEM, [])

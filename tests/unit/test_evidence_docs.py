@@ -17,8 +17,8 @@ from tuneline.configs.recipe import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import promoted
-from tuneline.stages.evaluate import gate
-from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.verdicts import gate
 
 PAGE = (ROOT / "docs/evidence.md").read_text()
 

@@ -8,8 +8,8 @@ import pytest
 from tuneline.configs.catalogue import Catalogue, Tool
 from tuneline.configs.evaluation import Standard, Suite
 from tuneline.core.errors import BadRequest, StageFailed
-from tuneline.stages.evaluate import standard
-from tuneline.stages.evaluate.known import Known
+from tuneline.stages.evaluate.clients import lm_eval_tasks
+from tuneline.stages.evaluate.suites.run_context import Known
 
 TOOLS = Catalogue(
     tools={
@@ -23,7 +23,7 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
     inspect_ai = pytest.importorskip("inspect_ai")
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
-    from tuneline.stages.evaluate.inspect_tasks import task_of
+    from tuneline.stages.evaluate.clients.inspect_tasks import task_of
 
     suite = Suite.model_validate(
         {
@@ -55,9 +55,9 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
 
 
 def test_without_lm_eval_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard, "find_spec", lambda _: None)
+    monkeypatch.setattr(lm_eval_tasks, "find_spec", lambda _: None)
     with pytest.raises(BadRequest, match=r"gsm8k: needs lm-eval; `pip install 'tuneline\[standard\]'`"):
-        standard.refuse_unless_installed(Standard(tasks=("gsm8k",)))
+        lm_eval_tasks.refuse_unless_installed(Standard(tasks=("gsm8k",)))
 
 
 RESULTS = {
@@ -69,13 +69,13 @@ RESULTS = {
 def test_results_become_rows_and_what_was_asked_is_not_asked_again(tmp_path: Path) -> None:
     (tmp_path / "standard").mkdir()
     (tmp_path / "standard/base.json").write_text(json.dumps(RESULTS))
-    rows = standard.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)
+    rows = lm_eval_tasks.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)
     assert rows == [
         {"target": "base", "task": "mine", "metric": "exact_match,none", "value": 0.25, "stderr": 0.1, "n": 20}
     ]
 
 
 def test_what_lm_eval_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard.sys, "executable", "false")
+    monkeypatch.setattr(lm_eval_tasks.sys, "executable", "false")
     with pytest.raises(StageFailed, match=r"standard: mine: lm-eval failed.*\n.*\n?Data must be at hand"):
-        standard.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)
+        lm_eval_tasks.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)

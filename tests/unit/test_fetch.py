@@ -108,7 +108,7 @@ def test_a_base_that_is_nowhere_or_not_pinned(
 
 def test_the_base_is_checked_without_torch() -> None:
     code = (
-        "import sys; from stages import fetch; from configs.recipe import Recipe\n"
+        "import sys; from tuneline.stages import fetch; from tuneline.configs.recipe import Recipe\n"
         "r = Recipe.model_validate({'base': 'tinny', 'data': {'sources': [{'path': 'x'}]}})\n"
         "try: fetch.check_base(r)\n"
         "except LookupError: pass\n"
@@ -233,8 +233,8 @@ import json, sys, traceback
 from pathlib import Path
 from tuneline.configs.recipe import Recipe
 from tuneline.stages import fetch
-from tuneline.stages.fetch import asking
-asking.FIRST_WAIT_S = 0.01
+from tuneline.stages.fetch import hub_requests
+hub_requests.FIRST_WAIT_S = 0.01
 results = {}
 for name in sys.argv[3:]:
     recipe = Recipe.model_validate({"base": name, "revision": sys.argv[1], "data": {"sources": [{"path": "x"}]}})

@@ -9,10 +9,10 @@ import pytest
 
 from tuneline.configs.evaluation import Evaluate, Gate, Suite
 from tuneline.core.errors import GateFailed
-from tuneline.stages.evaluate import gate
-from tuneline.stages.evaluate.ask import NO_TOOL, Answer, Reply, judge
-from tuneline.stages.evaluate.suites import Item
-from tuneline.stages.prepare.overlap import seen, write_carriers
+from tuneline.stages.evaluate.clients.asking import NO_TOOL, Answer, Reply, judge
+from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.verdicts import gate
+from tuneline.stages.prepare.checks.overlap import seen, write_carriers
 
 TOOLS = ("email.send", "docs.create", "rag.search", "whatsapp.send")
 USUAL = Gate()

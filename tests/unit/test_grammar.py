@@ -8,7 +8,7 @@ import pytest
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.grammar import Grammar, load_grammar, parse
+from tuneline.stages.prepare.synthesis.grammar import Grammar, load_grammar, parse
 
 REQUESTS = ROOT / "data" / "requests"
 SAMPLES = 150

@@ -79,7 +79,7 @@ def test_environments_of_their_own_pin_all_and_share_what_they_can() -> None:
         ("compress", "llmcompressor", ours),
         ("onnx", "optimum-onnx", {"numpy", "safetensors", "torch"}),
     ):
-        text = (ROOT / f"stages/convert/environments/{name}.txt").read_text()
+        text = (ROOT / f"stages/convert/folders/environments/{name}.txt").read_text()
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         pinned = dict(line.lower().replace("_", "-").split("==") for line in lines)
         assert tool in pinned and tool not in PINS and len(pinned) == len(lines)

@@ -13,14 +13,14 @@ from tuneline.images.compress import OWN
 from tuneline.images.llama import BUILDER, SOURCE
 from tuneline.images.source import PACKAGE
 
-RUN_AS_A_FILE = "import tuneline.stages.convert.llama_cpp"
+RUN_AS_A_FILE = "import tuneline.engines.llama_cpp.build"
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ((*BUILDER, *SOURCE), RUN_AS_A_FILE),
-        ((*BUILDER, *SOURCE, *OWN), "import tuneline.stages.convert.environments"),
+        ((*BUILDER, *SOURCE, *OWN), "import tuneline.stages.convert.folders.environments"),
     ],
 )
 def test_a_layer_has_all_it_imports(tmp_path: Path, files: tuple[str, ...], words: str) -> None:

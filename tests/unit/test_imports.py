@@ -6,9 +6,13 @@ import sys
 from tuneline.core.paths import ROOT
 
 BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "openai", "huggingface_hub", "sklearn")
-LIGHT = {f"tuneline.stages.train.{name}" for name in ("checkpoints", "count", "flops", "launch", "targets")}
+LIGHT = {
+    *("tuneline.stages.train.loop.checkpoints", "tuneline.stages.train.loop.flops"),
+    *("tuneline.stages.train.model.adapter_targets", "tuneline.stages.train.model.parameter_count"),
+    "tuneline.stages.train.distributed.launcher",
+}
 """The rest of tuneline.stages.train runs inside the trainer; only the train stage imports it, once it has started."""
-EXTRA = {"tuneline.stages.evaluate.inspect_tasks", "tuneline.endpoints.llama4_calls"}
+EXTRA = {"tuneline.stages.evaluate.clients.inspect_tasks", "tuneline.engines.vllm.llama4_tool_parser"}
 """Read by a command of its own extra, `inspect`; by vLLM, as a plugin."""
 IMPORT = """
 import importlib, sys
@@ -26,7 +30,11 @@ for module in sys.argv[2:]:
 
 
 def modules() -> list[str]:
-    files = [f for folder in ("cli", "stages", "configs", "core", "endpoints") for f in (ROOT / folder).rglob("*.py")]
+    files = [
+        f
+        for folder in ("cli", "configs", "core", "endpoints", "engines", "stages")
+        for f in (ROOT / folder).rglob("*.py")
+    ]
     names = [
         ".".join(("tuneline", *f.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for f in files
     ]

@@ -14,8 +14,16 @@ from tuneline.configs.recipe import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate import gate
-from tuneline.stages.evaluate.judge import Judged, Key, answers_to_judge, judge, prompt_for, read_labels, verdict
+from tuneline.stages.evaluate.scoring.llm_judge import (
+    Judged,
+    Key,
+    answers_to_judge,
+    judge,
+    prompt_for,
+    read_labels,
+    verdict,
+)
+from tuneline.stages.evaluate.verdicts import gate
 
 PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["fine"], "unmet": [], "open": []}
 TARGET = "tuned-Q4_K_M"

@@ -11,15 +11,15 @@ from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate import scorers
-from tuneline.stages.evaluate.arguments import same_arguments
-from tuneline.stages.evaluate.ask import PARALLEL, Answer, Reply, ask_all, judge, read_answers, wanted
-from tuneline.stages.evaluate.checks import CUT_OFF, NO_LANGUAGE, REPEATS
-from tuneline.stages.evaluate.known import Known, rough_tokens
-from tuneline.stages.evaluate.styles import Styles, held_out_passages
-from tuneline.stages.evaluate.suites import Item, make_items
-from tuneline.stages.prepare.books import passages
-from tuneline.stages.prepare.preselect import Preselector
+from tuneline.stages.evaluate.clients.asking import PARALLEL, Answer, Reply, ask_all, judge, read_answers, wanted
+from tuneline.stages.evaluate.scoring import scoreboard
+from tuneline.stages.evaluate.scoring.answer_checks import CUT_OFF, NO_LANGUAGE, REPEATS
+from tuneline.stages.evaluate.scoring.arguments import same_arguments
+from tuneline.stages.evaluate.suites.items import Item, make_items
+from tuneline.stages.evaluate.suites.run_context import Known, rough_tokens
+from tuneline.stages.evaluate.suites.style_classifier import Styles, held_out_passages
+from tuneline.stages.prepare.formats.books import passages
+from tuneline.stages.prepare.rendering.tool_preselector import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 SCHEMA: dict[str, Any] = {
@@ -111,9 +111,9 @@ def test_a_conversation_is_asked_in_its_order_and_is_one_cluster(tmp_path: Path)
     asyncio.run(ask_all(made, ask, tmp_path / "a.jsonl"))
     assert heard["no"] == ["who?", "zantara hears who?"] and heard["chi?"] == []
     answers = sorted(read_answers(tmp_path / "a.jsonl"), key=lambda a: a.id)
-    turns = scorers.by_turn("s", "m", answers, 0.95)
+    turns = scoreboard.by_turn("s", "m", answers, 0.95)
     assert [(row["turn"], row["n"]) for row in turns] == [(1, 3), (2, 2)]
-    assert scorers.scoreboard_row("s", "m", answers, 0.95)["clusters"] == 3
+    assert scoreboard.scoreboard_row("s", "m", answers, 0.95)["clusters"] == 3
 
 
 ITALIAN = "La casa vicino alla spiaggia è tranquilla e luminosa. Ogni mattina il sole entra dalle finestre grandi."
@@ -140,7 +140,7 @@ def test_language_and_its_faults(text: str, cut: bool, fault: str | None) -> Non
 def test_chrf_and_bleu_by_language() -> None:
     made = make_items(suite(items=[{"ask": "translate", "language": "it", "in_language": True, "reference": ITALIAN}]))
     same, other = ([judge(made[0], Reply(text=text))] for text in (ITALIAN, ENGLISH))
-    (best,), (worst,) = (scorers.references("s", "m", answers, 0.95) for answers in (same, other))
+    (best,), (worst,) = (scoreboard.references("s", "m", answers, 0.95) for answers in (same, other))
     assert (best["chrf"], best["bleu"], best["language"], best["n"]) == (100, 100, "it", 1)
     assert worst["chrf"] < 30 and worst["bleu"] < 5
 
@@ -180,7 +180,7 @@ def test_the_style_suite_asks_for_the_runs_styles_and_switches(styles: Path) -> 
     _, text = held_out_passages(styles)[0]
     answers = [judge(item, Reply(text=text), known) for item in made]
     assert [a.name_correct for a in answers] == [True, False, False, False, False, True]
-    rows = scorers.by_style("s", "m", answers, 0.95)
+    rows = scoreboard.by_style("s", "m", answers, 0.95)
     assert rows[0]["told"] == {"epico": 2} and rows[0]["distance"] < rows[1]["distance"]
     with pytest.raises(BadRecipe, match="fewer than two"):
         make_items(asked, Known())
@@ -202,7 +202,7 @@ def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
         place = item.context.index("The code is 4411.") / (len(item.context) - len("The code is 4411."))
         assert abs(place - depth) < 0.1
     answers = [judge(i, Reply(text="4411" if i.about["depth"] else "I do not know")) for i in made]
-    curve = scorers.curve("s", "m", answers, 0.95)
+    curve = scoreboard.curve("s", "m", answers, 0.95)
     assert [row["name_accuracy"] for row in curve] == [0, 1, 1, 0, 1, 1]
     with pytest.raises(BadRecipe, match="nothing of it can be asked in a context of 256"):
         make_items(asked, Known(context=256))
@@ -217,7 +217,7 @@ def test_the_preselector_finds_the_tool_and_recall_says_how_often() -> None:
         Item("b", "xyzzy", CATALOGUE.names[-1], None, "b"),
         Item("c", "thanks", None, None, "c"),
     ]
-    rows = {row["k"]: row for row in scorers.recall("s", items, chooser.nearest, 0.95)}
+    rows = {row["k"]: row for row in scoreboard.recall("s", items, chooser.nearest, 0.95)}
     assert rows[1]["n"] == 2 and rows[1]["recall"] == 0.5 and rows[32]["low"] < 0.5 < rows[32]["high"]
 
 
@@ -226,9 +226,9 @@ def test_languages_are_told_apart_where_there_are_several() -> None:
         item = Item(language, language, "docs.create", None, language, language=language)
         return judge(item, Reply([call("docs.create" if right else "rag.search")]))
 
-    rows = scorers.by_language("s", "m", [answer("en", True), answer("it", False), answer("it", True)], 0.95)
+    rows = scoreboard.by_language("s", "m", [answer("en", True), answer("it", False), answer("it", True)], 0.95)
     assert [(row["language"], row["n"], row["name_accuracy"]) for row in rows] == [("en", 1, 1.0), ("it", 2, 0.5)]
-    assert scorers.by_language("s", "m", [answer("en", True)], 0.95) == []
+    assert scoreboard.by_language("s", "m", [answer("en", True)], 0.95) == []
 
 
 def test_a_fact_may_be_said_in_one_of_several_ways() -> None:

@@ -45,7 +45,7 @@ def test_a_second_writer_is_refused_with_the_holders_name(tmp_path: Path) -> Non
 
 def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     code = (
-        "import os, signal, pathlib, sys; from stages.lock import run_lock\n"
+        "import os, signal, pathlib, sys; from tuneline.core.locks import run_lock\n"
         "with run_lock(pathlib.Path(sys.argv[1]), 'train'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tuneline.core.errors import NotFound, StageFailed
-from tuneline.stages.convert import llama_cpp
+from tuneline.engines.llama_cpp import build
 
 
 @pytest.fixture
@@ -15,17 +15,17 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     """What would have been run; pip leaves an sdist whose hash is the pinned one."""
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     ready = tmp_path / "ready.tar.gz"
-    pack(ready, f"llama_cpp_python-{llama_cpp.VERSION}/vendor/llama.cpp/CMakeLists.txt")
-    monkeypatch.setattr(llama_cpp, "SHA256", llama_cpp.artifact.sha256(ready))
+    pack(ready, f"llama_cpp_python-{build.VERSION}/vendor/llama.cpp/CMakeLists.txt")
+    monkeypatch.setattr(build, "SHA256", build.artifacts.sha256(ready))
     ran: list[tuple[str, ...]] = []
 
     def run(*command: str) -> None:
         ran.append(command)
         if "pip" in command:
-            target = Path(command[command.index("--dest") + 1]) / f"llama_cpp_python-{llama_cpp.VERSION}.tar.gz"
+            target = Path(command[command.index("--dest") + 1]) / f"llama_cpp_python-{build.VERSION}.tar.gz"
             target.write_bytes(ready.read_bytes())
 
-    monkeypatch.setattr(llama_cpp, "_run", run)
+    monkeypatch.setattr(build, "_run", run)
     return ran
 
 
@@ -39,52 +39,52 @@ def pack(archive: Path, name: str) -> None:
 def test_what_is_not_built_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
     with pytest.raises(NotFound, match="make llama"):
-        llama_cpp.installed()
+        build.installed()
 
 
 def test_pip_is_told_the_pinned_hash(commands: list[tuple[str, ...]]) -> None:
-    llama_cpp.build()
+    build.build()
     pip, configure, compile_ = commands
     assert "--require-hashes" in pip
     pinned = Path(pip[pip.index("-r") + 1]).read_text()
-    assert pinned == f"llama-cpp-python=={llama_cpp.VERSION} --hash=sha256:{llama_cpp.SHA256}\n"
-    assert set(llama_cpp.FLAGS) <= set(configure)
-    assert set(llama_cpp.TARGETS) <= set(compile_)
+    assert pinned == f"llama-cpp-python=={build.VERSION} --hash=sha256:{build.SHA256}\n"
+    assert set(build.FLAGS) <= set(configure)
+    assert set(build.TARGETS) <= set(compile_)
 
 
 def test_a_built_one_is_not_built_again(commands: list[tuple[str, ...]]) -> None:
-    first = llama_cpp.build()
+    first = build.build()
     commands.clear()
-    assert llama_cpp.build() == first == llama_cpp.installed()
+    assert build.build() == first == build.installed()
     assert commands == []
 
 
 def test_a_killed_build_goes_on_without_fetching_again(
     commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = llama_cpp._run
+    fine = build._run
 
     def killed(*command: str) -> None:
         fine(*command)
         if "--build" in command:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(llama_cpp, "_run", killed)
+    monkeypatch.setattr(build, "_run", killed)
     with pytest.raises(KeyboardInterrupt):
-        llama_cpp.build()
+        build.build()
     with pytest.raises(NotFound):
-        llama_cpp.installed()
-    monkeypatch.setattr(llama_cpp, "_run", fine)
+        build.installed()
+    monkeypatch.setattr(build, "_run", fine)
     commands.clear()
-    llama_cpp.build()
+    build.build()
     assert [command[1] for command in commands] == ["-S", "--build"]
 
 
 def test_a_damaged_sdist_is_fetched_again(commands: list[tuple[str, ...]]) -> None:
-    root = llama_cpp._root()
+    root = build._root()
     root.mkdir(parents=True)
-    (root / f"llama_cpp_python-{llama_cpp.VERSION}.tar.gz").write_bytes(b"half")
-    llama_cpp.build()
+    (root / f"llama_cpp_python-{build.VERSION}.tar.gz").write_bytes(b"half")
+    build.build()
     assert "pip" in commands[0]
 
 
@@ -93,18 +93,18 @@ def test_a_member_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "a" / "root"
     root.mkdir(parents=True)
     with pytest.raises(tarfile.OutsideDestinationError):
-        llama_cpp._unpack(tmp_path / "evil.tar.gz", root)
+        build._unpack(tmp_path / "evil.tar.gz", root)
     assert not list(tmp_path.rglob("evil"))
 
 
 def test_other_flags_are_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = llama_cpp._root()
-    monkeypatch.setattr(llama_cpp, "FLAGS", (*llama_cpp.FLAGS, "-DGGML_NATIVE=OFF"))
-    assert llama_cpp._root() != before
+    before = build._root()
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DGGML_NATIVE=OFF"))
+    assert build._root() != before
 
 
 def test_a_failing_or_missing_program_is_named() -> None:
     with pytest.raises(StageFailed, match="ended with 3"):
-        llama_cpp._run("sh", "-c", "exit 3")
+        build._run("sh", "-c", "exit 3")
     with pytest.raises(StageFailed, match="no-such-cmake: not installed"):
-        llama_cpp._run("no-such-cmake")
+        build._run("no-such-cmake")

@@ -16,9 +16,9 @@ from tuneline.core import artifacts
 from tuneline.core.errors import GateFailed, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import promote
-from tuneline.stages.evaluate import gate
-from tuneline.stages.evaluate.load import Load, load, measured, write_load
+from tuneline.stages.evaluate.load_testing.guidellm import Load, load, measured, write_load
 from tuneline.stages.evaluate.statistics import quantile_bound
+from tuneline.stages.evaluate.verdicts import gate
 
 PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["fine"], "unmet": [], "open": []}
 

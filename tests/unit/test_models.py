@@ -11,7 +11,7 @@ from tuneline.configs.recipe import Recipe, load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import check
-from tuneline.stages.fetch.hub import Hub
+from tuneline.stages.fetch.hub_repository import Hub
 from tuneline.stages.plan.memory import adapter_parameters
 
 SHAPES = registry().shapes

@@ -16,8 +16,8 @@ from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.stages.doctor import _at_least, examine
 from tuneline.stages.fetch import fetch
-from tuneline.stages.fetch.here import bases_here, faults, found_here, half_here, remove
-from tuneline.stages.plan.fit import GUIDE, Fit, fit, machine, pick
+from tuneline.stages.fetch.local_bases import bases_here, faults, found_here, half_here, remove
+from tuneline.stages.plan.base_fit import GUIDE, Fit, fit, machine, pick
 
 COMMANDS = [
     command

@@ -12,12 +12,12 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.narrowing import Narrowing, narrowing_of
-from tuneline.endpoints.providers import Answer
-from tuneline.stages.evaluate.client import Prompts
-from tuneline.stages.evaluate.known import Known
-from tuneline.stages.evaluate.suites import make_items
-from tuneline.stages.prepare.preselect import FILE, Preselector
+from tuneline.endpoints.tool_selection import Narrowing, narrowing_of
+from tuneline.engines.providers import Answer
+from tuneline.stages.evaluate.clients.openai_client import Prompts
+from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 
 ASKED = "Send Maria a WhatsApp saying that her keys are ready"
 STRANGE = {"type": "function", "function": {"name": "coffee__brew", "parameters": {"type": "object"}}}

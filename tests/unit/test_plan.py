@@ -15,10 +15,10 @@ from tuneline.configs.recipe import Recipe, load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.plan import plan_of, refuse
-from tuneline.stages.plan.against import against
-from tuneline.stages.plan.line import bounds, table
 from tuneline.stages.plan.memory import Parts, Work, peak
+from tuneline.stages.plan.planned_vs_measured import against
 from tuneline.stages.plan.serving import SERVED_RANK, VLLM_RANKS, refuse_unservable, serving
+from tuneline.stages.plan.stage_bounds import bounds, table
 from tuneline.stages.plan.training import combined, placed
 
 RECIPES = ROOT / "configs/recipes"
@@ -106,13 +106,13 @@ def test_what_cannot_be_counted_is_unknown_and_what_was_measured_is_taken(tmp_pa
     (tmp_path / "run/prepare").mkdir(parents=True)
     metrics = {"rows_train": 3200, "tokens_mean": 500.0}
     (tmp_path / "run/prepare/manifest.json").write_text(json.dumps({"metrics": metrics}))
-    from tuneline.stages.plan.data import rows_of
+    from tuneline.stages.plan.dataset_size import rows_of
 
     assert rows_of(unknown, tmp_path / "run").train == 3200 and rows_of(unknown, tmp_path / "run").measured
 
 
 def test_rows_of_a_file_are_counted_from_its_beginning(tmp_path: Path) -> None:
-    from tuneline.stages.plan.data import rows_of
+    from tuneline.stages.plan.dataset_size import rows_of
 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": "x" * 96}) + "\n" for _ in range(500)))
@@ -166,7 +166,7 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
     refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}, convert={"format": "safetensors"}))
     with pytest.raises(BadRecipe, match=r"makes no merged checkpoint\nwrite `convert: {format: safetensors}`"):
         refuse_unservable(recipe(serve={"form": "merged"}))
-    from tuneline.endpoints.vllm_server import MAX_LORA_RANK
+    from tuneline.engines.vllm.vllm_server import MAX_LORA_RANK
 
     assert MAX_LORA_RANK == SERVED_RANK in VLLM_RANKS
 

@@ -11,12 +11,12 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.recipe import Source
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.asked import suite_requests
-from tuneline.stages.prepare.grammar import expand
-from tuneline.stages.prepare.overlap import overlap
-from tuneline.stages.prepare.render import Renderer
+from tuneline.stages.evaluate.suites.suite_requests import suite_requests
+from tuneline.stages.prepare.checks.overlap import overlap
+from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row, read_rows, show_tools
-from tuneline.stages.prepare.split import Places, sides
+from tuneline.stages.prepare.synthesis.grammar import expand
+from tuneline.stages.prepare.validation_split import Places, sides
 
 TINY = ROOT / "data/tiny"
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tuneline.core.errors import BadRequest
-from tuneline.stages.prepare import presidio
-from tuneline.stages.prepare.presidio import LOOKED_FOR, Presidio
-from tuneline.stages.prepare.validate import validate
+from tuneline.stages.prepare.checks import presidio
+from tuneline.stages.prepare.checks.presidio import LOOKED_FOR, Presidio
+from tuneline.stages.prepare.validation import validate
 
 CHAT = [
     {"role": "user", "content": "Buongiorno, mi chiamo Anna Bianchi e vorrei essere richiamata domani mattina."},

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
-from tuneline.endpoints.providers import PROVIDERS, Answer, Delta, Provider, provider
-from tuneline.endpoints.tool_calls import ToolCall, render
+from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider, provider
+from tuneline.engines.tool_calls import ToolCall, render
 
 SECRET = "sk-very-secret-123"
 ASKED = [{"role": "user", "content": "tell Ana hi"}]
@@ -242,7 +242,7 @@ def test_providers_are_found_by_name_or_url() -> None:
 
 
 def test_importing_providers_does_not_import_openai() -> None:
-    code = "import sys, tuneline.endpoints.providers; sys.exit('openai' in sys.modules)"
+    code = "import sys, tuneline.engines.providers; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

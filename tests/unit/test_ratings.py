@@ -11,7 +11,7 @@ from tests.unit.test_compare import answered, make_run
 from tests.unit.test_report import EVIL
 from tuneline.cli import app
 from tuneline.core.errors import BadData, BadRequest, NotFound
-from tuneline.stages.evaluate.ratings import make_ballot, preference, read_ratings
+from tuneline.stages.evaluate.verdicts.ratings import make_ballot, preference, read_ratings
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import flatten
 from tuneline.core.errors import NotFound
 from tuneline.core.events import Events
-from tuneline.stages.evaluate import gate, tables
-from tuneline.stages.evaluate.ask import Answer, Reply, judge
-from tuneline.stages.evaluate.sizes import Sizes, sizes
-from tuneline.stages.evaluate.suites import Item
+from tuneline.stages.evaluate import tables
+from tuneline.stages.evaluate.clients.asking import Answer, Reply, judge
+from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.verdicts import gate
+from tuneline.stages.evaluate.verdicts.size_tradeoff import Sizes, sizes
 from tuneline.stages.report import write_report
 from tuneline.stages.report.charts import Series, lines, ticks, whisker
 from tuneline.stages.report.evidence import confusion_table, failures

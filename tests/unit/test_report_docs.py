@@ -19,8 +19,9 @@ from tuneline import cli
 from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe import load_recipe
 from tuneline.core.paths import ROOT
-from tuneline.endpoints import judging, load_test
-from tuneline.stages.evaluate.load import VERSION
+from tuneline.stages.evaluate import judge_command
+from tuneline.stages.evaluate.load_testing import load_test
+from tuneline.stages.evaluate.load_testing.guidellm import VERSION
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ class Judge:
 
 
 def test_people_and_judge(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "provider", lambda name: Judge())
+    monkeypatch.setattr(judge_command, "provider", lambda name: Judge())
     assert run_all("people.md") == ["rate", "ratings", "judge", "judge"]
     assert json.loads((demo / "judge.json").read_text())["n"] == 40
     assert "The judge" in cli_report(demo)

@@ -1,6 +1,6 @@
 """What the scheduled evaluation calls worse."""
 
-from tuneline.stages.evaluate.scheduled import _worse
+from tuneline.endpoints.scheduled_evaluation import _worse
 
 
 def test_what_fell_is_told_by_what_it_is_held_against() -> None:

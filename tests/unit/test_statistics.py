@@ -20,7 +20,7 @@ from tuneline.stages.evaluate.statistics import (
     sign_flips,
     wilson,
 )
-from tuneline.stages.evaluate.verdicts import FILE, Paired, judge_tasks, read_verdicts
+from tuneline.stages.evaluate.verdicts.task_verdicts import FILE, Paired, judge_tasks, read_verdicts
 
 
 def own(n: int) -> list[str]:

@@ -13,13 +13,22 @@ from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.ask import IN_WORDS, NO_TOOL, PARALLEL, Reply, ask_all, judge, read_answers, wanted
-from tuneline.stages.evaluate.client import Prompts
-from tuneline.stages.evaluate.known import Known
-from tuneline.stages.evaluate.marks import INVENTED, MISSING, amounts, fault_of, price_fault
-from tuneline.stages.evaluate.scorers import scoreboard_row
-from tuneline.stages.evaluate.suites import Item, make_items
-from tuneline.stages.prepare.preselect import Preselector
+from tuneline.stages.evaluate.clients.asking import (
+    IN_WORDS,
+    NO_TOOL,
+    PARALLEL,
+    Reply,
+    ask_all,
+    judge,
+    read_answers,
+    wanted,
+)
+from tuneline.stages.evaluate.clients.openai_client import Prompts
+from tuneline.stages.evaluate.scoring.facts import INVENTED, MISSING, amounts, fault_of, price_fault
+from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
+from tuneline.stages.evaluate.suites.items import Item, make_items
+from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.prepare.rendering.tool_preselector import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 

@@ -8,8 +8,8 @@ import yaml
 from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe import load_recipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.scorers import TABLES
-from tuneline.stages.evaluate.suites import make_items
+from tuneline.stages.evaluate.scoring.scoreboard import TABLES
+from tuneline.stages.evaluate.suites.items import make_items
 
 PAGE = (ROOT / "docs/suites.md").read_text()
 

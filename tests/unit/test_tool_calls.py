@@ -14,7 +14,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.tool_calls import TAG, ToolCall, parse, render
+from tuneline.engines.tool_calls import TAG, ToolCall, parse, render
 
 WORDS = st.lists(st.sampled_from(["a", "B", "z9", "x1y", "send", "Ab0"]), min_size=1, max_size=2).map("_".join)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)

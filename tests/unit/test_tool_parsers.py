@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tuneline.configs.models import registry
-from tuneline.endpoints.tool_calls import MISTRAL, as_llama_3
-from tuneline.endpoints.vllm_server import LLAMA_4, PLUGIN, parser_for, words
-from tuneline.stages.prepare.templates import BEGIN, END, FOLDER, compiled
+from tuneline.engines.tool_calls import MISTRAL, as_llama_3
+from tuneline.engines.vllm.vllm_server import LLAMA_4, PLUGIN, parser_for, words
+from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END, FOLDER, compiled
 
 Calls = list[tuple[str, dict[str, Any]]]
 CALLS: Calls = [

@@ -14,15 +14,15 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 
 from tests.unit import llama4
 from tuneline.core.errors import StageFailed
-from tuneline.stages.convert.adapter import Adapter
-from tuneline.stages.convert.merge import merge
-from tuneline.stages.convert.reference import tuned_model
-from tuneline.stages.convert.room import Room
-from tuneline.stages.convert.shards import part, stored
-from tuneline.stages.train.count import count, refuse_unquantized
-from tuneline.stages.train.llama4 import PREFIX, linearized, stored_prefix, tuned_llama4
-from tuneline.stages.train.sparse import use_sparse_experts
-from tuneline.stages.train.targets import resolve
+from tuneline.stages.checkpoints.buffers import Room
+from tuneline.stages.checkpoints.lora_adapter import Adapter
+from tuneline.stages.checkpoints.safetensors_files import part, stored
+from tuneline.stages.convert.folders.merged import merge
+from tuneline.stages.convert.verification.reference_model import tuned_model
+from tuneline.stages.train.model.adapter_targets import resolve
+from tuneline.stages.train.model.llama4_experts import PREFIX, linearized, stored_prefix, tuned_llama4
+from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
+from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
 ALL = ("attention", "mlp", "router", "experts")
 
@@ -76,7 +76,7 @@ def test_among_several_processes_an_expert_nobody_chose_has_a_gradient_of_zeros(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = adapted(load(base, four_bit=True), ("experts",)).train()
-    monkeypatch.setattr("tuneline.stages.train.sparse.dist.is_initialized", lambda: True)
+    monkeypatch.setattr("tuneline.stages.train.model.sparse_experts.dist.is_initialized", lambda: True)
     one = llama4.tokens()[:1, :2]
     model(input_ids=one, labels=one).loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from tuneline.core.paths import ROOT
-from tuneline.stages.train.loss import IGNORED, LearnedTokens
+from tuneline.stages.train.loop.loss import IGNORED, LearnedTokens
 
 TINY = ROOT / "data/tiny"
 

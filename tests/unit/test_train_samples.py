@@ -8,8 +8,8 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.core.events import Events, read_events
-from tuneline.stages.train.loss import IGNORED
-from tuneline.stages.train.samples import Samples
+from tuneline.stages.train.loop.loss import IGNORED
+from tuneline.stages.train.loop.samples import Samples
 
 ARGUMENTS: Any = TrainingArguments(use_cpu=True)
 END = 9

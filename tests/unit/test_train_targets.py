@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tuneline.configs.recipe import Train
 from tuneline.core.errors import BadRecipe
-from tuneline.stages.train.targets import check, resolve
+from tuneline.stages.train.model.adapter_targets import check, resolve
 
 LLAMA = [f"model.layers.{layer}.self_attn.{p}_proj" for layer in range(2) for p in "qkvo"]
 LLAMA += [f"model.layers.{layer}.mlp.{p}_proj" for layer in range(2) for p in ("gate", "up", "down")]

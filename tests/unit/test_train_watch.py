@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.configs.recipe import Train, Watch
 from tuneline.core.events import Events, read_events
-from tuneline.stages.train.watch import Alerts, Best, Divergence, lowest, validations, without_gain
+from tuneline.stages.train.loop.monitoring import Alerts, Best, Divergence, lowest, validations, without_gain
 
 ARGUMENTS: Any = TrainingArguments(use_cpu=True)
 
@@ -143,7 +143,7 @@ def test_keep_last_saves_nothing_on_the_way(tmp_path: Path) -> None:
 def test_a_token_costs_four_flops_a_frozen_weight_and_six_a_trained_one() -> None:
     import torch
 
-    from tuneline.stages.train.flops import flops_per_token
+    from tuneline.stages.train.loop.flops import flops_per_token
 
     model = torch.nn.Module()
     model.lm_head = torch.nn.Linear(8, 100, bias=False).requires_grad_(False)

@@ -12,10 +12,10 @@ import pytest
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
-from tuneline.endpoints import vllm_server
-from tuneline.endpoints.engines import Engines
-from tuneline.endpoints.front import front
-from tuneline.stages.evaluate.engine import engine_of, stands_in
+from tuneline.endpoints.engine_pool import Engines
+from tuneline.endpoints.gateway import front
+from tuneline.engines.vllm import vllm_server
+from tuneline.stages.evaluate.clients.target_engines import engine_of, stands_in
 
 TINY = ROOT / "data/tiny"
 LOG = """(APIServer pid=1) WARNING 11-21 15:17:51 [utils.py:255] limit errors like `OSError: [Errno 24] Too many

@@ -1,0 +1,119 @@
+"""Asking a hub: whose token, what is asked again, and its refusals turned into what a user can do about them."""
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
+
+if TYPE_CHECKING:
+    from tuneline.stages.fetch.hub_repository import Hub
+
+TOKEN_VARIABLE = "HF_TOKEN"
+TRIES, FIRST_WAIT_S = 6, 1.0
+"""So many in a row without a new byte, waiting longer each time: half a minute together."""
+ANSWER_S = 30.0
+"""That the hub may take to say what it has."""
+
+
+def asked(call: Callable[[], Any]) -> Any:
+    """What the hub answers, asked again where that helps; a network that is not there is said at once."""
+    for failures in range(TRIES):
+        try:
+            return call()
+        except Exception as error:
+            there = hasattr(error, "response") or type(error).__name__ in ("ReadTimeout", "RemoteProtocolError")
+            if failures == TRIES - 1 or not there or not passes(error):
+                raise
+        wait(failures, threading.Event())
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def explained(source: "Hub") -> Iterator[None]:
+    """Turns what the hub's client raises into what a user can do about it."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise _unreachable(source, error) from None
+    except HfHubHTTPError as error:
+        raise _refused(source, error) from None
+    except Exception as error:
+        if _is_of_the_network(error):
+            raise _unreachable(source, error) from None
+        raise
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code in (408, 416, 429, 500, 502, 503, 504)
+    return _is_of_the_network(error) or "Consistency check failed" in str(error)
+
+
+def wait(failures: int, stop: threading.Event) -> None:
+    """Longer after each failure, and never quite as long as others wait; not at all once `stop` is set."""
+    stop.wait(FIRST_WAIT_S * 2**failures * random.uniform(0.75, 1.25))
+
+
+def in_short(error: Exception) -> str:
+    """What went wrong, in a few words."""
+    response = getattr(error, "response", None)
+    return f"the hub answered {response.status_code}" if response is not None else type(error).__name__
+
+
+def token() -> str | bool:
+    """The one in the environment, or False."""
+    # False, not None: None would also look for a token saved in the home folder.
+    return os.environ.get(TOKEN_VARIABLE) or False
+
+
+def endpoint() -> str | None:
+    """Of another hub than the usual one."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    # httpx2 in this version of the client, requests or httpx in others; all name their module.
+    return type(error).__module__.partition(".")[0] in ("httpx2", "httpx", "httpcore", "requests")
+
+
+def _unreachable(source: "Hub", error: Exception) -> TunelineError:
+    where = endpoint() or "https://huggingface.co"
+    offline = "HF_HUB_OFFLINE is set; unset it, or " if os.environ.get("HF_HUB_OFFLINE") else ""
+    return StageFailed(
+        f"base: {source.repo}: cannot reach {where} ({type(error).__name__}); {offline}run the same command again "
+        "once online: what is complete is kept.\nWithout network: copy the model's folder here and write `base: FOLDER`"
+    )
+
+
+def _refused(source: "Hub", error: Any) -> TunelineError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    status, page = error.response.status_code, f"https://huggingface.co/{source.repo}"
+    set_token = f"`export {TOKEN_VARIABLE}=…` (make one at https://huggingface.co/settings/tokens)"
+    if isinstance(error, RevisionNotFoundError):
+        return NotFound(f"revision: {source.revision}: {source.repo} has no such commit; see {page}/commits/main")
+    if isinstance(error, GatedRepoError):
+        return BadRequest(f"base: {source.repo}: accept its licence at {page}, then {set_token} and run again")
+    if status == 403:
+        return BadRequest(
+            f"base: {source.repo}: the token in {TOKEN_VARIABLE} may not read it (403); {set_token} that may"
+        )
+    if isinstance(error, RepositoryNotFoundError):  # the hub says 401 for what is private and for what is not there
+        return NotFound(
+            f"base: {source.repo}: no such model on the hub, or a private one; if it is private, {set_token}"
+        )
+    if status == 401:
+        return BadRequest(f"base: {source.repo}: the token in {TOKEN_VARIABLE} is not valid (401); {set_token}")
+    if status == 404:
+        return NotFound(
+            f"base: {source.repo}: no such model on the hub (404); look for it at https://huggingface.co/models"
+        )
+    return StageFailed(f"base: {source.repo}: the hub answered {status}; run the same command again later")
