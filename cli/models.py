@@ -116,8 +116,9 @@ def remove(
     force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
 ) -> None:
     """Delete a base that is here."""
+    from tuneline.endpoints.promotion import names_by_run
     from tuneline.stages.fetch.local_bases import found_here, remove
 
     for base in found_here(name):
-        remove(base, force)
+        remove(base, force, names_by_run())
         typer.echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")

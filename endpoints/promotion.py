@@ -142,6 +142,15 @@ def all_promoted() -> dict[str, Promoted]:
     return {file.stem: Promoted.model_validate_json(file.read_text()) for file in sorted(_root().glob("*.json"))}
 
 
+def names_by_run() -> dict[str, list[str]]:
+    """The names that each run serves, or could serve again after a rollback."""
+    names: dict[str, list[str]] = {}
+    for name, record in all_promoted().items():
+        for version in record.versions:
+            names.setdefault(version.run, []).append(name)
+    return names
+
+
 def _versions(name: str) -> tuple[Version, ...]:
     return promoted(name).versions if _file(name).exists() else ()
 

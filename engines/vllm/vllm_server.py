@@ -22,15 +22,13 @@ from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import IMPORTED_FROM
 from tuneline.engines.llama_cpp.llama_server import Server, await_health, dying_with, free_port
 from tuneline.engines.tool_calls import MISTRAL, TAG
-from tuneline.stages.plan.serving import VLLM_RANKS
+from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 
 STARTS_WITHIN_S = 1200
 STOPS_WITHIN_S = 20
 ADAPTER_WITHIN_S = 120
 LLAMA_4, PLUGIN = "tuneline_llama4", Path(__file__).with_name("llama4_tool_parser.py")
 """The parser of ours, and the file vLLM has it from."""
-MAX_LORA_RANK = 128
-"""The one we serve with; a higher rank is refused before training."""
 MAX_LORAS = 2
 """Adapters that answer at the same time, each with its memory; with vLLM's one, requests to two names wait in turn."""
 EXECUTABLE = "TUNELINE_VLLM"
@@ -73,7 +71,7 @@ def rank_of(adapter: Path) -> int:
     """The least `max_lora_rank` that takes an adapter: a higher one makes every token slower."""
     config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    return min(allowed for allowed in VLLM_RANKS if allowed >= rank)
+    return min(allowed for allowed in LORA_RANKS if allowed >= rank)
 
 
 @contextlib.contextmanager

@@ -122,3 +122,9 @@ def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":
         return rows(tensor, descriptor, first, last, Room())
     finally:
         os.close(descriptor)
+
+
+def is_tied(base: Path) -> bool:
+    """Whether input and output embeddings are one matrix, as config.json says."""
+    config = json.loads((base / "config.json").read_text())
+    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))

@@ -21,8 +21,8 @@ from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.engines.llama_cpp.build import installed
 from tuneline.stages.checkpoints.lora_adapter import Adapter
-from tuneline.stages.checkpoints.safetensors_files import shards, stored
-from tuneline.stages.convert.folders.merged import copy_the_rest, is_tied, merged_shards
+from tuneline.stages.checkpoints.safetensors_files import is_tied, shards, stored
+from tuneline.stages.convert.folders.merged import copy_the_rest, merged_shards
 from tuneline.stages.convert.onepass.converter import Tuned
 from tuneline.stages.convert.onepass.ggml import Ggml
 from tuneline.stages.convert.onepass.stream import Paced, Target, stream

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +27,6 @@ class Here:
     """When it was fetched, or a stage last began on it."""
     runs: tuple[str, ...]
     """That were made from it."""
-    promoted: tuple[str, ...]
-    """Names those runs serve or served."""
     pinned: bool
     """Whether a recipe that names it without a commit means this one."""
 
@@ -39,7 +37,7 @@ class Here:
 
 def bases_here() -> list[Here]:
     """All that are whole, by name; a half download is none."""
-    runs, served = _runs(), _served()
+    runs = _runs()
     found = []
     for folder in sorted(paths.models().glob("*@*")):
         if not artifacts.finished(folder):
@@ -54,7 +52,6 @@ def bases_here() -> list[Here]:
                 bytes=sum(file.bytes for file in manifest.files.values()),
                 used=max([manifest.ended, *(when for _, when in mine)]),
                 runs=tuple(sorted({run for run, _ in mine})),
-                promoted=tuple(sorted({name for run, _ in mine for name in served.get(run, ())})),
                 pinned=pin_of(repo) == revision,
             )
         )
@@ -103,15 +100,16 @@ def _other_facts(key: str | None, folder: Path) -> Iterator[str]:
         )
 
 
-def remove(base: Here, force: int) -> None:
-    """Delete a base.
+def remove(base: Here, force: int, names_by_run: Mapping[str, Sequence[str]]) -> None:
+    """Delete a base; `names_by_run` are the names that each promoted run serves or served.
 
     Raises:
         BadRequest: runs need it and `force` is 0; or one of them is promoted and it is below 2.
     """
-    if base.promoted and force < 2:
+    promoted = sorted({name for run in base.runs for name in names_by_run.get(run, ())})
+    if promoted and force < 2:
         raise BadRequest(
-            f"{base.slug}: {', '.join(base.promoted)} is served by a run made from it; "
+            f"{base.slug}: {', '.join(promoted)} is served by a run made from it; "
             "`--force --force` removes it all the same: what is served needs it to start again"
         )
     if base.runs and force < 1:
@@ -131,14 +129,3 @@ def _runs() -> list[tuple[str, str, datetime]]:
         except (ValueError, KeyError):
             continue  # a stage that needs no base, or no manifest of ours
     return found
-
-
-def _served() -> dict[str, list[str]]:
-    """Names by the run that serves, or could serve again after a rollback."""
-    from tuneline.endpoints.promotion import all_promoted
-
-    served: dict[str, list[str]] = {}
-    for name, record in all_promoted().items():
-        for version in record.versions:
-            served.setdefault(version.run, []).append(name)
-    return served

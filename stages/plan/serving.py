@@ -7,12 +7,9 @@ from tuneline.configs.hardware import GIB, HOURS_A_MONTH, Range, hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
+from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 from tuneline.stages.plan.memory import adapter_parameters
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values of vLLM's `max_lora_rank` (vllm/config/lora.py); an adapter of another rank is loaded with the next one."""
-SERVED_RANK = 128
-"""The one our server starts vLLM with (engines/vllm/vllm_server.py); a test holds them together."""
 FIREWORKS_RANKS = (4, 64)
 """docs.fireworks.ai, "Importing fine-tuned models"."""
 GGUF_BITS = {
@@ -105,9 +102,9 @@ def unservable(recipe: Recipe) -> tuple[str, ...]:
     if train["method"] == "full":
         return ("serve.form: adapter: train.method: full trains the model itself, and makes no adapter",)
     found = []
-    if train["rank"] > SERVED_RANK:
-        allowed = ", ".join(str(rank) for rank in VLLM_RANKS if rank <= SERVED_RANK)
-        found.append(f"serve.form: adapter: rank {train['rank']}: our vLLM takes at most {SERVED_RANK} ({allowed})")
+    if train["rank"] > MAX_LORA_RANK:
+        allowed = ", ".join(str(rank) for rank in LORA_RANKS if rank <= MAX_LORA_RANK)
+        found.append(f"serve.form: adapter: rank {train['rank']}: our vLLM takes at most {MAX_LORA_RANK} ({allowed})")
     if moved := {"router", "experts"} & set(train["targets"]):
         found.append(f"serve.form: adapter: vLLM loads no adapter of {' or '.join(sorted(moved))}")
     if saved := train.get("modules_to_save"):

@@ -14,6 +14,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
+from tuneline.endpoints.promotion import names_by_run
 from tuneline.stages.doctor import _at_least, examine
 from tuneline.stages.fetch import fetch
 from tuneline.stages.fetch.local_bases import bases_here, faults, found_here, half_here, remove
@@ -62,7 +63,7 @@ def test_what_is_here_is_told_verified_and_removed(home: Path) -> None:
     assert "SHA-256 is another" in faults(base)[0]
     done = CliRunner().invoke(app, ["models", "verify"])
     assert "NOT whole" in done.output and isinstance(done.exception, StageFailed)
-    remove(found_here("tiny")[0], force=0)
+    remove(found_here("tiny")[0], 0, names_by_run())
     assert bases_here() == []
 
 
@@ -81,14 +82,14 @@ def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> 
     (paths.runs() / "r/train").mkdir(parents=True)
     (paths.runs() / "r/train/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadRequest, match="r was made from it"):
-        remove(bases_here()[0], force=0)
+        remove(bases_here()[0], 0, names_by_run())
     version = {"number": 1, "run": "r", "form": "gguf", "file": "f", "context": 1, "convert": "c", "evaluate": "e"}
     (paths.policy() / "models").mkdir(parents=True)
     record = {"name": "router", "versions": [version | {"at": made["ended"]}]}
     (paths.policy() / "models/router.json").write_text(json.dumps(record))
     with pytest.raises(BadRequest, match="router is served"):
-        remove(bases_here()[0], force=1)
-    remove(bases_here()[0], force=2)
+        remove(bases_here()[0], 1, names_by_run())
+    remove(bases_here()[0], 2, names_by_run())
     assert bases_here() == []
 
 

@@ -14,10 +14,11 @@ from tuneline.configs.models import registry
 from tuneline.configs.recipe import Recipe, load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
+from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 from tuneline.stages.plan import plan_of, refuse
 from tuneline.stages.plan.memory import Parts, Work, peak
 from tuneline.stages.plan.planned_vs_measured import against
-from tuneline.stages.plan.serving import SERVED_RANK, VLLM_RANKS, refuse_unservable, serving
+from tuneline.stages.plan.serving import refuse_unservable, serving
 from tuneline.stages.plan.stage_bounds import bounds, table
 from tuneline.stages.plan.training import combined, placed
 
@@ -166,9 +167,7 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
     refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}, convert={"format": "safetensors"}))
     with pytest.raises(BadRecipe, match=r"makes no merged checkpoint\nwrite `convert: {format: safetensors}`"):
         refuse_unservable(recipe(serve={"form": "merged"}))
-    from tuneline.engines.vllm.vllm_server import MAX_LORA_RANK
-
-    assert MAX_LORA_RANK == SERVED_RANK in VLLM_RANKS
+    assert MAX_LORA_RANK in LORA_RANKS
 
 
 def test_publishing_targets_that_would_refuse_are_named() -> None:

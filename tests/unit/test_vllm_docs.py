@@ -6,7 +6,8 @@ import yaml
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import ROOT
-from tuneline.engines.vllm.vllm_server import EXECUTABLE, MAX_LORA_RANK
+from tuneline.engines.vllm.lora_ranks import MAX_LORA_RANK
+from tuneline.engines.vllm.vllm_server import EXECUTABLE
 from tuneline.images.pins import ONLY_IN_IMAGES, PINS
 
 PAGE = (ROOT / "docs/vllm.md").read_text()

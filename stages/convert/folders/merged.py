@@ -3,12 +3,11 @@
 Shards, names, types and headers stay the base's; the bits are those of PEFT's `merge_and_unload`.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from tuneline.stages.checkpoints.lora_adapter import Adapter
-from tuneline.stages.checkpoints.safetensors_files import read_header, shards, stored
+from tuneline.stages.checkpoints.safetensors_files import is_tied, read_header, shards, stored
 from tuneline.stages.convert.onepass.stream import SAME, Place, Progress, Target, stream
 
 NOT_THE_MODELS = ("manifest.json", "draft.json")
@@ -50,9 +49,3 @@ def copy_the_rest(base: Path, out: Path, template: str | None) -> None:
             shutil.copyfile(file, out / file.name)
     if template is not None:
         (out / TEMPLATE).write_text(template, encoding="utf-8")
-
-
-def is_tied(base: Path) -> bool:
-    """Whether input and output embeddings are one matrix, as config.json says."""
-    config = json.loads((base / "config.json").read_text())
-    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))

@@ -16,7 +16,7 @@ from tuneline.configs.recipe import Train
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.lora_adapter import WEIGHTS
-from tuneline.stages.convert.folders.merged import is_tied
+from tuneline.stages.checkpoints.safetensors_files import is_tied
 from tuneline.stages.train.model.adapter_targets import SAVED, check, resolve
 from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
 
