@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
@@ -106,6 +105,8 @@ def never_repack(model: torch.nn.Module) -> None:
     without gradients (`Linear4bit.forward`) and keeps them so. Training after a validation then computes something
     else than before it, and shapes the kernel cannot pack raise.
     """
+    from bitsandbytes.nn import Linear4bit  # only for qlora: convert's image, which imports this file, lacks it
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
