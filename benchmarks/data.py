@@ -169,7 +169,7 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
     """What `prepare` does to rows; with `pack`, their tokens and masks are kept and packed, as TRL does it."""
     from array import array
 
-    from tuneline.configs.recipe import Data, Source
+    from tuneline.configs.data import Data, Source
     from tuneline.stages.prepare import examination
     from tuneline.stages.prepare.rendering.renderer import Measured, Renderer
 
@@ -461,7 +461,7 @@ STATISTICAL = ("a near-duplicate", "another language")
 
 def faults(rows: int, seed: int) -> None:
     """Plants faults, examines, and counts what was found where something was planted, and elsewhere."""
-    from tuneline.configs.recipe import Data, Source
+    from tuneline.configs.data import Data, Source
     from tuneline.stages.prepare.checks.problems import Findings, Problem
     from tuneline.stages.prepare.examination import Examination
 

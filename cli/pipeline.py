@@ -51,7 +51,7 @@ def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json
 @app.command(**PANEL)
 def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
     """Three training steps on the longest rows, and the run priced by them; exit 2 if above max_cost_usd."""
-    from tuneline.configs.recipe import load_recipe
+    from tuneline.configs.recipe_file import load_recipe
     from tuneline.stages.preflight import refuse_measured, table
 
     folder = _walk(recipe, run, "preflight", only=False, as_json=as_json)
@@ -121,7 +121,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What a recipe will need, take and cost, before anything starts; exit 2 for what should not be started."""
-    from tuneline.configs.recipe import load_recipe
+    from tuneline.configs.recipe_file import load_recipe
     from tuneline.core import paths
     from tuneline.stages.plan import plan_of, refuse
 
@@ -214,7 +214,7 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
 
 def _checked(recipe_file: Path) -> "Recipe":
     """The recipe, its files and its base looked at before anything is written."""
-    from tuneline.configs.recipe import load_recipe
+    from tuneline.configs.recipe_file import load_recipe
     from tuneline.stages.fetch import check_base
     from tuneline.stages.plan.serving import refuse_unservable
 

@@ -46,14 +46,14 @@ def served(
     folder: Path, kind: str | None = None, port: int | None = None, host: str = "127.0.0.1"
 ) -> "Iterator[Server]":
     """The run's model behind a server."""
-    from tuneline.configs.recipe import Recipe
+    from tuneline.configs.recipe import recipe_of
     from tuneline.core.errors import BadRequest
     from tuneline.engines.llama_cpp.llama_server import serving
 
     key = os.environ.get("TUNELINE_API_KEY")
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
         raise BadRequest(f"--host {host}: others could reach it; set TUNELINE_API_KEY to the key they shall send")
-    recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
+    recipe = recipe_of(folder)
     files, kind = opened(folder, "convert").metrics["files"], kind or recipe.serve.type
     if f"tuned-{kind}" not in files:
         made = ", ".join(name.removeprefix("tuned-") for name in files if name.startswith("tuned-"))

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from tuneline.configs.section import StrictModel
 from tuneline.core.errors import BadData
 
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
@@ -30,10 +31,9 @@ def dotted_name(wire: str) -> str:
     return wire.replace("__", ".")
 
 
-class Phrases(BaseModel):
+class Phrases(StrictModel):
     """How people ask for a tool in one language; `{name}` stands for an argument. Models never see these."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     what: str
     """What it does, as one says what one wants: `create a document`."""
     say: tuple[str, ...] = ()
@@ -42,10 +42,9 @@ class Phrases(BaseModel):
     """Requests for tests alone."""
 
 
-class Tool(BaseModel):
+class Tool(StrictModel):
     """One tool: what it does and the JSON Schema (an object) of its arguments."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     description: str
     parameters: dict[str, Any]
     phrases: dict[str, Phrases] = Field({}, exclude=True)
@@ -61,10 +60,9 @@ class Tool(BaseModel):
         return found
 
 
-class Catalogue(BaseModel):
+class Catalogue(StrictModel):
     """Tools by dotted name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     tools: dict[str, Tool]
 
     @model_validator(mode="after")

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tuneline.configs.hardware import ForHire, hardware
+from tuneline.configs.section import Section
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "cloud.yaml"
@@ -17,11 +18,7 @@ SECRETS = {"huggingface": "HF_TOKEN", "wandb": "WANDB_API_KEY", "webhook": "TUNE
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Schedule(_Section):
+class Schedule(Section):
     """The evaluation of every promoted model."""
 
     cron: str | None = None
@@ -54,7 +51,7 @@ class Schedule(_Section):
         return cron
 
 
-class Endpoint(_Section):
+class Endpoint(Section):
     """The server of promoted models."""
 
     form: Literal["gguf", "adapter", "merged"] = "gguf"
@@ -83,7 +80,7 @@ class Endpoint(_Section):
         return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib)
 
 
-class Cloud(_Section):
+class Cloud(Section):
     """`cloud.yaml`."""
 
     secrets: tuple[Literal["huggingface", "wandb", "webhook"], ...] = ()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from tuneline.configs.section import StrictModel
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
@@ -20,11 +21,7 @@ Range = tuple[float, float]
 """Lowest and highest."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Gpu(_Fact):
+class Gpu(StrictModel):
     """One kind of GPU for hire on Modal."""
 
     usd_per_second: float
@@ -32,7 +29,7 @@ class Gpu(_Fact):
     """In one container."""
 
 
-class Chip(_Fact):
+class Chip(StrictModel):
     """What one kind of GPU can do, wherever it is."""
 
     memory_gib: float
@@ -45,7 +42,7 @@ class Chip(_Fact):
     """Whether it can train in bf16, which is what we train in."""
 
 
-class Speed(_Fact):
+class Speed(StrictModel):
     """What of a chip's speed training reaches, and what else takes time."""
 
     lora: Range
@@ -58,7 +55,7 @@ class Speed(_Fact):
     wait_minutes: Range
 
 
-class Source(_Fact):
+class Source(StrictModel):
     """Where a price was read, and when."""
 
     as_of: date
@@ -93,7 +90,7 @@ class Api(Source):
     """In and out."""
 
 
-class Hardware(_Fact):
+class Hardware(StrictModel):
     """Chips everywhere; prices and limits of Modal, prices of others."""
 
     as_of: date

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tuneline.configs.section import StrictModel
 from tuneline.core.errors import NotFound
 
 FILE = Path(__file__).parent / "models.yaml"
@@ -20,11 +21,7 @@ FAMILIES = ("llama", "llama4", "llama4_text", "mistral")
 UNVERIFIED = "unverified"
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class Shape(_Fact):
+class Shape(StrictModel):
     """The sizes of a decoder, as its config.json has them; all counts in parameters."""
 
     family: str
@@ -118,7 +115,7 @@ class Shape(_Fact):
         return a_token * (far * context + (self.layers - far) * min(context, self.local_tokens))
 
 
-class Model(_Fact):
+class Model(StrictModel):
     """One base: where it is, what it may be used for, what shape it has."""
 
     hub: str | None
@@ -135,7 +132,7 @@ class Model(_Fact):
     """Whether the whole line is run on it by our tests."""
 
 
-class Licence(_Fact):
+class Licence(StrictModel):
     """What a base's licence asks of whoever passes on what was made of it."""
 
     name: str
@@ -151,13 +148,13 @@ class Licence(_Fact):
     asks: tuple[str, ...] = ()
 
 
-class _Never(_Fact):
+class _Never(StrictModel):
     name: str
     because: str
     instead: tuple[str, ...]
 
 
-class Registry(_Fact):
+class Registry(StrictModel):
     """`models.yaml`."""
 
     as_of: date

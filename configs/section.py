@@ -1,9 +1,18 @@
-"""What every part of a recipe is made of."""
+"""The base classes of everything in configs/: frozen, and strict about unknown keys."""
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Section(BaseModel):
-    """A frozen part of a recipe; unknown keys are errors."""
+class StrictModel(BaseModel):
+    """A frozen entry of a table or a catalogue; unknown keys are errors. It has no JSON Schema that people read.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+    Validators are built on first use (`defer_build`), which keeps imports fast.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Section(StrictModel):
+    """A StrictModel whose field docstrings become the descriptions in its JSON Schema: a part of a file users write."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import NotFound, StageFailed, TunelineError
 from tuneline.endpoints.promotion import Promoted, Version, all_promoted
@@ -22,7 +22,6 @@ from tuneline.engines.llama_cpp import llama_server
 from tuneline.engines.llama_cpp.llama_server import Server
 from tuneline.engines.vllm import vllm_server
 from tuneline.stages.fetch import open_base
-from tuneline.stages.line import RECIPE
 from tuneline.stages.prepare import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -198,7 +197,7 @@ class Engines:
 
 
 def _recipe(version: Version) -> Recipe:
-    return Recipe.model_validate_json((paths.run_folder(version.run) / RECIPE).read_text())
+    return recipe_of(paths.run_folder(version.run))
 
 
 def _base(version: Version) -> Path | None:

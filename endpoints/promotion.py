@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import RECIPE, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
 from tuneline.core.paths import NAME
 from tuneline.stages.evaluate.verdicts.gate import of_run
-from tuneline.stages.line import RECIPE
 
 
 class Version(BaseModel):
@@ -76,7 +75,7 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
     folder = paths.run_folder(run)
     if not artifacts.finished(folder / "evaluate"):
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
-    recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
+    recipe = recipe_of(folder)
     converted, judged = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
     before, gate = _versions(name), of_run(folder, judged.metrics["gate"]) if "gate" in judged.metrics else {}
     if not override:

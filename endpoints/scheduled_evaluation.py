@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.notification import notify
@@ -20,7 +20,6 @@ from tuneline.stages.evaluate.clients.target_engines import REFERENCE, Engines
 from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
 from tuneline.stages.evaluate.suites.items import make_items
 from tuneline.stages.evaluate.suites.run_context import of_run
-from tuneline.stages.line import RECIPE
 
 WORSE = 0.02
 """A share that fell by more than this is told; under it lies what engines and sampling do by themselves."""
@@ -51,7 +50,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
         raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
-    shares = _ask(Recipe.model_validate_json((run / RECIPE).read_text()), run, target)
+    shares = _ask(recipe_of(run), run, target)
     references = {
         "last": _last(name),
         "promoted": _judged(run, target),
@@ -115,7 +114,7 @@ def _newest(promoted_run: str) -> dict[str, Any] | None:
     if not others:
         return None
     newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)
-    recipe = Recipe.model_validate_json((newest / RECIPE).read_text())
+    recipe = recipe_of(newest)
     return _judged(newest, served(recipe))
 
 

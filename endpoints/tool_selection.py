@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import dotted_name
-from tuneline.configs.recipe import Recipe
-from tuneline.stages.line import RECIPE
+from tuneline.configs.recipe import recipe_of
 from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 
 Message = dict[str, Any]
@@ -45,7 +44,7 @@ def narrowing_of(run: Path) -> Narrowing | None:
     prepared = run / "prepare"
     if not (prepared / FILE).exists():
         return None
-    recipe, selector = Recipe.model_validate_json((run / RECIPE).read_text()), Preselector.read(prepared)
+    recipe, selector = recipe_of(run), Preselector.read(prepared)
     selector.nearest("")  # trained now, so that no request waits for it
     return Narrowing(selector, recipe.data.nearest)
 

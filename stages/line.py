@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from tuneline.configs.recipe import RECIPE, Recipe
 from tuneline.core import artifacts, errors
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
@@ -25,13 +26,9 @@ from tuneline.core.paths import IMPORTED_FROM
 from tuneline.core.spending import PRICE, Meter, usd_per_hour
 from tuneline.core.tracking import tracked
 
-if TYPE_CHECKING:
-    from tuneline.configs.recipe import Recipe
-
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
 BESIDE = {"preflight": "prepare"}
 """Stages that nothing else needs, each with the last one before it."""
-RECIPE = "recipe.json"
 LAST_LINES = 12
 LOOK_EVERY_S = 0.2
 PR_SET_PDEATHSIG = 1
@@ -40,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 Follow = Callable[[dict[str, Any]], None]
 
 
-def run_line(recipe: "Recipe", until: str, call: Callable[[str], Artifact], *, only: bool = False) -> list[Artifact]:
+def run_line(recipe: Recipe, until: str, call: Callable[[str], Artifact], *, only: bool = False) -> list[Artifact]:
     """Walk the stages up to `until`, or just that one; `call(stage)` makes or finds a stage's artifact.
 
     Raises:
@@ -63,7 +60,7 @@ def up_to(until: str) -> tuple[str, ...]:
     return ORDER[: ORDER.index(until) + 1]
 
 
-def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]:
+def plan(recipe: Recipe, run: Path, stages: tuple[str, ...]) -> dict[str, str]:
     """`finished` or `to do` for each of `stages`.
 
     Raises:
@@ -72,7 +69,7 @@ def plan(recipe: "Recipe", run: Path, stages: tuple[str, ...]) -> dict[str, str]
     return {stage: "finished" if finished(stage, recipe, run) else "to do" for stage in stages}
 
 
-def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
+def execute(stage: str, recipe: Recipe, run: Path) -> Artifact:
     """Run one stage here, as the run's only writer; the recipe is written to the run's `recipe.json`.
 
     Raises:
@@ -96,7 +93,7 @@ def execute(stage: str, recipe: "Recipe", run: Path) -> Artifact:
 
 
 @contextlib.contextmanager
-def _recorded(recipe: "Recipe", run: Path) -> Iterator[None]:
+def _recorded(recipe: Recipe, run: Path) -> Iterator[None]:
     """Written under the lock, and taken back if it is refused: a run's recipe is the one its artifacts come from."""
     file = run / RECIPE
     before = file.read_text() if file.exists() else None
@@ -116,7 +113,7 @@ def _disk_is_full(error: BaseException) -> bool:
 
 
 def in_subprocess(
-    recipe: "Recipe", run: Path, follow: Follow, seconds: float | None = None, price: float | None = None
+    recipe: Recipe, run: Path, follow: Follow, seconds: float | None = None, price: float | None = None
 ) -> Callable[[str], Artifact]:
     """A caller for `run_line`: each stage in a process of its own, its events given to `follow` as they come.
 
@@ -147,7 +144,7 @@ def in_subprocess(
     return call
 
 
-def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
+def finished(stage: str, recipe: Recipe, run: Path) -> Artifact | None:
     """The stage's artifact if it is there and made from these settings; None also if what it needs is gone.
 
     The stage function itself decides: on finished work it compares fingerprints and imports nothing heavy.
@@ -164,7 +161,7 @@ def finished(stage: str, recipe: "Recipe", run: Path) -> Artifact | None:
 
 
 def _start_and_follow(
-    stage: str, recipe: "Recipe", run: Path, follow: Follow, seconds: float | None, meter: Meter
+    stage: str, recipe: Recipe, run: Path, follow: Follow, seconds: float | None, meter: Meter
 ) -> None:
     log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +219,7 @@ def _error(stage: str, code: int, outcome: IO[str], log: Path) -> TunelineError:
     )
 
 
-def _environment(stage: str, recipe: "Recipe") -> dict[str, str]:
+def _environment(stage: str, recipe: Recipe) -> dict[str, str]:
     threads = str(recipe.compute.threads or len(os.sched_getaffinity(0)))
     ours = {
         "OMP_NUM_THREADS": threads,
@@ -252,8 +249,6 @@ def bound_to(parent: int) -> Callable[[], None]:
 
 
 def _main(stage: str, run: Path, outcome: IO[str]) -> int:
-    from tuneline.configs.recipe import Recipe
-
     signal.signal(signal.SIGTERM, _stop)
     recipe = Recipe.model_validate_json(sys.stdin.read())
     try:

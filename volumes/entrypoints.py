@@ -39,7 +39,7 @@ def enter(
 
 
 def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, file: Path, run: str, only: bool) -> None:
-    from tuneline.configs.recipe import load_recipe
+    from tuneline.configs.recipe_file import load_recipe
     from tuneline.core import errors, paths
 
     recipe = load_recipe(file)
@@ -95,7 +95,8 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
 
 def _uploaded(recipe: Recipe) -> Recipe:
     """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
-    from tuneline.configs.recipe import beside, content_hash, with_files
+    from tuneline.configs.file_hashes import beside, content_hash
+    from tuneline.configs.recipe_file import with_files
     from tuneline.core.paths import find
 
     if recipe.base != "tiny" and Path(recipe.base).exists():

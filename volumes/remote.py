@@ -9,11 +9,12 @@ from pathlib import Path
 
 import modal
 
+from tuneline.configs.recipe import RECIPE
 from tuneline.core import errors
 from tuneline.core.artifacts import DRAFT, MANIFEST
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT
-from tuneline.stages.line import ORDER, RECIPE
+from tuneline.stages.line import ORDER
 from tuneline.volumes import VOLUMES
 from tuneline.volumes.leases import LEASES, end, holder
 from tuneline.volumes.pipeline_run import secrets

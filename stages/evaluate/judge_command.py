@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.engines.providers import provider
@@ -17,7 +17,6 @@ from tuneline.stages.evaluate.scoring.llm_judge import (
     read_labels,
     write_sheet,
 )
-from tuneline.stages.line import RECIPE
 
 MAX_TOKENS = 400
 """Room for a judge that thinks before it says its word."""
@@ -30,7 +29,7 @@ def judge_run(run: Path, where: str, model: str, labels: Path | None, sheet: Pat
         NotFound: the run is not evaluated, or the labels are not there. BadRequest: no model is named.
     """
     artifacts.open_artifact(run / "evaluate")
-    target = served(Recipe.model_validate_json((run / RECIPE).read_text()))
+    target = served(recipe_of(run))
     if sheet:
         write_sheet(answers_to_judge(run / "evaluate", target, items), sheet)
         return f"{sheet}: set `good` to true or false in each line, then `tuneline judge {run.name} --labels {sheet}`"

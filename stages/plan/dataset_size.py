@@ -5,8 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneline.configs.data import Data, Source
 from tuneline.configs.hardware import Range
-from tuneline.configs.recipe import Data, Recipe, Source
+from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import find
 
 READ_BYTES = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.hardware import Range, hardware
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core.errors import TunelineError
 from tuneline.stages.plan import shape_of_base
 from tuneline.stages.plan.dataset_size import rows_of
@@ -36,7 +36,7 @@ def against(run: Path, seconds: float, events: Iterable[dict[str, Any]]) -> list
     interpreter's on a CPU; cost at the prices of the table, and only where there was a GPU.
     """
     try:
-        recipe = Recipe.model_validate_json((run / "recipe.json").read_text(encoding="utf-8"))
+        recipe = recipe_of(run)
         shape = shape_of_base(recipe)
     except (OSError, ValueError, TunelineError):
         return []

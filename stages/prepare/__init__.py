@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Data, Recipe
+from tuneline.configs.data import Data
+from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import SCRATCH, Artifact
 from tuneline.core.errors import BadData

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import Catalogue
-from tuneline.configs.recipe import Data, Source
+from tuneline.configs.data import Data, Source
 from tuneline.core.errors import BadData
 from tuneline.core.paths import find
 from tuneline.stages.prepare.checks.duplicates import Index

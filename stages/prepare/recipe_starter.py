@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from tuneline.configs.catalogue import load_catalogue
-from tuneline.configs.recipe import Data, Source, load_recipe
+from tuneline.configs.data import Data, Source
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.paths import ROOT

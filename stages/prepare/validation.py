@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Data, Recipe, Source, load_recipe
+from tuneline.configs.data import Data, Source
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT, find

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.models import Licence, registry
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.formatting import percent, template, words
 from tuneline.stages.evaluate import served
 from tuneline.stages.evaluate.verdicts.gate import of_run
-from tuneline.stages.line import RECIPE
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}
@@ -27,7 +26,7 @@ def write_card(run: Path) -> list[Path]:
         NotFound: the run is not converted or not evaluated.
     """
     converted, evaluated = artifacts.open_artifact(run / "convert"), artifacts.open_artifact(run / "evaluate")
-    recipe = Recipe.model_validate_json((run / RECIPE).read_text())
+    recipe = recipe_of(run)
     key = registry().find(recipe.base)
     model = registry().models[key] if key else None
     licence = registry().licences.get(model.licence) if model else None

@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tuneline.cli import app
-from tuneline.configs.recipe import Data, load_recipe
+from tuneline.configs.data import Data
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
 from tuneline.stages.evaluate.scoring.perplexity import measure, table
 from tuneline.stages.prepare import load_tools, read_prepared
@@ -16,7 +16,7 @@ def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measure
     home: Path, tmp_path: Path
 ) -> None:
     run = home / "runs" / "whole"
-    recipe = Recipe.model_validate_json((run / "recipe.json").read_text())
+    recipe = recipe_of(run)
     base = next((home / "models").glob("tiny@*"))
     rows = read_prepared(run / "prepare/validation.jsonl")
     rendered = list(Renderer(base, load_tools(run / "prepare")).batch(rows))

@@ -17,7 +17,7 @@ from openai import AuthenticationError, NotFoundError, OpenAI
 
 from tests.conftest import environment
 from tuneline.configs.catalogue import dotted_name
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import recipe_of
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
@@ -105,7 +105,7 @@ def test_a_promotion_changes_what_is_served_and_a_rollback_back(home: Path, poli
     other = home / "runs/other"
     if not other.exists():
         shutil.copytree(home / "runs/whole", other)
-        recipe = Recipe.model_validate_json((other / "recipe.json").read_text())
+        recipe = recipe_of(other)
         assert recipe.serve.type == "Q4_K_M"
     promote("whole", "router", "a test")
     until(url, 200)

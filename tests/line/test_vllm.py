@@ -17,7 +17,7 @@ from openai import OpenAI
 from tests.conftest import environment
 from tests.line.test_front import until
 from tests.line.test_llama_server import ASKED, CALL, CONVERSATIONS, PIZZA, TINY, as_sent, ask, post, request
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import recipe_of
 from tuneline.core.artifacts import open_artifact
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import ROOT
@@ -218,7 +218,7 @@ def test_what_vllm_serves_is_judged_through_it(home: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     run = copy_of(home / "runs/whole", "judged", "adapter")
     shutil.rmtree(run / "evaluate")
-    found = evaluate(Recipe.model_validate_json((run / "recipe.json").read_text()), run).metrics
+    found = evaluate(recipe_of(run), run).metrics
     assert found["engines"] == {"base": "vLLM", "tuned-F16": "vLLM", "tuned-Q4_K_M": "llama.cpp"}
     theirs = open_artifact(home / "runs/whole/evaluate").metrics["scoreboard"]
     ours, before = ({row["target"]: row for row in board} for board in (found["scoreboard"], theirs))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.volumes import stage_calls

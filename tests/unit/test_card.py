@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from tests.unit.test_report import make_all
 from tuneline.cli import app
 from tuneline.configs.models import registry
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.report.model_card import name_of, write_card
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.unit.test_report import EVIL, Page
 from tuneline.cli import app
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT

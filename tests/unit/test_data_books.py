@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks.language import language_of
 from tuneline.stages.prepare.checks.row_checks import Toolbox

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Data, Source, Synthesis
+from tuneline.configs.data import Data, Source, Synthesis
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneline.configs.catalogue import load_catalogue
-from tuneline.configs.recipe import Data, Source
+from tuneline.configs.data import Data, Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks import duplicates, personal_data, row_checks
 from tuneline.stages.prepare.checks.duplicates import Index

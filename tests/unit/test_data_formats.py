@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from tuneline.configs.catalogue import load_catalogue
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks.problems import Problem
 from tuneline.stages.prepare.checks.row_checks import Toolbox

@@ -19,7 +19,8 @@ from tests.conftest import CACHE
 from tests.unit import mistral
 from tests.unit.test_data_render import conversation
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Source, load_recipe
+from tuneline.configs.data import Source
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch

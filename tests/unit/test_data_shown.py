@@ -8,7 +8,7 @@ import pytest
 from tests.unit.test_data_render import TINY
 from tests.unit.test_data_templates import original
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Data, Source
+from tuneline.configs.data import Data, Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.rendering.renderer import Renderer

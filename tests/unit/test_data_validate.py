@@ -9,7 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from tuneline.cli import app
-from tuneline.configs.recipe import Data, Recipe, Source, load_recipe
+from tuneline.configs.data import Data, Source
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch

@@ -10,7 +10,8 @@ from typing import Any, Self
 import pytest
 
 from tuneline.configs.evaluation import Target
-from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events, read_events

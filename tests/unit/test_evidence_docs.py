@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.unit.test_compare import answered
 from tuneline.cli import app
 from tuneline.configs.evaluation import Evaluate
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import promoted

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT

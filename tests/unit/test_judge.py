@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tests.unit.test_compare import answered, make_run
 from tuneline.cli import app
 from tuneline.configs.evaluation import Gate
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT

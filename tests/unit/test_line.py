@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRequest, Locked, StageFailed
 from tuneline.core.locks import run_lock
 from tuneline.core.paths import ROOT

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from tuneline.configs.evaluation import Gate, Service
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import GateFailed, NotFound, StageFailed
 from tuneline.core.paths import ROOT

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tuneline.configs.models import FAMILIES, known, registry, shape_of
-from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import check

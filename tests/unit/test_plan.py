@@ -11,7 +11,8 @@ import pytest
 
 from tuneline.configs.hardware import GIB, OVERRIDES, hardware
 from tuneline.configs.models import registry
-from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRequest, GateFailed, NotFound

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tuneline.configs.recipe import Recipe, load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRecipe, BadRequest
 from tuneline.core.paths import ROOT

@@ -17,7 +17,7 @@ from tests.unit.test_load import fake, report
 from tests.unit.test_report import make_all
 from tuneline import cli
 from tuneline.configs.evaluation import Evaluate
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate import judge_command
 from tuneline.stages.evaluate.load_testing import load_test

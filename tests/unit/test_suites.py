@@ -10,7 +10,7 @@ import yaml
 
 from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
 from tuneline.configs.evaluation import Suite
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.clients.asking import (

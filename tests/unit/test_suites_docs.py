@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tuneline.configs.evaluation import Evaluate
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.scoring.scoreboard import TABLES
 from tuneline.stages.evaluate.suites.items import make_items

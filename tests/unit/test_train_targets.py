@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tuneline.configs.recipe import Train
+from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.train.model.adapter_targets import check, resolve
 

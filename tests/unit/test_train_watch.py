@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tuneline.configs.recipe import Train, Watch
+from tuneline.configs.training import Train, Watch
 from tuneline.core.events import Events, read_events
 from tuneline.stages.train.loop.monitoring import Alerts, Best, Divergence, lowest, validations, without_gain
 

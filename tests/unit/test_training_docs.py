@@ -5,7 +5,7 @@ import re
 import yaml
 
 from tuneline.configs.compute import Compute
-from tuneline.configs.recipe import Train, Watch
+from tuneline.configs.training import Train, Watch
 from tuneline.core.paths import ROOT
 from tuneline.stages.line import BESIDE, ORDER
 

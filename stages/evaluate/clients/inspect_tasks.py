@@ -29,7 +29,7 @@ from inspect_ai.tool import ToolInfo, ToolParams
 
 from tuneline.configs.catalogue import Catalogue, dotted_name, load_catalogue, wire_name
 from tuneline.configs.evaluation import Suite
-from tuneline.configs.recipe import load_recipe
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import find

@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 from tuneline.configs.hardware import hardware
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
@@ -14,7 +14,6 @@ from tuneline.engines.llama_cpp.llama_server import Server
 from tuneline.stages.evaluate.load_testing.guidellm import Load, load, write_load
 from tuneline.stages.evaluate.suites.items import make_items
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests
-from tuneline.stages.line import RECIPE
 from tuneline.stages.prepare import load_tools
 
 USUAL = ROOT / "data/requests/test.yaml"
@@ -31,7 +30,7 @@ def load_test(
         NotFound: guidellm is not installed, or nothing answers at `url`. BadRecipe: no such GPU.
         StageFailed: no request was answered.
     """
-    recipe = Recipe.model_validate_json((run / RECIPE).read_text()) if run else None
+    recipe = recipe_of(run) if run else None
     where, price = _hardware(recipe, gpu)
     base_url = url or (server.base_url if server else "")
     catalogue = load_tools(run / "prepare") if run else None

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT, find
 from tuneline.stages.prepare.synthesis.grammar import Grammar, Request, expand, load_grammar, read_yaml

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import RECIPE, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.stages.evaluate import served
 from tuneline.stages.evaluate.clients.asking import Answer, read_answers, wanted
 from tuneline.stages.evaluate.verdicts.task_verdicts import Paired, Verdicts, judge_tasks
-from tuneline.stages.line import RECIPE
 
 Pairs = list[tuple[Answer, Answer]]
 
@@ -113,7 +112,7 @@ def _side(word: str) -> Side:
     if not (folder / RECIPE).exists():
         raise NotFound(f"run {run!r}: not in {paths.runs()}; `tuneline runs ls` shows those that are")
     artifacts.open_artifact(folder / "evaluate")
-    recipe = Recipe.model_validate_json((folder / RECIPE).read_text())
+    recipe = recipe_of(folder)
     target = target or served(recipe)
     files = {f.parent.name: f for f in sorted((folder / "evaluate/answers").glob("*/*.jsonl")) if f.stem == target}
     if not files:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneline.configs.evaluation import Evaluate, Gate, Service, Suite
-from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe import RECIPE, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import GateFailed
 from tuneline.stages.evaluate import statistics
 from tuneline.stages.evaluate.clients.asking import NO_TOOL, Answer, wanted
 from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Paired, Verdict, Verdicts, judge_tasks
-from tuneline.stages.line import RECIPE
 
 if TYPE_CHECKING:
     from tuneline.stages.evaluate.load_testing.guidellm import Load
@@ -90,8 +89,7 @@ def leave_unless_passed(evaluated: Artifact) -> None:
 
 def of_run(run: Path, told: Row) -> Row:
     """The gate as evaluation told it, with what was measured since: service under load, and a judge's scores."""
-    file = run / RECIPE
-    gate = Recipe.model_validate_json(file.read_text()).evaluate.gate if file.exists() else None
+    gate = recipe_of(run).evaluate.gate if (run / RECIPE).exists() else None
     reasons = [*_service(run, gate.service), *_judged(run, gate.judged)] if gate else []
     if not reasons:
         return told

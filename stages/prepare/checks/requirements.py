@@ -4,7 +4,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from tuneline.configs.recipe import BOUND
+from tuneline.configs.data import BOUND
 from tuneline.stages.prepare.examination import Examination
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.paths import find
 from tuneline.stages.prepare.checks.language import language_of
 from tuneline.stages.prepare.checks.problems import KINDS, Problem, Wrong

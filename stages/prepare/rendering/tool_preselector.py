@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import Catalogue
-from tuneline.configs.recipe import Data
+from tuneline.configs.data import Data
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
 

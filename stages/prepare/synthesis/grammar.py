@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from tuneline.configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
-from tuneline.configs.recipe import Source
+from tuneline.configs.data import Source
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import find
 

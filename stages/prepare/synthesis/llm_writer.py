@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, Tool
-from tuneline.configs.recipe import Data, Source
+from tuneline.configs.data import Data, Source
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed
 from tuneline.stages.prepare.checks.row_checks import Toolbox

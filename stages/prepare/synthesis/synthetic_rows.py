@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tuneline.configs.catalogue import Catalogue, Tool
-from tuneline.configs.recipe import Data, Source
+from tuneline.configs.data import Data, Source
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.engines.tool_calls import ToolCall

@@ -18,7 +18,8 @@ from transformers import PrinterCallback
 from transformers.trainer_utils import set_seed
 from trl import SFTConfig
 
-from tuneline.configs.recipe import Recipe, Train
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.training import Train
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events

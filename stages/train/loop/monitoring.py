@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuneline.configs.recipe import Train, Watch
+from tuneline.configs.training import Train, Watch
 from tuneline.core.events import Events
 
 WINDOW = 100

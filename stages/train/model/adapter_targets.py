@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.configs.recipe import Train
+from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe
 
 LAYERS = r"(?:language_model\.)?model\.layers\.\d+\."

@@ -11,7 +11,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from tuneline.configs.recipe import Train
+from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.lora_adapter import WEIGHTS

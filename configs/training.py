@@ -1,0 +1,74 @@
+"""`train` and `watch` in a recipe: how the adapter is trained, and what raises an alert meanwhile."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tuneline.configs.section import Section
+from tuneline.core.paths import NAME
+
+
+class Train(Section):
+    """How the adapter is trained."""
+
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    """qlora: base in NF4 with double quantization. lora: base in 16 or 32 bit. full: all weights, for small models."""
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[Literal["attention", "mlp", "router", "experts"], ...] = ("attention", "mlp")
+    """Which weights get an adapter, by meaning; `mlp` is the shared expert too."""
+    modules_to_save: tuple[Literal["embeddings", "head"], ...] = ()
+    """What is trained whole beside the adapter."""
+    init_from: str | None = Field(None, pattern=rf"^{NAME.pattern}$")
+    """A run whose adapter is gone on from; its targets and rank must be these."""
+    learning_rate: float = Field(2e-4, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0)
+    """Where a cosine schedule ends."""
+    lora_plus: float = Field(1.0, ge=1)
+    """How much faster the adapter's B learns than its A (LoRA+, arXiv 2402.12354); 1 is plain LoRA."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    """Stops here, whatever `epochs` says."""
+    batch_rows: int = Field(32, gt=0)
+    """Rows per optimizer step, over all GPUs; micro-batch and accumulation follow from the hardware."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    save_steps: int = Field(50, gt=0)
+    """A checkpoint every so many steps."""
+    evaluate_steps: int = Field(50, gt=0)
+    """Validation loss every so many steps."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are the result: those of the last step, or of the lowest validation loss."""
+    patience: int | None = Field(None, gt=0)
+    """Stops after so many validations in a row without a lower loss; None never does."""
+    min_delta: float = Field(0.0, ge=0)
+    """How much lower, in nats a token, counts as lower."""
+    packing: bool = False
+    """Rows packed into sequences of `data.max_tokens`, each seeing itself alone."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.targets and self.method != "full":
+            raise ValueError("targets: at least one; `full` needs none")
+        if "router" in self.targets and self.dropout:
+            raise ValueError(f"dropout: {self.dropout}: must be 0 with the target router, which is a Parameter")
+        if self.method == "full" and (self.modules_to_save or self.init_from):
+            raise ValueError("method full trains every weight: modules_to_save and init_from go with lora and qlora")
+        if self.final_learning_rate and self.schedule != "cosine":
+            raise ValueError(f"final_learning_rate goes with the cosine schedule, not with {self.schedule}")
+        return self
+
+
+class Watch(Section):
+    """What raises an alert, in the log, the terminal and W&B, and stops nothing."""
+
+    gradient_norm: float | None = Field(None, gt=0)
+    """Alert at this gradient norm or above."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Alert at this peak of GPU memory or above, in GB of 10^9 bytes."""
+    loss: Literal["falling"] | None = None
+    """Alert when the mean loss of a hundred steps is not below that of the hundred before."""
