@@ -198,8 +198,8 @@ def of_parts() -> dict[str, bytes]:
 
 def speed() -> float:
     """Of the cap."""
-    from tuneline.stages.fetch import Hub as Repository
-    from tuneline.stages.fetch import bring
+    from tuneline.stages.fetch.hub_source import HubSource
+    from tuneline.stages.fetch.model_store import store_base
 
     command = [sys.executable, __file__, "--serve"]
     size = sum(map(len, of_parts().values()))
@@ -212,7 +212,7 @@ def speed() -> float:
         shares = []
         for name in ("acme/first", "acme/second", "acme/third"):
             started = time.monotonic()
-            made = bring(Repository(name, COMMIT), quiet())
+            made = store_base(HubSource(name, COMMIT), quiet())
             shares.append(size / (time.monotonic() - started) / CAP)
             assert sum(file.bytes for file in made.manifest.files.values()) == size
         server.stdin.close()
@@ -248,18 +248,18 @@ def trial(hub: Hub, full: dict[str, int], kind: str, run: int, size: int) -> tup
 
     from tuneline.core import paths
     from tuneline.core.errors import TunelineError
-    from tuneline.stages.fetch import Hub as Repository
-    from tuneline.stages.fetch import bring
+    from tuneline.stages.fetch.hub_source import HubSource
+    from tuneline.stages.fetch.model_store import store_base
 
     repo = f"acme/{kind.replace(' ', '-')}-{run}"
-    source, fault = Repository(repo, COMMIT), Fault(kind, size, repo)
+    source, fault = HubSource(repo, COMMIT), Fault(kind, size, repo)
     hub.faults[repo] = fault
     if kind == "disk full":
         full[source.slug] = fault.place
     place = paths.models() / source.slug
     try:
         try:
-            bring(source, quiet())
+            store_base(source, quiet())
             return ("resumed" if whole(place, hub) else "wrong"), ""
         except TunelineError as error:
             told = str(error)
@@ -267,7 +267,7 @@ def trial(hub: Hub, full: dict[str, int], kind: str, run: int, size: int) -> tup
             return "wrong", told
         del hub.faults[repo]
         full.pop(source.slug, None)
-        bring(source, quiet())
+        store_base(source, quiet())
         if not whole(place, hub):
             return "wrong", told
         return ("explained" if REMEDY.search(told) else "neither"), told
@@ -289,7 +289,7 @@ def whole_file(path: Path, hub: Hub) -> bool:
 
 def fill_disks(transfer: Any) -> dict[str, int]:
     """Folder names whose disk is full, and after how many bytes."""
-    full, write = dict[str, int](), transfer._Part.write
+    full, write = dict[str, int](), transfer.HashingFile.write
 
     def writes(part: Any, piece: bytes) -> int:
         path = Path(part.file.name)
@@ -297,7 +297,7 @@ def fill_disks(transfer: Any) -> dict[str, int]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return int(write(part, piece))
 
-    transfer._Part.write = writes
+    transfer.HashingFile.write = writes
     return full
 
 

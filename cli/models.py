@@ -17,15 +17,17 @@ def ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
     from tuneline.cli.tables import models_text
     from tuneline.configs.models import registry
-    from tuneline.stages.fetch.local_bases import bases_here, half_here
+    from tuneline.stages.fetch.local_bases import list_local_bases, list_partial_downloads
 
-    here = bases_here()
+    here = list_local_bases()
     if as_json:
         known = {key: model.model_dump() for key, model in registry().models.items()}
-        there = [{"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.used.isoformat()} for b in here]
+        there = [
+            {"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.last_used.isoformat()} for b in here
+        ]
         typer.echo(json.dumps({"known": known, "here": there}))
     else:
-        typer.echo(models_text(here, half_here()))
+        typer.echo(models_text(here, list_partial_downloads()))
 
 
 @app.command()
@@ -78,13 +80,15 @@ def download(
     """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
     from tuneline.core.pins import pin, pin_of
     from tuneline.core.progress import Progress, Shown
-    from tuneline.stages.fetch import Hub, bring, named
+    from tuneline.stages.fetch.bases import locate_model
+    from tuneline.stages.fetch.hub_source import HubSource
+    from tuneline.stages.fetch.model_store import store_base
 
-    source = named(name, revision)
+    source = locate_model(name, revision)
     with Progress(console) as progress:
-        made = bring(source, Shown(progress.event, "fetch"))
-    console.print(f"{made.path.name}: whole, {made.metrics['bytes'] / 1e9:.2f} GB in {made.path}", **PLAIN)
-    if isinstance(source, Hub):
+        base = store_base(source, Shown(progress.event, "fetch"))
+    console.print(f"{base.path.name}: whole, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", **PLAIN)
+    if isinstance(source, HubSource):
         if revision:
             pin(source.repo, source.revision, anew=True)
         told = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
@@ -97,13 +101,13 @@ def verify(
 ) -> None:
     """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
     from tuneline.core.errors import StageFailed
-    from tuneline.stages.fetch.local_bases import bases_here, faults, found_here
+    from tuneline.stages.fetch.local_bases import find_faults, find_local_bases, list_local_bases
 
-    wrong, asked = [], bases_here() if name is None else found_here(name)
+    wrong, asked = [], list_local_bases() if name is None else find_local_bases(name)
     if not asked:
         typer.echo("no base is here; `tuneline models download NAME` brings one")
     for base in asked:
-        found = faults(base)
+        found = find_faults(base)
         typer.echo(f"{base.slug}: {'whole' if not found else 'NOT whole'}")
         wrong += found
     if wrong:
@@ -117,8 +121,8 @@ def remove(
 ) -> None:
     """Delete a base that is here."""
     from tuneline.endpoints.promotion import names_by_run
-    from tuneline.stages.fetch.local_bases import found_here, remove
+    from tuneline.stages.fetch.local_bases import find_local_bases, remove_base
 
-    for base in found_here(name):
-        remove(base, force, names_by_run())
+    for base in find_local_bases(name):
+        remove_base(base, force, names_by_run())
         typer.echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")

@@ -215,12 +215,12 @@ def _walk(recipe_file: Path, name: str | None, until: str, *, only: bool, as_jso
 def _checked(recipe_file: Path) -> "Recipe":
     """The recipe, its files and its base looked at before anything is written."""
     from tuneline.configs.recipe_file import load_recipe
-    from tuneline.stages.fetch import check_base
+    from tuneline.stages.fetch.bases import locate_base
     from tuneline.stages.plan.serving import refuse_unservable
 
     recipe = load_recipe(recipe_file)
     refuse_unservable(recipe)
-    check_base(recipe)
+    locate_base(recipe)
     return recipe
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tuneline.stages.doctor import Finding
     from tuneline.stages.evaluate.load_testing.guidellm import Load
     from tuneline.stages.evaluate.verdicts.ratings import Preference
-    from tuneline.stages.fetch.local_bases import Here
+    from tuneline.stages.fetch.local_bases import LocalBase
     from tuneline.stages.plan import Plan
     from tuneline.stages.plan.base_fit import Fit, Machine
     from tuneline.stages.plan.training import Way
@@ -69,7 +69,7 @@ def side_by_side(plans: Sequence["Plan"]) -> str:
     return grid(["", *(plan.recipe for plan in plans)], [[key, *(c[key] for c in columns)] for key in columns[0]], 34)
 
 
-def models_text(here: Sequence["Here"], half: Sequence[tuple[str, int]] = ()) -> str:
+def models_text(here: Sequence["LocalBase"], half: Sequence[tuple[str, int]] = ()) -> str:
     """What is known, what is here, and what is here in part."""
     from tuneline.configs.models import registry
 
@@ -85,7 +85,13 @@ def models_text(here: Sequence["Here"], half: Sequence[tuple[str, int]] = ()) ->
     parts = [grid(["name", "kind", "size (active)", "context", "licence", "hub", "trained", ""], rows)]
     if here:
         mine = [
-            [b.slug, f"{b.bytes / 1e9:.2f} GB", f"{b.used:%Y-%m-%d}", "pinned" if b.pinned else "", ", ".join(b.runs)]
+            [
+                b.slug,
+                f"{b.bytes / 1e9:.2f} GB",
+                f"{b.last_used:%Y-%m-%d}",
+                "pinned" if b.pinned else "",
+                ", ".join(b.runs),
+            ]
             for b in here
         ]
         parts.append(grid(["here", "size", "last used", "", "runs"], mine))

@@ -21,7 +21,7 @@ from tuneline.endpoints.tool_selection import Narrowing, narrowing_of
 from tuneline.engines.llama_cpp import llama_server
 from tuneline.engines.llama_cpp.llama_server import Server
 from tuneline.engines.vllm import vllm_server
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
 log = logging.getLogger(__name__)

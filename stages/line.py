@@ -151,7 +151,7 @@ def finished(stage: str, recipe: Recipe, run: Path) -> Artifact | None:
     """
     with contextlib.suppress(NotFound):
         if stage == "fetch":
-            from tuneline.stages.fetch import open_base
+            from tuneline.stages.fetch.bases import open_base
 
             return open_base(recipe)
         if artifacts.finished(run / stage):

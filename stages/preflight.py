@@ -13,7 +13,7 @@ from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRecipe, NotFound, StaleArtifact
 from tuneline.core.events import Events, read_events
 from tuneline.core.spending import spent_usd, usd_per_hour
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 
 if TYPE_CHECKING:
     from tuneline.stages.plan.training import Training, Way

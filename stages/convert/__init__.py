@@ -17,7 +17,7 @@ from tuneline.core.events import Events
 from tuneline.engines.llama_cpp.build import LlamaCpp, installed
 from tuneline.stages.convert.verification.verify import MERGED, REPORT
 from tuneline.stages.convert.worker import Output, Task, raised
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
 STAGE_VERSION = 2

@@ -20,7 +20,7 @@ from tuneline.stages.evaluate.suites.items import Item, make_items
 from tuneline.stages.evaluate.suites.run_context import Known, of_run
 from tuneline.stages.evaluate.verdicts import gate
 from tuneline.stages.evaluate.verdicts.task_verdicts import FILE as VERDICTS
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import load_tools
 from tuneline.stages.prepare.checks.overlap import overlap, read_carriers, seen
 

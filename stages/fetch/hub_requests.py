@@ -1,40 +1,38 @@
-"""Asking a hub: whose token, what is asked again, and its refusals turned into what a user can do about them."""
+"""Requests to a hub: the token, retries, and refusals turned into messages that say what to do."""
 
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
-
-if TYPE_CHECKING:
-    from tuneline.stages.fetch.hub_repository import Hub
+from tuneline.stages.fetch.hub_source import HubSource
 
 TOKEN_VARIABLE = "HF_TOKEN"
-TRIES, FIRST_WAIT_S = 6, 1.0
-"""So many in a row without a new byte, waiting longer each time: half a minute together."""
-ANSWER_S = 30.0
-"""That the hub may take to say what it has."""
+MAX_ATTEMPTS, FIRST_WAIT_S = 6, 1.0
+"""Attempts in a row without a new byte; the wait doubles each time, half a minute in total."""
+RESPONSE_TIMEOUT_S = 30.0
+"""Timeout of a request for a repository's file list."""
 
 
-def asked(call: Callable[[], Any]) -> Any:
-    """What the hub answers, asked again where that helps; a network that is not there is said at once."""
-    for failures in range(TRIES):
+def with_retries(request: Callable[[], Any]) -> Any:
+    """Return the hub's response, retrying transient errors; a missing network is reported at once."""
+    for failures in range(MAX_ATTEMPTS):
         try:
-            return call()
+            return request()
         except Exception as error:
-            there = hasattr(error, "response") or type(error).__name__ in ("ReadTimeout", "RemoteProtocolError")
-            if failures == TRIES - 1 or not there or not passes(error):
+            has_network = hasattr(error, "response") or type(error).__name__ in ("ReadTimeout", "RemoteProtocolError")
+            if failures == MAX_ATTEMPTS - 1 or not has_network or not is_transient(error):
                 raise
-        wait(failures, threading.Event())
+        wait_before_retry(failures, threading.Event())
     raise AssertionError("unreachable")
 
 
 @contextmanager
-def explained(source: "Hub") -> Iterator[None]:
-    """Turns what the hub's client raises into what a user can do about it."""
+def explained_refusals(source: HubSource) -> Iterator[None]:
+    """Turn the exceptions of the hub's client into errors that say what to do."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
@@ -44,47 +42,47 @@ def explained(source: "Hub") -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(source, error) from None
     except Exception as error:
-        if _is_of_the_network(error):
+        if _is_network_error(error):
             raise _unreachable(source, error) from None
         raise
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     response = getattr(error, "response", None)
     if response is not None:
         return response.status_code in (408, 416, 429, 500, 502, 503, 504)
-    return _is_of_the_network(error) or "Consistency check failed" in str(error)
+    return _is_network_error(error) or "Consistency check failed" in str(error)
 
 
-def wait(failures: int, stop: threading.Event) -> None:
-    """Longer after each failure, and never quite as long as others wait; not at all once `stop` is set."""
+def wait_before_retry(failures: int, stop: threading.Event) -> None:
+    """Wait with exponential backoff and jitter; returns at once when `stop` is set."""
     stop.wait(FIRST_WAIT_S * 2**failures * random.uniform(0.75, 1.25))
 
 
-def in_short(error: Exception) -> str:
-    """What went wrong, in a few words."""
+def summarize_error(error: Exception) -> str:
+    """Return what went wrong in a few words."""
     response = getattr(error, "response", None)
     return f"the hub answered {response.status_code}" if response is not None else type(error).__name__
 
 
 def token() -> str | bool:
-    """The one in the environment, or False."""
+    """Return the token from the environment, or False."""
     # False, not None: None would also look for a token saved in the home folder.
     return os.environ.get(TOKEN_VARIABLE) or False
 
 
 def endpoint() -> str | None:
-    """Of another hub than the usual one."""
+    """Return the address of another hub than huggingface.co, if `HF_ENDPOINT` names one."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _is_of_the_network(error: Exception) -> bool:
+def _is_network_error(error: Exception) -> bool:
     # httpx2 in this version of the client, requests or httpx in others; all name their module.
     return type(error).__module__.partition(".")[0] in ("httpx2", "httpx", "httpcore", "requests")
 
 
-def _unreachable(source: "Hub", error: Exception) -> TunelineError:
+def _unreachable(source: HubSource, error: Exception) -> TunelineError:
     where = endpoint() or "https://huggingface.co"
     offline = "HF_HUB_OFFLINE is set; unset it, or " if os.environ.get("HF_HUB_OFFLINE") else ""
     return StageFailed(
@@ -93,7 +91,7 @@ def _unreachable(source: "Hub", error: Exception) -> TunelineError:
     )
 
 
-def _refused(source: "Hub", error: Any) -> TunelineError:
+def _refused(source: HubSource, error: Any) -> TunelineError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     status, page = error.response.status_code, f"https://huggingface.co/{source.repo}"

@@ -1,4 +1,4 @@
-"""The bases on this machine: which, how large, last used when, whole or not, and taken away."""
+"""The bases in the model store: listed, verified and removed."""
 
 import json
 import shutil
@@ -11,105 +11,92 @@ from tuneline.configs.models import registry, shape_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound, TunelineError
 from tuneline.core.pins import pin_of
-from tuneline.stages.fetch.downloads import bytes_in
+from tuneline.stages.fetch.disk_space import bytes_in
 
 
 @dataclass(frozen=True)
-class Here:
-    """One fetched base."""
+class LocalBase:
+    """A complete base in the model store."""
 
     slug: str
-    """`owner--name@commit` or `name@hash`: its folder under the models."""
+    """`owner--name@commit` or `name@hash`: its folder in the model store."""
     known_as: str | None
     """Its name in models.yaml."""
     bytes: int
-    used: datetime
-    """When it was fetched, or a stage last began on it."""
+    last_used: datetime
+    """When it was fetched, or a stage last ended on it."""
     runs: tuple[str, ...]
-    """That were made from it."""
+    """Names of the runs made from it."""
     pinned: bool
-    """Whether a recipe that names it without a commit means this one."""
+    """Whether a recipe that names the repository without a commit means this base."""
 
     @property
     def path(self) -> Path:
         return paths.models() / self.slug
 
 
-def bases_here() -> list[Here]:
-    """All that are whole, by name; a half download is none."""
-    runs = _runs()
-    found = []
-    for folder in sorted(paths.models().glob("*@*")):
-        if not artifacts.finished(folder):
-            continue
-        manifest = artifacts.Manifest.model_validate_json((folder / artifacts.MANIFEST).read_text())
-        repo, revision = folder.name.partition("@")[0].replace("--", "/", 1), manifest.made_from.settings["revision"]
-        mine = [(run, when) for run, fingerprint, when in runs if fingerprint == manifest.fingerprint]
-        found.append(
-            Here(
-                slug=folder.name,
-                known_as=registry().find(repo),
-                bytes=sum(file.bytes for file in manifest.files.values()),
-                used=max([manifest.ended, *(when for _, when in mine)]),
-                runs=tuple(sorted({run for run, _ in mine})),
-                pinned=pin_of(repo) == revision,
-            )
-        )
-    return found
+@dataclass(frozen=True)
+class _StageUse:
+    """A finished stage of a run that used a base."""
+
+    run: str
+    base_fingerprint: str
+    ended: datetime
 
 
-def half_here() -> list[tuple[str, int]]:
-    """(folder, bytes so far) of those that were begun and are not whole: no command takes them for a model."""
-    begun = [folder for folder in sorted(paths.models().glob("*@*")) if folder.is_dir()]
-    return [(folder.name, bytes_in(folder)) for folder in begun if not artifacts.finished(folder)]
+def list_local_bases() -> list[LocalBase]:
+    """Return all complete bases, sorted by name; partial downloads are left out."""
+    uses = list(_stage_uses())
+    return [_describe(folder, uses) for folder in _base_folders() if artifacts.finished(folder)]
 
 
-def found_here(name: str) -> list[Here]:
-    """The whole bases that `name` means: a name of models.yaml, a hub id, or the folder's own name or its beginning.
+def list_partial_downloads() -> list[tuple[str, int]]:
+    """Return (folder name, bytes so far) of each download that is incomplete."""
+    return [(folder.name, bytes_in(folder)) for folder in _base_folders() if not artifacts.finished(folder)]
+
+
+def find_local_bases(name: str) -> list[LocalBase]:
+    """Return the complete bases that `name` means: a name of models.yaml, a hub id, or a folder name with or without
+    its `@commit`.
 
     Raises:
-        NotFound: none is here.
+        NotFound: no such base is in the model store.
     """
     key, slug = registry().find(name), name.replace("/", "--", 1)
-    found = [b for b in bases_here() if b.slug == slug or b.slug.startswith(slug + "@") or (key and b.known_as == key)]
-    if not found:
+    bases = [
+        base
+        for base in list_local_bases()
+        if base.slug == slug or base.slug.startswith(slug + "@") or (key and base.known_as == key)
+    ]
+    if not bases:
         raise NotFound(f"model {name!r}: not in {paths.models()}; `tuneline models ls` shows what is")
-    return found
+    return bases
 
 
-def faults(base: Here) -> list[str]:
-    """What is wrong with its files, by their recorded hashes, and with what models.yaml says; empty if nothing."""
+def find_faults(base: LocalBase) -> list[str]:
+    """Return what is wrong with a base, one message each: files whose hash differs, and a wrong size in models.yaml."""
     try:
         files = artifacts.open_artifact(base.path).manifest.files
     except TunelineError as error:
         return [str(error)]
-    wrong = [
+    faults = [
         f"{base.path / name}: its SHA-256 is another; `tuneline models remove {base.slug}`, then fetch it again"
         for name, file in files.items()
         if artifacts.sha256(base.path / name) != file.sha256
     ]
-    return wrong + list(_other_facts(base.known_as, base.path))
+    return faults + list(_registry_faults(base.known_as, base.path))
 
 
-def _other_facts(key: str | None, folder: Path) -> Iterator[str]:
-    read = shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    if key and read and read.text != (told := registry().shape(key).text):
-        yield (
-            f"{folder / 'config.json'}: says {read.text:,} parameters, configs/models.yaml {told:,} for {key}: "
-            "correct the table, its plans are wrong"
-        )
-
-
-def remove(base: Here, force: int, names_by_run: Mapping[str, Sequence[str]]) -> None:
+def remove_base(base: LocalBase, force: int, names_by_run: Mapping[str, Sequence[str]]) -> None:
     """Delete a base; `names_by_run` are the names that each promoted run serves or served.
 
     Raises:
-        BadRequest: runs need it and `force` is 0; or one of them is promoted and it is below 2.
+        BadRequest: runs need the base and `force` is 0, or a promoted run needs it and `force` is below 2.
     """
-    promoted = sorted({name for run in base.runs for name in names_by_run.get(run, ())})
-    if promoted and force < 2:
+    served_names = sorted({name for run in base.runs for name in names_by_run.get(run, ())})
+    if served_names and force < 2:
         raise BadRequest(
-            f"{base.slug}: {', '.join(promoted)} is served by a run made from it; "
+            f"{base.slug}: {', '.join(served_names)} is served by a run made from it; "
             "`--force --force` removes it all the same: what is served needs it to start again"
         )
     if base.runs and force < 1:
@@ -117,15 +104,40 @@ def remove(base: Here, force: int, names_by_run: Mapping[str, Sequence[str]]) ->
     shutil.rmtree(base.path)
 
 
-def _runs() -> list[tuple[str, str, datetime]]:
-    """(run, fingerprint of its base, when) of every stage of every run here."""
-    found = []
+def _base_folders() -> list[Path]:
+    return [folder for folder in sorted(paths.models().glob("*@*")) if folder.is_dir()]
+
+
+def _describe(folder: Path, uses: Sequence[_StageUse]) -> LocalBase:
+    manifest = artifacts.Manifest.model_validate_json((folder / artifacts.MANIFEST).read_text())
+    repo, revision = folder.name.partition("@")[0].replace("--", "/", 1), manifest.made_from.settings["revision"]
+    uses_of_base = [use for use in uses if use.base_fingerprint == manifest.fingerprint]
+    return LocalBase(
+        slug=folder.name,
+        known_as=registry().find(repo),
+        bytes=sum(file.bytes for file in manifest.files.values()),
+        last_used=max([manifest.ended, *(use.ended for use in uses_of_base)]),
+        runs=tuple(sorted({use.run for use in uses_of_base})),
+        pinned=pin_of(repo) == revision,
+    )
+
+
+def _stage_uses() -> Iterator[_StageUse]:
+    """Yield every finished stage of every run that used a base."""
     for file in paths.runs().glob("*/*/" + artifacts.MANIFEST):
         try:
             manifest = json.loads(file.read_text())
-            found.append(
-                (file.parts[-3], manifest["made_from"]["needs"]["fetch"], datetime.fromisoformat(manifest["ended"]))
-            )
+            fingerprint, ended = manifest["made_from"]["needs"]["fetch"], datetime.fromisoformat(manifest["ended"])
         except (ValueError, KeyError):
-            continue  # a stage that needs no base, or no manifest of ours
-    return found
+            continue  # the stage needs no base, or this is no manifest of ours
+        yield _StageUse(file.parts[-3], fingerprint, ended)
+
+
+def _registry_faults(key: str | None, folder: Path) -> Iterator[str]:
+    """Yield a fault if models.yaml gives another size than the model's config.json."""
+    shape = shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if key and shape and shape.text != (registered := registry().shape(key).text):
+        yield (
+            f"{folder / 'config.json'}: says {shape.text:,} parameters, configs/models.yaml {registered:,} for {key}: "
+            "correct the table, its plans are wrong"
+        )

@@ -61,9 +61,9 @@ def shape_of_base(recipe: Recipe) -> Shape:
     """Of a base in the registry, or by the config.json of one that is here."""
     if key := registry().find(recipe.base):
         return registry().shape(key)
-    from tuneline.stages.fetch import base_config
+    from tuneline.stages.fetch.bases import read_base_config
 
-    config = base_config(recipe)
+    config = read_base_config(recipe)
     if config is None:
         known(recipe.base) if "/" not in recipe.base else None
         raise BadRecipe(

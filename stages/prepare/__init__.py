@@ -15,7 +15,7 @@ from tuneline.core.artifacts import SCRATCH, Artifact
 from tuneline.core.errors import BadData
 from tuneline.core.events import Events
 from tuneline.core.paths import find
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare.checks.overlap import write_carriers
 from tuneline.stages.prepare.checks.problems import Findings
 from tuneline.stages.prepare.checks.requirements import verdict

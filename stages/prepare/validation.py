@@ -83,7 +83,7 @@ def _examined(recipe: Recipe | None, data: Data, catalogue: Catalogue | None) ->
     renderer, selector = None, None
     why = "tokens are not counted: `--recipe RECIPE` says by which tokenizer and template"
     if recipe:
-        from tuneline.stages.fetch import open_base
+        from tuneline.stages.fetch.bases import open_base
         from tuneline.stages.prepare.rendering.renderer import Renderer
         from tuneline.stages.prepare.rendering.tool_preselector import Preselector, shown_as
 

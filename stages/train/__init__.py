@@ -5,7 +5,7 @@ from pathlib import Path
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.train.model.adapter_targets import check
 
 

@@ -21,6 +21,7 @@ from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.core.pins import pin, pin_of
 from tuneline.stages import fetch
+from tuneline.stages.fetch import bases
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -57,7 +58,7 @@ def test_a_folder_is_copied_without_code_and_pickles(base: Path, models: Path, t
     made = fetch.fetch(recipe(str(base)), tmp_path / "run")
     assert set(made.manifest.files) == set(FILES)
     assert made.path.parent == models and made.path.name.startswith("my-base@")
-    assert fetch.open_base(recipe(str(base))).manifest.fingerprint == made.manifest.fingerprint
+    assert bases.open_base(recipe(str(base))).manifest.fingerprint == made.manifest.fingerprint
 
 
 def test_runs_share_a_base_and_another_content_is_another_base(base: Path, models: Path, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_runs_share_a_base_and_another_content_is_another_base(base: Path, model
     (base / "model.safetensors").write_bytes(b"other weights")
     assert (first.path / "model.safetensors").read_bytes() == FILES["model.safetensors"], "the source is still linked"
     with pytest.raises(NotFound, match="tuneline fetch"):
-        fetch.open_base(recipe(str(base)))
+        bases.open_base(recipe(str(base)))
     assert fetch.fetch(recipe(str(base)), tmp_path / "run").path != first.path
 
 
@@ -109,9 +110,9 @@ def test_a_base_that_is_nowhere_or_not_pinned(
 
 def test_the_base_is_checked_without_torch() -> None:
     code = (
-        "import sys; from tuneline.stages import fetch; from tuneline.configs.recipe import Recipe\n"
+        "import sys; from tuneline.stages.fetch import bases; from tuneline.configs.recipe import Recipe\n"
         "r = Recipe.model_validate({'base': 'tinny', 'data': {'sources': [{'path': 'x'}]}})\n"
-        "try: fetch.check_base(r)\n"
+        "try: bases.locate_base(r)\n"
         "except LookupError: pass\n"
         "else: sys.exit('accepted')\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
@@ -392,10 +393,10 @@ def test_a_base_is_pinned_at_its_first_verified_fetch(
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
     (tmp_path / "r.yaml").write_text(f"base: acme/ok\ndata: {{sources: [{{path: {rows}}}]}}\n")
-    assert fetch.open_base(load_recipe(tmp_path / "r.yaml")).path.name == f"acme--ok@{COMMIT[:12]}"
+    assert bases.open_base(load_recipe(tmp_path / "r.yaml")).path.name == f"acme--ok@{COMMIT[:12]}"
     (tmp_path / "r.yaml").write_text(f"base: acme/other\ndata: {{sources: [{{path: {rows}}}]}}\n")
     with pytest.raises(BadRecipe, match="40 hex"):
-        fetch.check(load_recipe(tmp_path / "r.yaml"))
+        bases.locate_base(load_recipe(tmp_path / "r.yaml"))
 
 
 def test_models_download_fetches_pins_and_is_told_the_latest_commit(hub: Hub, tmp_path: Path) -> None:

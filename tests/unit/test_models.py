@@ -11,8 +11,8 @@ from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
-from tuneline.stages.fetch import check
-from tuneline.stages.fetch.hub_repository import Hub
+from tuneline.stages.fetch.bases import locate_base
+from tuneline.stages.fetch.hub_source import HubSource
 from tuneline.stages.plan.memory import adapter_parameters
 
 SHAPES = registry().shapes
@@ -115,7 +115,7 @@ def test_a_name_that_never_was_is_answered_with_what_is(name: str, instead: str)
         known(name)
     assert instead in str(caught.value)
     with pytest.raises(NotFound, match="does not exist"):
-        check(Recipe.model_validate({"base": name, "revision": None, "data": {"sources": [{"path": __file__}]}}))
+        locate_base(Recipe.model_validate({"base": name, "revision": None, "data": {"sources": [{"path": __file__}]}}))
 
 
 def test_names_are_taken_as_people_write_them_and_others_may_call_theirs_what_they_like() -> None:
@@ -138,10 +138,10 @@ def test_a_recipe_takes_a_name_of_the_registry(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"base: llama-3.1-8b-instruct\nrevision: {'a' * 40}\ndata: {{sources: [{{path: {rows}}}]}}\n")
     recipe = load_recipe(file)
-    assert check(recipe) == Hub("meta-llama/Llama-3.1-8B-Instruct", "a" * 40)
+    assert locate_base(recipe) == HubSource("meta-llama/Llama-3.1-8B-Instruct", "a" * 40)
     file.write_text(file.read_text().replace(f"revision: {'a' * 40}\n", ""))
     with pytest.raises(BadRecipe, match="git ls-remote https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct"):
-        check(load_recipe(file))
+        locate_base(load_recipe(file))
 
 
 def test_metas_own_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_metas_own_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> No
     data = {"sources": [{"path": __file__}]}
     for base in (folder, folder / "consolidated.00.pth"):
         with pytest.raises(BadRecipe, match="Meta's own format"):
-            check(Recipe.model_validate({"base": str(base), "data": data}))
+            locate_base(Recipe.model_validate({"base": str(base), "data": data}))

@@ -17,7 +17,13 @@ from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import names_by_run
 from tuneline.stages.doctor import _at_least, examine
 from tuneline.stages.fetch import fetch
-from tuneline.stages.fetch.local_bases import bases_here, faults, found_here, half_here, remove
+from tuneline.stages.fetch.local_bases import (
+    find_faults,
+    find_local_bases,
+    list_local_bases,
+    list_partial_downloads,
+    remove_base,
+)
 from tuneline.stages.plan.base_fit import GUIDE, Fit, fit, machine, pick
 
 COMMANDS = [
@@ -50,47 +56,47 @@ def fetched(home: Path) -> None:
 
 
 def test_what_is_here_is_told_verified_and_removed(home: Path) -> None:
-    assert bases_here() == []
+    assert list_local_bases() == []
     fetched(home)
-    (base,) = bases_here()
-    assert base.known_as == "tiny" and base.bytes > 5e6 and base.runs == () and faults(base) == []
+    (base,) = list_local_bases()
+    assert base.known_as == "tiny" and base.bytes > 5e6 and base.runs == () and find_faults(base) == []
     with pytest.raises(NotFound, match="llama-2-7b"):
-        found_here("llama-2-7b")
+        find_local_bases("llama-2-7b")
     weights = base.path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert "SHA-256 is another" in faults(base)[0]
+    assert "SHA-256 is another" in find_faults(base)[0]
     done = CliRunner().invoke(app, ["models", "verify"])
     assert "NOT whole" in done.output and isinstance(done.exception, StageFailed)
-    remove(found_here("tiny")[0], 0, names_by_run())
-    assert bases_here() == []
+    remove_base(find_local_bases("tiny")[0], 0, names_by_run())
+    assert list_local_bases() == []
 
 
 def test_a_half_download_is_no_model(home: Path) -> None:
     fetched(home)
-    folder = bases_here()[0].path
+    folder = list_local_bases()[0].path
     (folder / "manifest.json").unlink()
-    assert bases_here() == [] and [name for name, size in half_here() if size > 5e6] == [folder.name]
+    assert list_local_bases() == [] and [name for name, size in list_partial_downloads() if size > 5e6] == [folder.name]
     assert "not whole" in CliRunner().invoke(app, ["models", "ls"]).output
 
 
 def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> None:
     fetched(home)
-    made = json.loads((bases_here()[0].path / "manifest.json").read_text())
+    made = json.loads((list_local_bases()[0].path / "manifest.json").read_text())
     manifest = {"made_from": {"needs": {"fetch": made["fingerprint"]}}, "ended": made["ended"]}
     (paths.runs() / "r/train").mkdir(parents=True)
     (paths.runs() / "r/train/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadRequest, match="r was made from it"):
-        remove(bases_here()[0], 0, names_by_run())
+        remove_base(list_local_bases()[0], 0, names_by_run())
     version = {"number": 1, "run": "r", "form": "gguf", "file": "f", "context": 1, "convert": "c", "evaluate": "e"}
     (paths.policy() / "models").mkdir(parents=True)
     record = {"name": "router", "versions": [version | {"at": made["ended"]}]}
     (paths.policy() / "models/router.json").write_text(json.dumps(record))
     with pytest.raises(BadRequest, match="router is served"):
-        remove(bases_here()[0], 1, names_by_run())
-    remove(bases_here()[0], 2, names_by_run())
-    assert bases_here() == []
+        remove_base(list_local_bases()[0], 1, names_by_run())
+    remove_base(list_local_bases()[0], 2, names_by_run())
+    assert list_local_bases() == []
 
 
 def fits(gpu: str) -> dict[str, Fit]:

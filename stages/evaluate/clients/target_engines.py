@@ -18,7 +18,7 @@ from tuneline.core.errors import StageFailed
 from tuneline.engines.llama_cpp import llama_server
 from tuneline.engines.vllm import vllm_server
 from tuneline.stages.evaluate.clients.asking import CONCURRENCY
-from tuneline.stages.fetch import open_base
+from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
 BASE, REFERENCE = "base", "tuned-F16"

@@ -77,7 +77,7 @@ def of_run(recipe: Recipe, run: Path) -> Known:
 def _counter(recipe: Recipe) -> Callable[[str], int]:
     from tokenizers import Tokenizer
 
-    from tuneline.stages.fetch import open_base
+    from tuneline.stages.fetch.bases import open_base
 
     tokenizer: Any = Tokenizer.from_file(str(open_base(recipe).path / "tokenizer.json"))
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,78 @@
+"""Where a recipe's base is: a local folder, or a repository of a hub at a commit."""
+
+from pathlib import Path
+from typing import Any
+
+from tuneline.configs.models import registry
+from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts, paths
+from tuneline.core.artifacts import Artifact
+from tuneline.core.errors import NotFound
+from tuneline.core.paths import find
+from tuneline.core.pins import pin_of
+from tuneline.stages.fetch.folder_source import FolderSource, folder_of, locate_folder
+from tuneline.stages.fetch.hub_files import resolve_commit
+from tuneline.stages.fetch.hub_source import COMMIT, HUB_ID, HubSource, require_commit
+from tuneline.stages.fetch.model_files import read_json
+
+
+def locate_base(recipe: Recipe) -> HubSource | FolderSource:
+    """Return where the recipe's base is; uses no network and writes nothing.
+
+    Raises:
+        NotFound: the base is neither `tiny`, nor a folder, nor a hub id.
+        BadRecipe: the folder cannot be used as a base, or the hub id has no commit.
+    """
+    base, revision = recipe.base, recipe.revision
+    folder = folder_of(base)
+    is_hub_id = base != "tiny" and HUB_ID.fullmatch(base) is not None
+    if is_hub_id and (revision is not None or not folder.is_dir()):
+        _refuse_untrainable(base)
+        return HubSource(base, require_commit(base, revision, folder))
+    return locate_folder(base, revision)
+
+
+def locate_model(name: str, revision: str | None = None) -> HubSource | FolderSource:
+    """Return what `models download NAME` means: a name of models.yaml, `tiny`, a folder or a hub id.
+
+    A hub id resolves to its pinned commit. If it has none, or if `revision` (a commit, branch or tag) is given, the
+    hub is asked.
+
+    Raises:
+        NotFound: there is no such model. BadRecipe: the folder cannot be used as a base.
+        TunelineError: the hub refused; see `fetch`.
+    """
+    key = None if name == "tiny" or find(Path(name)).is_dir() else registry().find(name)
+    repo = (registry().models[key].hub or name) if key else name
+    if HUB_ID.fullmatch(repo) and (key or revision or not find(Path(repo)).is_dir()):
+        _refuse_untrainable(repo)
+        full_commit = revision if revision and COMMIT.fullmatch(revision) else None
+        pinned = pin_of(repo) if revision is None else None
+        return HubSource(repo, full_commit or pinned or resolve_commit(repo, revision))
+    return locate_folder(repo, revision)
+
+
+def open_base(recipe: Recipe) -> Artifact:
+    """Return the recipe's base from the model store.
+
+    Raises:
+        NotFound: it has not been fetched.
+    """
+    folder = paths.models() / locate_base(recipe).slug
+    if not artifacts.finished(folder):
+        raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")
+    return artifacts.open_artifact(folder)
+
+
+def read_base_config(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the base's config.json, or None if the base is not on this machine; uses no network."""
+    source = locate_base(recipe)
+    folder = source.path if isinstance(source, FolderSource) else paths.models() / source.slug
+    file = folder / "config.json"
+    return read_json(file) if file.exists() else None
+
+
+def _refuse_untrainable(repo: str) -> None:
+    """Raise NotFound if models.yaml says why this repository cannot be used."""
+    if reason := registry().why_not(repo):
+        raise NotFound(f"base: {reason}")

@@ -1,0 +1,93 @@
+"""A base in a local folder, identified by its content."""
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneline.configs.models import registry
+from tuneline.core import artifacts, paths
+from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.paths import ROOT, find
+from tuneline.stages.fetch.model_files import PICKLES, fetched_files, matches, pickle_remedy, refuse_unusable
+
+TINY = ROOT / "data" / "tiny"
+CACHED_HASH_BYTES = 64 << 20
+"""Hashes of local files of at least this size are cached by size and modification time: 8B take a minute to hash."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder on this machine, identified by its content."""
+
+    name: str
+    path: Path
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over the names and hashes of the files that are fetched."""
+        lines = [f"{f.name}\0{cached_sha256(f)}\n" for f in fetched_files(self.path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that enter the artifact's fingerprint."""
+        return {"base": self.name, "revision": self.content}
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder in the model store."""
+        return f"{self.name}@{self.content[:12]}"
+
+
+def locate_folder(base: str, revision: str | None) -> FolderSource:
+    """Return the local folder that `base` names: a path, or `tiny`.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadRecipe: the folder cannot be used as a base, or it was given a revision.
+    """
+    folder = folder_of(base)
+    if revision is not None:
+        raise BadRecipe(f"revision: {revision!r}: goes with a hub id (owner/name), and base is {base!r}; leave it out")
+    if folder.is_file() and matches(folder.name, PICKLES):
+        raise BadRecipe(pickle_remedy(str(folder), folder.name))
+    if not folder.is_dir():
+        raise NotFound(_no_such_base(base))
+    refuse_unusable(folder)
+    return FolderSource("tiny" if base == "tiny" else _slug_name(folder), folder)
+
+
+def folder_of(base: str) -> Path:
+    """Return the path that `base` would have as a local folder, whether or not it exists."""
+    return TINY if base == "tiny" else find(Path(base))
+
+
+def cached_sha256(path: Path) -> str:
+    """Return a file's SHA-256; that of a large file is computed once while its size and modification time stay."""
+    status = path.stat()
+    if status.st_size < CACHED_HASH_BYTES:
+        return artifacts.sha256(path)
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    cache_file = paths.cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+    if cache_file.exists():
+        return cache_file.read_text()
+    digest = artifacts.sha256(path)
+    cache_file.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_atomic(cache_file, digest)
+    return digest
+
+
+def _no_such_base(base: str) -> str:
+    if base == "tiny":
+        return f"base: 'tiny': {TINY} is missing; `git checkout -- data/tiny` brings it back"
+    if reason := registry().why_not(base):
+        return f"base: {reason}"
+    close = difflib.get_close_matches(base.lower(), registry().models, 1)
+    hint = f"did you mean {close[0]!r}?" if close else "`tuneline models ls` shows the names that are"
+    return f"base: {base!r}: neither a name of configs/models.yaml, nor a folder, nor a hub id (owner/name); {hint}"
+
+
+def _slug_name(folder: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip(".-_")[:64] or "folder"

@@ -1,0 +1,47 @@
+"""A base on a Hugging Face hub: its repository and the commit it is pinned to."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneline.core.errors import BadRecipe
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository of a Hugging Face hub at one commit."""
+
+    repo: str
+    revision: str
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that enter the artifact's fingerprint."""
+        return {"base": self.repo.replace("/", "--"), "revision": self.revision}
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder in the model store."""
+        return f"{self.repo.replace('/', '--')}@{self.revision[:12]}"
+
+
+def require_commit(repo: str, revision: str | None, folder: Path) -> str:
+    """Return `revision` if it is a full commit hash; `folder` is the local path that `repo` would name.
+
+    Raises:
+        BadRecipe: there is no revision, or it is a branch, a tag or a short hash.
+    """
+    remedy = f"`git ls-remote https://huggingface.co/{repo} main` prints the latest"
+    if revision is None:
+        raise BadRecipe(
+            f"base: {repo!r}: there is no folder {folder}, so this is a hub id, and a hub id needs its commit, "
+            f"or the result could change from day to day;\n{remedy}; write it as `revision: <40 hex digits>`"
+        )
+    if not COMMIT.fullmatch(revision):
+        raise BadRecipe(
+            f"revision: {revision!r}: a whole commit (40 hex digits), not a branch, tag or short hash;\n{remedy}"
+        )
+    return revision
