@@ -1,4 +1,4 @@
-"""The `tuneline` command: the line and its verbs, evidence, serving, runs, bases and keys; a file for each.
+"""The `tuneline` command: `commands/` holds its verbs, `views/` what they print.
 
 Nothing heavy is imported before it is needed: `--help` costs typer and rich alone.
 """
@@ -9,27 +9,29 @@ import sys
 
 import typer
 
-from tuneline.cli import evidence, keys, models, pipeline, runs, serving
-from tuneline.cli.shared import errors_console
+from tuneline.cli.commands import evidence, keys, models, pipeline, planning, runs, serving
+from tuneline.cli.consoles import errors_console
 
 app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
 )
-for verbs in (pipeline, evidence, serving):
-    app.add_typer(verbs.app)
+for commands in (pipeline, planning, evidence, serving):
+    app.add_typer(commands.app)
 app.add_typer(runs.app, name="runs", rich_help_panel="What is there")
 app.add_typer(models.app, name="models", rich_help_panel="What is there")
 app.add_typer(keys.app, name="keys", rich_help_panel="What is there")
 
 
 def main() -> None:
-    """Run the command; an error a user can act on is one message and its exit code."""
+    """Run the command; an error a user can act on becomes one message and its exit code."""
     from tuneline.core.errors import TunelineError
 
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read the metadata of every package here
+    # pydantic would read the metadata of every installed package to look for plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP, and that is to stay
-            signal.signal(number, lambda caught, _: sys.exit(128 + caught))  # what runs is stopped and saved
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP, and must go on doing so
+            # Leaving by SystemExit stops child processes and saves what they have.
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         app()
     except TunelineError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tuneline.cli import terminal
+from tuneline.cli import chat
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import Recipe
@@ -89,9 +89,9 @@ def test_a_chat_shows_them_for_each_question(
         shown.append(names(tools))
         return Answer("yes", (), (), "stop", 0, 0, 0.0)
 
-    monkeypatch.setattr(terminal, "_answered", answered)
+    monkeypatch.setattr(chat, "_stream_answer", answered)
     questions = [ASKED, "How much is a KITAS?"]
-    terminal.talk(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, narrowing)
+    chat.hold_conversation(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, narrowing)
     assert shown == [
         names(narrowing.tools([{"role": "user", "content": question}], catalogue.openai())) for question in questions
     ]

@@ -85,7 +85,7 @@ spec = json.load(open(sys.argv[sys.argv.index("--config") + 1]))["spec"]
 open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!r}).read())
 """
     fake(tmp_path, monkeypatch, body)
-    monkeypatch.setattr("tuneline.cli.evidence.served", served)
+    monkeypatch.setattr("tuneline.cli.commands.evidence.start_server", served)
     monkeypatch.setattr(load_test, "_model", lambda url, key: "demo")
     monkeypatch.setattr(load_test, "load_tools", lambda prepared: None)
     assert run_all("load.md") == ["load", "load"]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import typer
 
-from tuneline.cli.shared import AsJson, ExistingRun, OnModal, console, existing, opened
+from tuneline.cli.consoles import console
+from tuneline.cli.options import AsJson, ExistingRun, OnModal
+from tuneline.cli.run_folders import find_run, open_stage, read_stage_states
 
 app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
 
@@ -15,48 +17,49 @@ app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
 @app.command()
 def ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """All runs and how far each is."""
-    from tuneline.cli.terminal import runs_table, stage_states
+    from tuneline.cli.views.runs import render_runs
 
-    with _runs(on_modal) as root:
-        found = [(f.name, stage_states(f)) for f in sorted(root.glob("*")) if (f / "recipe.json").exists()]
+    with _open_runs(on_modal) as root:
+        folders = [folder for folder in sorted(root.glob("*")) if (folder / "recipe.json").exists()]
+        runs = [(folder.name, read_stage_states(folder)) for folder in folders]
     if as_json:
-        typer.echo(json.dumps([{"run": name, "stages": states} for name, states in found]))
+        typer.echo(json.dumps([{"run": name, "stages": states} for name, states in runs]))
     else:
-        console.print(runs_table(found) if found else "no run yet; `tuneline demo` makes one")
+        console.print(render_runs(runs) if runs else "no run yet; `tuneline demo` makes one")
 
 
 @app.command()
 def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """One run: its stages, and what was measured."""
-    from tuneline.cli.terminal import run_details
+    from tuneline.cli.views.runs import render_run
     from tuneline.core.artifacts import finished
 
-    with _runs(on_modal) as root:
-        folder = existing(run, root)
-        done = {
-            f.parent.name: opened(folder, f.parent.name)
-            for f in sorted(folder.glob("*/manifest.json"))
-            if finished(f.parent)
+    with _open_runs(on_modal) as root:
+        folder = find_run(run, root)
+        artifacts = {
+            file.parent.name: open_stage(folder, file.parent.name)
+            for file in sorted(folder.glob("*/manifest.json"))
+            if finished(file.parent)
         }
         if as_json:
-            typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in done.items()}))
+            typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in artifacts.items()}))
         else:
-            console.print(run_details(folder, done))
+            console.print(render_run(folder, artifacts))
 
 
 @app.command()
 def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
     """What a run told so far: its events, as plain lines."""
-    from tuneline.cli.terminal import event_line
+    from tuneline.cli.views.runs import format_event
 
     if on_modal:
         from tuneline.volumes.remote import events
 
         lines = events(run)
     else:
-        lines = iter((existing(run) / "events.jsonl").read_bytes().splitlines())
+        lines = iter((find_run(run) / "events.jsonl").read_bytes().splitlines())
     for line in lines:
-        typer.echo(event_line(json.loads(line)))
+        typer.echo(format_event(json.loads(line)))
 
 
 @app.command()
@@ -69,12 +72,12 @@ def cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
         return
     from tuneline.core.locks import stop_holder
 
-    console.print(f"{run}: {stop_holder(existing(run))} is told to stop", highlight=False)
+    console.print(f"{run}: {stop_holder(find_run(run))} is told to stop", highlight=False)
 
 
 @contextlib.contextmanager
-def _runs(on_modal: bool) -> Iterator[Path]:
-    """The folder of all runs here, or a passing copy of what is known of those on Modal."""
+def _open_runs(on_modal: bool) -> Iterator[Path]:
+    """Return the folder of all runs on this machine, or a temporary copy of what is known of those on Modal."""
     from tuneline.core import paths
 
     if not on_modal:

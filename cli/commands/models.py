@@ -1,11 +1,12 @@
-"""Bases: which there are, which fit, which are here."""
+"""Base models: the registry, which of them fit a machine, and those on this machine."""
 
 import json
 from typing import Annotated
 
 import typer
 
-from tuneline.cli.shared import PLAIN, AsJson, console
+from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.options import AsJson
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
 
@@ -15,28 +16,28 @@ app = typer.Typer(help="Bases: which there are, which fit, which are here.", no_
 @app.command()
 def ls(as_json: AsJson = False) -> None:
     """The bases we know, and those that are here with size and last use."""
-    from tuneline.cli.tables import models_text
+    from tuneline.cli.views.bases import format_bases
     from tuneline.configs.models import registry
     from tuneline.stages.fetch.local_bases import list_local_bases, list_partial_downloads
 
-    here = list_local_bases()
+    local = list_local_bases()
     if as_json:
-        known = {key: model.model_dump() for key, model in registry().models.items()}
-        there = [
-            {"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.last_used.isoformat()} for b in here
+        registered = {key: model.model_dump() for key, model in registry().models.items()}
+        here = [
+            {"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.last_used.isoformat()} for b in local
         ]
-        typer.echo(json.dumps({"known": known, "here": there}))
+        typer.echo(json.dumps({"known": registered, "here": here}))
     else:
-        typer.echo(models_text(here, list_partial_downloads()))
+        typer.echo(format_bases(local, list_partial_downloads()))
 
 
 @app.command()
 def show(name: ModelName) -> None:
     """Everything we know of a base: licence, sizes, memory to run and to train."""
-    from tuneline.cli.tables import model_text
+    from tuneline.cli.views.bases import format_base
     from tuneline.configs.models import known
 
-    typer.echo(model_text(known(name)))
+    typer.echo(format_base(known(name)))
 
 
 @app.command()
@@ -48,15 +49,15 @@ def fit(
     """Which bases a GPU runs and trains, and in how many bits."""
     from dataclasses import asdict
 
-    from tuneline.cli.tables import fit_text
+    from tuneline.cli.views.bases import format_fits
     from tuneline.core.errors import BadRequest
     from tuneline.stages.plan.base_fit import fit, machine, this_machine
 
     if (gpu is None) != here:
         raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
-    where = this_machine() if gpu is None else machine(gpu)
-    found = fit(where)
-    typer.echo(json.dumps([asdict(each) for each in found]) if as_json else fit_text(where, found))
+    target = this_machine() if gpu is None else machine(gpu)
+    fits = fit(target)
+    typer.echo(json.dumps([asdict(fit) for fit in fits]) if as_json else format_fits(target, fits))
 
 
 @app.command()
@@ -64,10 +65,10 @@ def pick(
     constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', …; all, if not given.")] = None,
 ) -> None:
     """Which base to take, by what you have or what matters to you."""
-    from tuneline.cli.tables import guide_text
+    from tuneline.cli.views.bases import format_guide
     from tuneline.stages.plan.base_fit import GUIDE, pick
 
-    typer.echo(guide_text([pick(name) for name in ([constraint] if constraint else GUIDE)]))
+    typer.echo(format_guide([pick(name) for name in ([constraint] if constraint else GUIDE)]))
 
 
 @app.command()
@@ -91,8 +92,8 @@ def download(
     if isinstance(source, HubSource):
         if revision:
             pin(source.repo, source.revision, anew=True)
-        told = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
-        console.print(told, **PLAIN)
+        message = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
+        console.print(message, **PLAIN)
 
 
 @app.command()
@@ -103,15 +104,15 @@ def verify(
     from tuneline.core.errors import StageFailed
     from tuneline.stages.fetch.local_bases import find_faults, find_local_bases, list_local_bases
 
-    wrong, asked = [], list_local_bases() if name is None else find_local_bases(name)
-    if not asked:
+    all_faults, bases = [], list_local_bases() if name is None else find_local_bases(name)
+    if not bases:
         typer.echo("no base is here; `tuneline models download NAME` brings one")
-    for base in asked:
-        found = find_faults(base)
-        typer.echo(f"{base.slug}: {'whole' if not found else 'NOT whole'}")
-        wrong += found
-    if wrong:
-        raise StageFailed("\n".join(wrong))
+    for base in bases:
+        base_faults = find_faults(base)
+        typer.echo(f"{base.slug}: {'whole' if not base_faults else 'NOT whole'}")
+        all_faults += base_faults
+    if all_faults:
+        raise StageFailed("\n".join(all_faults))
 
 
 @app.command()

@@ -1,11 +1,13 @@
-"""Whose key opens the endpoint."""
+"""API keys of the endpoint."""
 
 import json
 from typing import Annotated
 
 import typer
 
-from tuneline.cli.shared import OnModal, console, policy_change
+from tuneline.cli.consoles import console
+from tuneline.cli.options import OnModal
+from tuneline.cli.policy import change_policy
 
 Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
 
@@ -15,18 +17,18 @@ app = typer.Typer(help="Whose key opens the endpoint.", no_args_is_help=True)
 @app.command()
 def add(owner: Owner, on_modal: OnModal = False) -> None:
     """A new key for the endpoint, shown this once."""
-    typer.echo(policy_change(on_modal, "keys add", owner))
+    typer.echo(change_policy(on_modal, "keys add", owner))
 
 
 @app.command()
 def revoke(owner: Owner, on_modal: OnModal = False) -> None:
     """The owner's key opens nothing any more."""
-    policy_change(on_modal, "keys revoke", owner)
+    change_policy(on_modal, "keys revoke", owner)
     console.print(f"the key of {owner} is revoked", highlight=False)
 
 
 @app.command()
 def ls(on_modal: OnModal = False) -> None:
     """Who has a key, and since when."""
-    for owner, added in json.loads(policy_change(on_modal, "keys ls")).items():
+    for owner, added in json.loads(change_policy(on_modal, "keys ls")).items():
         typer.echo(f"{owner:<20} {added}")

@@ -1,4 +1,4 @@
-"""Which model is better: comparisons, people, a judge, and load."""
+"""Which model is better: comparisons, ratings by people, an LLM judge, and load tests."""
 
 import contextlib
 import json
@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tuneline.cli.shared import PLAIN, AsJson, ExistingRun, console, existing, served
+from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.model_server import start_server
+from tuneline.cli.options import AsJson, ExistingRun
+from tuneline.cli.run_folders import find_run
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "Evidence"}
@@ -23,18 +26,17 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Hold two models against each other on the items both answered."""
-    from tuneline.cli.terminal import comparison_table
-    from tuneline.stages.evaluate.verdicts.comparison import compare as held_against
-    from tuneline.stages.evaluate.verdicts.comparison import page_file
+    from tuneline.cli.views.comparison import render_comparison
+    from tuneline.stages.evaluate.verdicts import comparison
     from tuneline.stages.report.comparison_page import write_comparison
 
-    found = held_against(a, b, exact=exact, by_tool=tools)
-    page = write_comparison(found, to or page_file(found))
+    result = comparison.compare(a, b, exact=exact, by_tool=tools)
+    page = write_comparison(result, to or comparison.page_file(result))
     if as_json:
-        typer.echo(json.dumps(found.as_json() | {"page": str(page)}, ensure_ascii=False))
+        typer.echo(json.dumps(result.as_json() | {"page": str(page)}, ensure_ascii=False))
         return
-    console.print(comparison_table(found))
-    console.print(f"{len(found.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+    console.print(render_comparison(result))
+    console.print(f"{len(result.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
 
 
 @app.command(**PANEL)
@@ -52,8 +54,8 @@ def rate(
     ballot = make_ballot(a, b, items, seed)
     key = write_key(ballot)
     page = write_ballot(ballot, to or key.with_name(f"ballot-{ballot.id}.html"))
-    told = f"{len(ballot.questions)} items ({ballot.same} more were answered alike by both): {page}"
-    console.print(f"{told}\n`tuneline ratings FILE…` reads what people save; {key} stays here", **PLAIN)
+    summary = f"{len(ballot.questions)} items ({ballot.same} more were answered alike by both): {page}"
+    console.print(f"{summary}\n`tuneline ratings FILE…` reads what people save; {key} stays here", **PLAIN)
 
 
 @app.command(**PANEL)
@@ -64,11 +66,12 @@ def ratings(
     """Which model people prefer, how sure that is, and how far they agree."""
     from dataclasses import asdict
 
-    from tuneline.cli.tables import preference_text
+    from tuneline.cli.views.ratings import format_preference
     from tuneline.stages.evaluate.verdicts.ratings import read_ratings
 
-    found = read_ratings(files)
-    typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict}) if as_json else preference_text(found))
+    preference = read_ratings(files)
+    as_dict = asdict(preference) | {"verdict": preference.verdict}
+    typer.echo(json.dumps(as_dict) if as_json else format_preference(preference))
 
 
 @app.command(**PANEL)
@@ -85,15 +88,15 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Load a served model, open loop: latency, first token, requests a second, memory, cost; for the gate too."""
-    from tuneline.cli.tables import load_text
+    from tuneline.cli.views.load_test import format_load
     from tuneline.stages.evaluate.load_testing.load_test import load_test
 
     url = where if where.startswith(("http://", "https://")) else None
-    folder = existing(run or where) if run or not url else None
+    folder = find_run(run or where) if run or not url else None
     with contextlib.ExitStack() as stack:
-        server = None if url or folder is None else stack.enter_context(served(folder))
-        found = load_test(url, folder, server, rate=rate, seconds=seconds, gpu=gpu)
-    typer.echo(found.model_dump_json() if as_json else load_text(found))
+        server = None if url or folder is None else stack.enter_context(start_server(folder))
+        result = load_test(url, folder, server, rate=rate, seconds=seconds, gpu=gpu)
+    typer.echo(result.model_dump_json() if as_json else format_load(result))
 
 
 @app.command(**PANEL)
@@ -108,4 +111,4 @@ def judge(
     """Have a model judge a run's answers; it counts only where its agreement with people was measured."""
     from tuneline.stages.evaluate.judge_command import judge_run
 
-    console.print(judge_run(existing(run), provider, model, labels, sheet, items), **PLAIN)
+    console.print(judge_run(find_run(run), provider, model, labels, sheet, items), **PLAIN)

@@ -1,4 +1,4 @@
-"""A model that answers: here, on Modal, and under which name."""
+"""Serving a model: on this machine, on Modal, and under which name."""
 
 import contextlib
 import json
@@ -10,7 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tuneline.cli.shared import PLAIN, ExistingRun, OnModal, console, existing, policy_change, served, talk_to
+from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.model_server import start_server
+from tuneline.cli.options import ExistingRun, OnModal
+from tuneline.cli.policy import change_policy
+from tuneline.cli.run_folders import find_run
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "Serving"}
@@ -26,19 +30,19 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
-    from tuneline.cli.terminal import serving_panel
+    from tuneline.cli.views.serving import render_endpoint
     from tuneline.core.errors import StageFailed
     from tuneline.endpoints.tool_selection import narrowing_of
 
-    folder = existing(run)
-    with served(folder, kind, port, host) as server:
+    folder = find_run(run)
+    with start_server(folder, kind, port, host) as server:
         if narrowing := narrowing_of(folder):
             console.print(
                 f"{run} learned to be shown the {narrowing.most} tools nearest to a request; `tuneline chat` and, "
                 "once promoted, the endpoint choose them; here it is shown what a request brings.",
                 **PLAIN,
             )
-        console.print(serving_panel(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
+        console.print(render_endpoint(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             code = server.process.wait()
             raise StageFailed(f"llama-server ended with {code}; see {folder / 'logs' / 'serve.log'}")
@@ -50,13 +54,15 @@ def chat(
     question: Annotated[str | None, typer.Argument(help="Asked once; without it, a conversation.")] = None,
 ) -> None:
     """Talk to a run's model, with the run's tools; its calls are shown, not made."""
-    questions = _asked() if question is None else [question]
+    from tuneline.cli.chat import chat_with_server
+
+    questions = _read_questions() if question is None else [question]
     if where.startswith(("http://", "https://")):
-        talk_to(where, None, questions)
+        chat_with_server(where, None, questions)
         return
-    folder = existing(where)
-    with served(folder) as server:
-        talk_to(server.base_url, folder, questions)
+    folder = find_run(where)
+    with start_server(folder) as server:
+        chat_with_server(server.base_url, folder, questions)
 
 
 @app.command(**PANEL)
@@ -67,15 +73,19 @@ def promote(
     on_modal: OnModal = False,
 ) -> None:
     """Let a run that passed its gate serve a name; exit 3 if it did not pass."""
-    version = json.loads(policy_change(on_modal, "promote", run, name, override, _user()))
-    console.print(f"{name} is served by {_promoted(version)}; `tuneline rollback {name}` undoes it", **PLAIN)
+    from tuneline.cli.views.serving import format_version
+
+    version = json.loads(change_policy(on_modal, "promote", run, name, override, _get_user_name()))
+    console.print(f"{name} is served by {format_version(version)}; `tuneline rollback {name}` undoes it", **PLAIN)
 
 
 @app.command(**PANEL)
 def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_modal: OnModal = False) -> None:
     """Serve what served a name before."""
-    version = json.loads(policy_change(on_modal, "rollback", name, _user()))
-    console.print(f"{name} is served again by {_promoted(version)}", **PLAIN)
+    from tuneline.cli.views.serving import format_version
+
+    version = json.loads(change_policy(on_modal, "rollback", name, _get_user_name()))
+    console.print(f"{name} is served again by {format_version(version)}", **PLAIN)
 
 
 @app.command(**PANEL)
@@ -99,14 +109,7 @@ def rehearse(
     stay(folder, typer.echo)
 
 
-def _promoted(version: dict[str, Any]) -> str:
-    """Which run, by whom, when and on what evidence."""
-    why = f", overridden: {version['override']}" if version["override"] else ""
-    what = f"{version['run']} (version {version['number']}, by {version['by']}, {version['at'][:19]}"
-    return f"{what}; gate: {version['gate']}{why})"
-
-
-def _user() -> str:
+def _get_user_name() -> str:
     import getpass
 
     try:
@@ -115,9 +118,9 @@ def _user() -> str:
         return "unknown"
 
 
-def _asked() -> Iterator[str]:
-    """What is typed, until Ctrl-D or Ctrl-C."""
+def _read_questions() -> Iterator[str]:
+    """Yield what is typed, a line at a time, until Ctrl-D or Ctrl-C."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            if typed := console.input("you   ").strip():
-                yield typed
+            if question := console.input("you   ").strip():
+                yield question

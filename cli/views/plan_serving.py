@@ -1,0 +1,52 @@
+"""The serving part of a plan: memory, hardware, speed, and from when on it is cheaper than an API."""
+
+from typing import TYPE_CHECKING
+
+from tuneline.cli.views.units import abbreviate, format_gib, format_range, format_usd
+
+if TYPE_CHECKING:
+    from tuneline.stages.plan.serving import Serving
+
+
+def format_serving(serving: "Serving") -> list[str]:
+    """Return the lines on serving, those that say why serving is refused included."""
+    memory = f"{format_gib(serving.weights_bytes)} weights + {format_gib(serving.kv_bytes)} KV cache"
+    return [
+        f"serving as {serving.form}, {serving.streams} × {serving.context:,} tokens",
+        f"  memory       {memory}{_format_local_kv_cache(serving)}",
+        *_format_hardware(serving),
+        *(f"  refused      {reason}" for reason in serving.refused),
+    ]
+
+
+def _format_local_kv_cache(serving: "Serving") -> str:
+    if serving.kv_local_bytes >= serving.kv_bytes:
+        return ""
+    return f" ({format_gib(serving.kv_local_bytes)} where the engine keeps of local layers only what they see)"
+
+
+def _format_hardware(serving: "Serving") -> list[str]:
+    if serving.hardware is None or serving.usd_per_month is None:
+        return ["  hardware     nothing Modal rents in one container holds this; fewer streams or a shorter context"]
+    lines = [f"  hardware     {serving.hardware}: {format_usd(serving.usd_per_month)} USD a month if up all day"]
+    if serving.tokens_per_second and serving.usd_per_1000_queries:
+        low, high = serving.usd_per_1000_queries
+        lines.append(
+            f"  speed        {format_range(serving.tokens_per_second)} tokens/s a stream, "
+            f"{low:.2g} to {high:.2g} USD a thousand queries (1,000 tokens in, 200 out) when busy"
+        )
+    if serving.flat:
+        offers = (
+            f"{name} {format_usd(usd)} USD a month" if usd else f"{name} does not" for name, usd in serving.flat.items()
+        )
+        lines.append(f"  holds it too {', '.join(offers)}")
+    return lines + _format_break_even(serving)
+
+
+def _format_break_even(serving: "Serving") -> list[str]:
+    tokens_by_kind = ", ".join(f"{abbreviate(tokens)} ({kind})" for kind, tokens in serving.break_even.items())
+    lines = [f"  breaks even  above so many tokens a month bought from an API: {tokens_by_kind}"]
+    if serving.break_even_share is not None:
+        verdict = "pays" if serving.break_even_share < 1 else "does not pay"
+        lines.append(f"  against your bill: {serving.break_even_share:.0%} of it, so it {verdict}")
+    return lines
