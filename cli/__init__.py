@@ -15,8 +15,8 @@ from tuneline.cli.consoles import errors_console
 app = typer.Typer(
     help="From a dataset to an evaluated, quantized, served model.", no_args_is_help=True, add_completion=False
 )
-for commands in (pipeline, planning, evidence, serving):
-    app.add_typer(commands.app)
+for group in (pipeline, planning, evidence, serving):
+    app.add_typer(group.app)
 app.add_typer(runs.app, name="runs", rich_help_panel="What is there")
 app.add_typer(models.app, name="models", rich_help_panel="What is there")
 app.add_typer(keys.app, name="keys", rich_help_panel="What is there")
