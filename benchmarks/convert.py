@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
-from tuneline.engines.llama_cpp.build import installed  # noqa: E402
+from tuneline.engines.llama_cpp.build import find_llama_cpp  # noqa: E402
 
 SHARD_BYTES = 1 << 30
 RANK = 16
@@ -128,7 +128,7 @@ def main() -> None:
 
 def compare(folder: Path, billions: float, threads: int) -> dict[str, float]:
     """Both ways on one model; ratios of ours to the classic."""
-    llama = installed()
+    llama = find_llama_cpp()
     base, adapter, classic = apart(make, folder / "model", billions)[0], folder / "model/adapter", folder / "classic"
     classic.mkdir()
     merged, our_merge = merges(base, adapter, classic / "merged", folder / "our-merged", threads)

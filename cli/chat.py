@@ -55,10 +55,10 @@ def hold_conversation(
 async def _stream_answer(
     console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
 ) -> "Answer":
-    from tuneline.engines.providers import Answer, provider
+    from tuneline.engines.providers import Answer, find_provider
 
     has_text = False
-    async with provider(url).connect(model, key=os.environ.get("TUNELINE_API_KEY")) as client:
+    async with find_provider(url).connect(model, key=os.environ.get("TUNELINE_API_KEY")) as client:
         async for piece in client.stream(messages, tools, temperature=0, max_tokens=MAX_ANSWER_TOKENS):
             if isinstance(piece, Answer):
                 if has_text:

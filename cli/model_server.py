@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tuneline.cli.run_folders import open_stage
 
 if TYPE_CHECKING:
-    from tuneline.engines.llama_cpp.llama_server import Server
+    from tuneline.engines.server import Server
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def start_server(
     """
     from tuneline.configs.recipe import recipe_of
     from tuneline.core.errors import BadRequest
-    from tuneline.engines.llama_cpp.llama_server import serving
+    from tuneline.engines.llama_cpp.llama_server import start_llama_server
 
     key = os.environ.get("TUNELINE_API_KEY")
     if host not in ("127.0.0.1", "localhost", "::1") and not key:
@@ -33,7 +33,7 @@ def start_server(
     if f"tuned-{kind}" not in files:
         kinds = ", ".join(name.removeprefix("tuned-") for name in files if name.startswith("tuned-"))
         raise BadRequest(f"--type {kind}: this run has {kinds}")
-    with serving(
+    with start_llama_server(
         folder / "convert" / f"tuned-{kind}.gguf",
         alias=folder.name,
         log=folder / "logs" / "serve.log",

@@ -18,9 +18,10 @@ from tuneline.core import artifacts, paths
 from tuneline.core.errors import NotFound, StageFailed, TunelineError
 from tuneline.endpoints.promotion import Promoted, Version, all_promoted
 from tuneline.endpoints.tool_selection import Narrowing, narrowing_of
-from tuneline.engines.llama_cpp import llama_server
-from tuneline.engines.llama_cpp.llama_server import Server
-from tuneline.engines.vllm import vllm_server
+from tuneline.engines.llama_cpp.llama_server import start_llama_server
+from tuneline.engines.server import Server
+from tuneline.engines.vllm.tool_parsers import tool_parser_for
+from tuneline.engines.vllm.vllm_server import load_adapter, start_vllm, unload_adapter
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
@@ -135,7 +136,7 @@ class Engines:
             raise StageFailed(f"{version.run} is not what was promoted as {record.name}; promote it again")
         served, log_file = folder / version.file, self._logs / f"{record.name}-{version.number}.log"
         if version.form == "gguf":
-            return llama_server.serving(
+            return start_llama_server(
                 served,
                 alias=_model(record),
                 log=log_file,
@@ -146,12 +147,12 @@ class Engines:
         recipe = _recipe(version)
         if version.form == "adapter":
             return self._loaded(record, recipe, served, log_file)
-        return vllm_server.serving(
+        return start_vllm(
             served,
             alias=_model(record),
             log=log_file,
             context=version.context,
-            parser=vllm_server.parser_for(recipe.base, served),
+            parser=tool_parser_for(recipe.base, served),
             gpus=self.gpus,
         )
 
@@ -171,11 +172,11 @@ class Engines:
                 f"{base.name} was started; start the endpoint anew"
             )
         else:
-            vllm_server.load_adapter(shared.server, _model(record), adapter)
+            load_adapter(shared.server, _model(record), adapter)
         try:
             yield shared.server
         finally:
-            vllm_server.unload_adapter(shared.server, _model(record))
+            unload_adapter(shared.server, _model(record))
 
     def _share(self, record: Promoted, recipe: Recipe, base: Path, adapter: Path, log_file: Path) -> _Shared:
         """A vLLM for a base, its first adapter loaded; as long a context as any of its models wants now."""
@@ -183,12 +184,12 @@ class Engines:
         context = max([record.current.context, *(v.context for v in current if _base(v) == base)])
         stack = ExitStack()
         server = stack.enter_context(
-            vllm_server.serving(
+            start_vllm(
                 base,
                 alias=base.name,
                 log=log_file,
                 context=context,
-                parser=vllm_server.parser_for(recipe.base, base),
+                parser=tool_parser_for(recipe.base, base),
                 adapters={_model(record): adapter},
                 gpus=self.gpus,
             )

@@ -14,7 +14,7 @@ from tuneline.core import artifacts, paths
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.notification import notify
 from tuneline.endpoints.promotion import Promoted, all_promoted
-from tuneline.engines.vllm import vllm_server
+from tuneline.engines.vllm.vllm_server import find_vllm
 from tuneline.stages.evaluate import answers_of, ask_target, served
 from tuneline.stages.evaluate.clients.target_engines import REFERENCE, Engines
 from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
@@ -45,7 +45,7 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     """
     version = record.current
     run = paths.run_folder(version.run)
-    if version.form != "gguf" and vllm_server.executable() is None:
+    if version.form != "gguf" and find_vllm() is None:
         raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
     if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
         raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")

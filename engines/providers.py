@@ -1,9 +1,9 @@
-"""Providers: one async way to ask any server that speaks OpenAI's chat API, ours or a hosted one.
+"""One async client for every server that speaks OpenAI's chat API, ours or a hosted one.
 
-    async with provider("groq").connect("llama-3.3-70b-versatile") as chat:
+    async with find_provider("groq").connect("llama-3.3-70b-versatile") as chat:
         answer = await chat.ask([{"role": "user", "content": "…"}], tools=catalogue.openai(), temperature=0)
 
-Tool calls come back under the catalogue's dotted names, whether the server parsed them or left them in the text.
+Tool calls are returned under the catalogue's dotted names, whether the server parsed them or left them in the text.
 """
 
 import json
@@ -16,14 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
-from tuneline.engines.tool_calls import ToolCall, parse
+from tuneline.engines.tool_calls import ToolCall, parse_tool_calls
 
 Message = Mapping[str, Any]
 TIMEOUT_S = 300.0
 RETRIES = 4
-"""Of 429 and 5xx, by the SDK: it waits as long as the server's Retry-After says, else 0.5 s, doubling, up to 8 s."""
+"""The SDK retries 429 and 5xx. It waits as long as Retry-After says, else 0.5 s, doubled each time, up to 8 s."""
 NO_KEY = "none"
-"""What is sent where no key is asked for; the SDK insists on one."""
+"""The key sent to servers that require none; the SDK insists on one."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,17 @@ class Provider:
     name: str
     base_url: str
     key_variable: str | None = None
-    """Environment variable that holds the key; None where no key is asked for."""
+    """Environment variable that holds the key; None where no key is required."""
 
     def connect(
         self, model: str, *, key: str | None = None, timeout_s: float = TIMEOUT_S, retries: int = RETRIES
     ) -> "Chat":
-        """A model here; close it, or use it in `async with`. `key` goes before the environment's.
+        """Return a client for one model; close it, or use it in `async with`.
+
+        `key` takes precedence over the environment's.
 
         Raises:
-            BadRequest: the variable that should hold the key is not set.
+            BadRequest: no key is given, and the variable that should hold it is not set.
         """
         return Chat(self, model, _Secret(key or self._key()), timeout_s, retries)
 
@@ -71,11 +73,11 @@ PROVIDERS = {
 }
 
 
-def provider(name_or_url: str, key_variable: str | None = None) -> Provider:
-    """A known provider by its name, or any other by its URL.
+def find_provider(name_or_url: str, key_variable: str | None = None) -> Provider:
+    """Return the provider of that name in `PROVIDERS`, or one at that URL.
 
     Raises:
-        NotFound: neither.
+        NotFound: neither a known name nor a URL.
     """
     if name_or_url.startswith(("http://", "https://")):
         return Provider(name_or_url, name_or_url.rstrip("/"), key_variable)
@@ -83,30 +85,30 @@ def provider(name_or_url: str, key_variable: str | None = None) -> Provider:
         raise NotFound(
             f"provider {name_or_url!r}: known are {', '.join(PROVIDERS)}, and any URL such as https://host/v1"
         )
-    known = PROVIDERS[name_or_url]
-    return replace(known, key_variable=key_variable) if key_variable else known
+    provider = PROVIDERS[name_or_url]
+    return replace(provider, key_variable=key_variable) if key_variable else provider
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered."""
+    """A model's complete answer."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
-    """All calls by dotted name; none if any of them is malformed."""
+    """All calls, by dotted name; empty if any of them is malformed."""
     raw_tool_calls: tuple[dict[str, Any], ...]
-    """The server's `tool_calls`, as it sent them; empty where the calls were found in the text."""
+    """The server's `tool_calls`, as it sent them; empty where the calls were parsed from the text."""
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
-    """Both 0 where the server does not count."""
+    """Both are 0 if the server reports no usage."""
     latency_s: float
-    """From the request to the end of the answer, waits between retries included."""
+    """From the request to the end of the answer, including the waits between retries."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of an answer: of its text, or of the tool call number `index`."""
+    """A piece of a streamed answer: of its text, or of the tool call number `index`."""
 
     text: str = ""
     index: int | None = None
@@ -120,7 +122,7 @@ class _Secret:
 
 
 class Chat:
-    """One model of one provider."""
+    """A client for one model of one provider."""
 
     def __init__(self, provider: Provider, model: str, secret: _Secret, timeout_s: float, retries: int) -> None:
         from openai import AsyncOpenAI
@@ -148,54 +150,61 @@ class Chat:
     async def ask(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **sampling: Any
     ) -> Answer:
-        """The whole answer. `sampling` is whatever the API takes: temperature, max_tokens, seed, tool_choice, …
+        """Return the complete answer. `sampling` is whatever the API takes: temperature, max_tokens, seed, …
 
         Raises:
-            BadRequest: the key or the request was refused. NotFound: no such model. StageFailed: no answer.
+            BadRequest: the key or the request was refused.
+            NotFound: no such model.
+            StageFailed: no answer, also after retries.
         """
         started = time.monotonic()
-        with self._explained():
+        with self._translated_errors():
             completion = await self._create(**self._request(messages, tools, sampling))
         if not completion.choices:
             raise StageFailed(f"{self.provider.name}: {self.model} answered nothing at all")
         choice, usage = completion.choices[0], completion.usage
         calls = tuple(call.model_dump(exclude_none=True) for call in choice.message.tool_calls or ())
-        return _answer(
-            choice.message.content or "", calls, choice.finish_reason or "", _counts(usage), bool(tools), started
+        return _to_answer(
+            choice.message.content or "", calls, choice.finish_reason or "", _token_counts(usage), bool(tools), started
         )
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **sampling: Any
     ) -> AsyncIterator[Delta | Answer]:
-        """Pieces as they come, then the whole answer as `ask` would give it. Raises what `ask` raises."""
+        """Yield the answer's pieces as they arrive, then the complete answer as `ask` would return it.
+
+        Raises:
+            As `ask`; StageFailed also if the stream breaks off.
+        """
         started, text, finish, counts = time.monotonic(), "", "", (0, 0)
         calls: dict[int, dict[str, Any]] = {}
         request = {"stream": True, "stream_options": {"include_usage": True}} | self._request(messages, tools, sampling)
-        with self._explained():
+        with self._translated_errors():
             chunks = await self._create(**request)
             async with chunks:
                 async for chunk in chunks:
-                    counts = _counts(chunk.usage) if chunk.usage else counts
+                    counts = _token_counts(chunk.usage) if chunk.usage else counts
                     for choice in chunk.choices[:1]:
                         finish = choice.finish_reason or finish
-                        for delta in _deltas(choice.delta, calls):
+                        for delta in _read_deltas(choice.delta, calls):
                             text += delta.text
                             yield delta
         if not finish:
             raise StageFailed(
                 f"{self.provider.name}: {self.model}'s answer broke off after {len(text)} characters; ask again"
             )
-        yield _answer(text, tuple(calls[i] for i in sorted(calls)), finish, counts, bool(tools), started)
+        yield _to_answer(text, tuple(calls[i] for i in sorted(calls)), finish, counts, bool(tools), started)
 
     def _request(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, sampling: Mapping[str, Any]
     ) -> dict[str, Any]:
-        request = {"model": self.model, "messages": _as_api(messages), **sampling}
+        request = {"model": self.model, "messages": _to_api_messages(messages), **sampling}
         return request | {"tools": list(tools)} if tools else request
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        import httpx2  # what openai sends with; a stream that breaks raises its errors as they are
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn the errors of openai and its transport into TunelineErrors that name a remedy."""
+        import httpx2  # the transport of openai, whose errors pass through unchanged when a stream breaks
         import openai
 
         try:
@@ -209,14 +218,14 @@ class Chat:
                 f"{self.provider.name}: no answer from {self.provider.base_url} in time; try again"
             ) from None
         except openai.APIStatusError as error:
-            raise self._refused(error.status_code, self._hidden(error.message)) from None
+            raise self._status_error(error.status_code, self._redact(error.message)) from None
         except openai.APIConnectionError:
             start = "; `tuneline serve RUN` starts it" if self.provider.name == "local" else "; is it running?"
             raise StageFailed(f"{self.provider.name}: nothing answers at {self.provider.base_url}{start}") from None
         except openai.APIError as error:  # an error sent in the middle of a stream
-            raise StageFailed(f"{self.provider.name}: {self.model}: {self._hidden(error.message)}") from None
+            raise StageFailed(f"{self.provider.name}: {self.model}: {self._redact(error.message)}") from None
 
-    def _refused(self, status: int, message: str) -> TunelineError:
+    def _status_error(self, status: int, message: str) -> TunelineError:
         name, variable = self.provider.name, self.provider.key_variable
         if status in (401, 403):
             remedy = f"`export {variable}=…` with one that may" if variable else "it wants a key: name its variable"
@@ -227,14 +236,17 @@ class Chat:
             return StageFailed(f"{name}: too many requests (429), also after waiting; ask less at a time, or later")
         return (BadRequest if status < 500 else StageFailed)(f"{name}: {self.model}: {message}")
 
-    def _hidden(self, message: str) -> str:
+    def _redact(self, message: str) -> str:
         return message if self._secret.value == NO_KEY else message.replace(self._secret.value, "***")
 
 
-def _as_api(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Dataset rows keep arguments as objects and need no ids; the API wants JSON text and ids that match results."""
-    sent: list[dict[str, Any]] = []
-    waiting: list[str] = []
+def _to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Turn a dataset row's messages into the API's.
+
+    Rows hold arguments as objects and need no ids; the API requires JSON text, and ids that results refer to.
+    """
+    api_messages: list[dict[str, Any]] = []
+    unanswered_ids: list[str] = []
     number = 0
     for message in messages:
         message = dict(message)
@@ -248,16 +260,17 @@ def _as_api(messages: Sequence[Message]) -> list[dict[str, Any]]:
                     {"type": "function", **call, "id": call.get("id") or f"call_{number}", "function": function}
                 )
             message["tool_calls"] = calls
-            waiting = [call["id"] for call in calls]
+            unanswered_ids = [call["id"] for call in calls]
         elif message.get("role") == "tool":
-            expected = waiting.pop(0) if waiting else None
-            if "tool_call_id" not in message and expected:
-                message["tool_call_id"] = expected
-        sent.append(message)
-    return sent
+            call_id = unanswered_ids.pop(0) if unanswered_ids else None
+            if "tool_call_id" not in message and call_id:
+                message["tool_call_id"] = call_id
+        api_messages.append(message)
+    return api_messages
 
 
-def _deltas(delta: Any, calls: dict[int, dict[str, Any]]) -> Iterator[Delta]:
+def _read_deltas(delta: Any, calls: dict[int, dict[str, Any]]) -> Iterator[Delta]:
+    """Yield a chunk's pieces, and add those of tool calls to `calls`, which is by index."""
     if delta.content:
         yield Delta(text=delta.content)
     for piece in delta.tool_calls or ():
@@ -270,19 +283,19 @@ def _deltas(delta: Any, calls: dict[int, dict[str, Any]]) -> Iterator[Delta]:
         yield Delta(index=piece.index, name=name, arguments=arguments)
 
 
-def _answer(
+def _to_answer(
     text: str, raw: tuple[dict[str, Any], ...], finish: str, counts: tuple[int, int], tools: bool, started: float
 ) -> Answer:
-    calls = _parsed(raw) if raw else tuple(parse(text)) if tools else ()
+    calls = _parse_raw_calls(raw) if raw else tuple(parse_tool_calls(text)) if tools else ()
     return Answer(text, calls, raw, finish, *counts, latency_s=time.monotonic() - started)
 
 
-def _parsed(raw: tuple[dict[str, Any], ...]) -> tuple[ToolCall, ...]:
+def _parse_raw_calls(raw: tuple[dict[str, Any], ...]) -> tuple[ToolCall, ...]:
     try:
         return tuple(ToolCall.from_openai(call) for call in raw)
     except (ValueError, KeyError):
         return ()
 
 
-def _counts(usage: Any) -> tuple[int, int]:
+def _token_counts(usage: Any) -> tuple[int, int]:
     return (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)

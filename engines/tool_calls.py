@@ -46,7 +46,7 @@ class ToolCall:
         return cls(dotted_name(call["function"]["name"]), arguments)
 
 
-def render(calls: list[ToolCall]) -> str:
+def render_tool_calls(calls: list[ToolCall]) -> str:
     """The text a model learns to write for `calls`."""
     written = [
         f'{{"name": "{wire_name(c.name)}", "parameters": {json.dumps(c.arguments, ensure_ascii=False)}}}' for c in calls
@@ -54,7 +54,7 @@ def render(calls: list[ToolCall]) -> str:
     return TAG + SEPARATOR.join(written)
 
 
-def parse(text: str) -> list[ToolCall]:
+def parse_tool_calls(text: str) -> list[ToolCall]:
     """The calls in an answer; none if it is not wholly made of well-formed ones.
 
     With or without `<|python_tag|>`, `parameters` or `arguments`: both are seen in Llama's answers.
@@ -73,7 +73,7 @@ def parse(text: str) -> list[ToolCall]:
     return calls
 
 
-def as_llama_3(text: str) -> str:
+def to_llama3_text(text: str) -> str:
     """The text of calls, whole or not yet, as Llama 3 would have written it."""
     decoder, rest, calls = json.JSONDecoder(), text.removeprefix(LLAMA_4_START).removeprefix(LLAMA_4_END), []
     while rest.startswith("{"):

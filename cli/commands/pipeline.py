@@ -114,13 +114,13 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     from tuneline.core import paths
     from tuneline.core.errors import NotFound
     from tuneline.core.progress import Progress
-    from tuneline.engines.llama_cpp.build import installed
+    from tuneline.engines.llama_cpp.build import find_llama_cpp
     from tuneline.stages.line import in_subprocess, plan, run_line, up_to
 
     recipe = _load_checked_recipe(recipe_file)
     folder = paths.run_folder(recipe.name if name is None else name)
     if until in ("convert", "evaluate"):
-        installed()  # a missing llama.cpp is an error now, not after the training
+        find_llama_cpp()  # a missing llama.cpp is an error now, not after the training
     states = plan(recipe, folder, up_to(until))
     if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
         raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")

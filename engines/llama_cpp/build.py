@@ -49,7 +49,7 @@ class LlamaCpp:
     quantize: Path
 
 
-def installed() -> LlamaCpp:
+def find_llama_cpp() -> LlamaCpp:
     """The built llama.cpp.
 
     Raises:
@@ -79,7 +79,7 @@ def build() -> LlamaCpp:
         jobs = str(len(os.sched_getaffinity(0)))
         _run(_cmake(), "--build", str(root / "build"), "--target", *TARGETS, "--parallel", jobs)
         (root / MARK).touch()
-    return installed()
+    return find_llama_cpp()
 
 
 def _root() -> Path:

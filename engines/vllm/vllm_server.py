@@ -1,6 +1,6 @@
-"""vLLM for one base and its promoted adapters, or for one merged model: started, awaited, stopped.
+"""vLLM, started for one base and its adapters, or for one merged model.
 
-It may live in a Python environment of its own (docs/vllm.md): what is started is its executable.
+It may be installed in a Python environment of its own (docs/vllm.md): only its executable is called.
 """
 
 import contextlib
@@ -8,103 +8,88 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tuneline.configs.models import registry
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import IMPORTED_FROM
-from tuneline.engines.llama_cpp.llama_server import Server, await_health, dying_with, free_port
-from tuneline.engines.tool_calls import MISTRAL, TAG
-from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
+from tuneline.engines.llama_cpp.llama_server import dying_with
+from tuneline.engines.server import Server, free_port, stop, wait_until_ready
+from tuneline.engines.vllm.lora_ranks import MAX_LORA_RANK
+from tuneline.engines.vllm.tool_parsers import LLAMA_3, LLAMA_4, LLAMA_4_PLUGIN
 
-STARTS_WITHIN_S = 1200
-STOPS_WITHIN_S = 20
-ADAPTER_WITHIN_S = 120
-LLAMA_4, PLUGIN = "tuneline_llama4", Path(__file__).with_name("llama4_tool_parser.py")
-"""The parser of ours, and the file vLLM has it from."""
+START_TIMEOUT_S = 1200
+STOP_GRACE_S = 20
+ADAPTER_TIMEOUT_S = 120
 MAX_LORAS = 2
 """Adapters that answer at the same time, each with its memory; with vLLM's one, requests to two names wait in turn."""
 EXECUTABLE = "TUNELINE_VLLM"
-PARSER = "llama3_json"
-PARSERS = {TAG: PARSER, MISTRAL: "mistral"}
-"""By the tag that a tokenizer has."""
-TOLD = 4
+"""Environment variable with the path of vLLM's executable."""
+HOST = "127.0.0.1"
+CAUSES_SHOWN = 4
 _CAUSE = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .*|\berror: .*")
-_HIDES_THE_CAUSE = "See root cause above"
+_POINTER_TO_CAUSE = "See root cause above"
 
 
-def executable() -> Path | None:
-    """vLLM's: what `TUNELINE_VLLM` names, else the one of this Python, else the one on PATH; None if there is none.
+def find_vllm() -> Path | None:
+    """Return vLLM's executable: the one `TUNELINE_VLLM` names, else this Python's, else PATH's; None if there is none.
 
     Raises:
         NotFound: `TUNELINE_VLLM` names no file.
     """
-    if named := os.environ.get(EXECUTABLE):
-        if not Path(named).is_file():
+    if configured := os.environ.get(EXECUTABLE):
+        if not Path(configured).is_file():
             raise NotFound(
-                f"{EXECUTABLE}={named}: no such file; docs/vllm.md says how to make an environment with vLLM"
+                f"{EXECUTABLE}={configured}: no such file; docs/vllm.md says how to make an environment with vLLM"
             )
-        return Path(named)
-    own, found = Path(sys.executable).with_name("vllm"), shutil.which("vllm")
-    return own if own.is_file() else Path(found) if found else None
-
-
-def parser_for(base: str, model: Path) -> str | None:
-    """vLLM's tool parser for a base: the one models.yaml names, else its family's, if the tokenizer has its tag."""
-    if (found := registry().find(base)) and (named := registry().models[found].tool_parser):
-        return named
-    config, tokenizer = model / "config.json", model / "tokenizer.json"
-    if config.exists() and str(json.loads(config.read_text("utf-8")).get("model_type")).startswith("llama4"):
-        return LLAMA_4
-    held = tokenizer.read_text("utf-8") if tokenizer.exists() else ""
-    return next((parser for tag, parser in PARSERS.items() if tag in held), None)
-
-
-def rank_of(adapter: Path) -> int:
-    """The least `max_lora_rank` that takes an adapter: a higher one makes every token slower."""
-    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    return min(allowed for allowed in LORA_RANKS if allowed >= rank)
+        return Path(configured)
+    beside_python, on_path = Path(sys.executable).with_name("vllm"), shutil.which("vllm")
+    return beside_python if beside_python.is_file() else Path(on_path) if on_path else None
 
 
 @contextlib.contextmanager
-def serving(
+def start_vllm(
     model: Path,
     *,
     alias: str,
     log: Path,
     context: int,
-    parser: str | None = PARSER,
+    parser: str | None = LLAMA_3,
     adapters: Mapping[str, Path] | None = None,
     rank: int = MAX_LORA_RANK,
     gpus: int = 1,
     fast_boot: bool = True,
 ) -> Iterator[Server]:
-    """A vLLM for `model`, and `adapters` by name beside it, until the block ends.
+    """Run a vLLM for `model` until the block ends. A request may bring a `chat_template` of its own.
 
-    `context` is in tokens; `rank` is the highest an adapter may have. A request may bring a `chat_template`: adapters
-    of one base may have learned with several. `fast_boot` leaves CUDA graphs out: half the start, some of the speed.
+    Args:
+        alias: the model's name in requests.
+        log: the file that receives what the server prints.
+        context: tokens that a request and its answer may take.
+        parser: vLLM's tool parser; None leaves tool calls in the text.
+        adapters: folders of LoRA adapters, by the name that requests use.
+        rank: the highest rank an adapter may have.
+        gpus: GPUs for tensor parallelism.
+        fast_boot: whether to leave CUDA graphs out: half the start-up time, for some of the speed.
 
     Raises:
-        NotFound: no such model, or no vLLM. StageFailed: it did not start.
+        NotFound: no such model, or vLLM is not installed.
+        StageFailed: the server did not start.
     """
     if not model.exists():
         raise NotFound(f"{model}: no such model; run `tuneline convert RECIPE` first")
-    vllm = executable()
+    vllm = find_vllm()
     if vllm is None:
         raise NotFound(f"vLLM is not here: it is not on PATH, and {EXECUTABLE} names none; docs/vllm.md")
-    port = free_port("127.0.0.1")
+    port = free_port(HOST)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(vllm), *words(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)],
+            [str(vllm), *serve_arguments(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(),
@@ -113,25 +98,25 @@ def serving(
         )
     try:
         try:
-            await_health(process, f"http://127.0.0.1:{port}", log, time.monotonic() + STARTS_WITHIN_S)
+            wait_until_ready(process, f"http://{HOST}:{port}", log, START_TIMEOUT_S)
         except StageFailed as error:
-            raise StageFailed(_with_cause(str(error), log)) from None
-        yield Server(f"http://127.0.0.1:{port}/v1", process)
+            raise StageFailed(_append_causes(str(error), log)) from None
+        yield Server(f"http://{HOST}:{port}/v1", process)
     finally:
-        _stop(process)
+        stop(process, STOP_GRACE_S, kill_group=True)  # its workers would keep the GPU
 
 
 def load_adapter(server: Server, name: str, adapter: Path) -> None:
-    """Put one more adapter into a vLLM that runs (docs.vllm.ai, "LoRA Adapters").
+    """Load one more adapter into a running vLLM (docs.vllm.ai, "LoRA Adapters").
 
     Raises:
-        StageFailed: it did not take it.
+        StageFailed: vLLM refused it, or did not answer.
     """
     _post(server, "load_lora_adapter", {"lora_name": name, "lora_path": str(adapter)})
 
 
 def unload_adapter(server: Server, name: str) -> None:
-    """Take it out again; of a server that is gone nothing is asked."""
+    """Unload an adapter; errors are ignored, since the server may be gone."""
     with contextlib.suppress(StageFailed):
         _post(server, "unload_lora_adapter", {"lora_name": name})
 
@@ -140,7 +125,7 @@ def _post(server: Server, path: str, body: dict[str, str]) -> None:
     data = json.dumps(body).encode()
     request = urllib.request.Request(f"{server.base_url}/{path}", data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=ADAPTER_WITHIN_S):
+        with urllib.request.urlopen(request, timeout=ADAPTER_TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
         raise StageFailed(f"vLLM: {path} {body['lora_name']}: {error.code}: {error.read().decode()[:300]}") from None
@@ -148,7 +133,7 @@ def _post(server: Server, path: str, body: dict[str, str]) -> None:
         raise StageFailed(f"vLLM: {path} {body['lora_name']}: {error}") from None
 
 
-def words(
+def serve_arguments(
     model: Path,
     alias: str,
     port: int,
@@ -158,43 +143,36 @@ def words(
     rank: int,
     gpus: int,
     fast_boot: bool,
-) -> Sequence[str]:
-    """The words after `vllm` (docs.vllm.ai, `vllm serve`, 0.32)."""
-    told = ["serve", str(model), "--served-model-name", alias, "--host", "127.0.0.1", "--port", str(port)]
-    told += ["--max-model-len", str(context), "--tensor-parallel-size", str(gpus), "--enable-prefix-caching"]
+) -> list[str]:
+    """Return the arguments of the `vllm` executable (docs.vllm.ai, `vllm serve`, 0.32)."""
+    arguments = ["serve", str(model), "--served-model-name", alias, "--host", HOST, "--port", str(port)]
+    arguments += ["--max-model-len", str(context), "--tensor-parallel-size", str(gpus), "--enable-prefix-caching"]
     if parser:  # as llama-server does: once a call has begun, a grammar of the offered tools decides
-        told += ["--enable-auto-tool-choice", "--tool-call-parser", parser, "--tool-strict-level", "parameter"]
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", parser, "--tool-strict-level", "parameter"]
     if parser == LLAMA_4:
-        told += ["--tool-parser-plugin", str(PLUGIN)]
-    told += ["--trust-request-chat-template"]  # of our own front door, which takes none from a client
+        arguments += ["--tool-parser-plugin", str(LLAMA_4_PLUGIN)]
+    arguments += ["--trust-request-chat-template"]  # requests come from our gateway, which takes none from a client
     if fast_boot:
-        told += ["--enforce-eager"]
+        arguments += ["--enforce-eager"]
     if adapters:
-        told += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(MAX_LORAS)]
-        told += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
-    return told
+        arguments += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(MAX_LORAS)]
+        arguments += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
+    return arguments
 
 
 def _environment() -> dict[str, str]:
-    """On a CPU vLLM would take nearly all memory for its cache, and not start where others use some of it."""
-    asked = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"} | os.environ
-    ours_too = os.pathsep.join(filter(None, (str(IMPORTED_FROM), os.environ.get("PYTHONPATH"))))  # for the plugin
-    return asked | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": ours_too}
+    """Return vLLM's environment.
+
+    On a CPU vLLM's KV cache would take nearly all memory by default, and vLLM would not start where others use some.
+    """
+    defaults = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"}
+    python_path = os.pathsep.join(filter(None, (str(IMPORTED_FROM), os.environ.get("PYTHONPATH"))))  # for the plugin
+    return defaults | os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": python_path}
 
 
-def _with_cause(message: str, log: Path) -> str:
-    """vLLM's log ends with the failure of the process that waited; why it failed stands far above."""
+def _append_causes(message: str, log: Path) -> str:
+    """Add the errors in the log to `message`: the log ends with the process that waited, the cause is further up."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if " WARNING " not in line]
-    causes = dict.fromkeys(found[0] for found in map(_CAUSE.search, lines) if found)
-    hidden = [cause for cause in causes if _HIDES_THE_CAUSE not in cause and cause not in message]
-    return "\n".join([message, *(f"cause: {cause[:500]}" for cause in hidden[-TOLD:])])
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, then end it and the processes it started: of a killed vLLM they would keep the GPU."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOPS_WITHIN_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    causes = dict.fromkeys(match[0] for match in map(_CAUSE.search, lines) if match)
+    unseen = [cause for cause in causes if _POINTER_TO_CAUSE not in cause and cause not in message]
+    return "\n".join([message, *(f"cause: {cause[:500]}" for cause in unseen[-CAUSES_SHOWN:])])

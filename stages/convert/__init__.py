@@ -14,7 +14,7 @@ from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
-from tuneline.engines.llama_cpp.build import LlamaCpp, installed
+from tuneline.engines.llama_cpp.build import LlamaCpp, find_llama_cpp
 from tuneline.stages.convert.verification.verify import MERGED, REPORT
 from tuneline.stages.convert.worker import Output, Task, raised
 from tuneline.stages.fetch.bases import open_base
@@ -59,7 +59,7 @@ def convert(recipe: Recipe, run: Path) -> Artifact:
 def _build(
     recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path, events: Events
 ) -> Mapping[str, Any]:
-    installed()
+    find_llama_cpp()
     scratch, template = folder / artifacts.SCRATCH, prepared / TEMPLATE
     scratch.mkdir(exist_ok=True)
     kinds = ("F16", *(kind for kind in recipe.convert.types if kind != "F16"))

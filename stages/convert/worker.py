@@ -19,7 +19,7 @@ from typing import Any
 from tuneline.core import errors
 from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed, TunelineError
-from tuneline.engines.llama_cpp.build import installed
+from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import is_tied, shards, stored
 from tuneline.stages.convert.folders.merged import copy_the_rest, merged_shards
@@ -95,8 +95,8 @@ def run(task: Task, tell: Any) -> dict[str, Any]:
     """Make what is missing of the task; parameters by tensor type of each GGUF."""
     from tuneline.stages.convert.onepass import gguf_plan
 
-    gguf_plan.use_vendored(installed())
-    scratch, ggml = Path(task.scratch), Ggml(installed())
+    gguf_plan.use_vendored(find_llama_cpp())
+    scratch, ggml = Path(task.scratch), Ggml(find_llama_cpp())
     if not (scratch / WHOLE).exists():
         moves = _write(task, scratch, ggml, lambda done, total, text: tell(done=done, total=total, text=text))
         write_atomic(scratch / WHOLE, json.dumps(moves))

@@ -6,7 +6,7 @@ from pathlib import Path
 from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
-from tuneline.engines.providers import provider
+from tuneline.engines.providers import find_provider
 from tuneline.stages.evaluate import served
 from tuneline.stages.evaluate.scoring.llm_judge import (
     ENOUGH_LABELS,
@@ -45,7 +45,7 @@ def judge_run(run: Path, where: str, model: str, labels: Path | None, sheet: Pat
 
 async def _judged(run: Path, target: str, where: str, model: str, labels: dict[Key, bool], items: int) -> Judged:
     answers = answers_to_judge(run / "evaluate", target, items, tuple(labels))
-    async with provider(where).connect(model) as chat:
+    async with find_provider(where).connect(model) as chat:
 
         async def ask(prompt: str) -> str:
             message = [{"role": "user", "content": prompt}]

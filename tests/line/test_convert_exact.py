@@ -140,7 +140,7 @@ CASES = (
 def installed() -> build.LlamaCpp:
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
     try:
-        return build.installed()
+        return build.find_llama_cpp()
     except NotFound:
         pytest.skip("llama.cpp is not built; `make llama` builds it")
 
@@ -249,8 +249,8 @@ def test_the_merged_checkpoint_is_peft_s_bit_by_bit(made: dict[str, Path], case:
 
 def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: dict[str, Path]) -> None:
     script = "import sys\nfrom tuneline.stages.convert.onepass import gguf_plan, importance_matrix\n"
-    script += "from tuneline.engines.llama_cpp.build import installed\n"
-    script += "gguf_plan.use_vendored(installed())\nfrom pathlib import Path\n"
+    script += "from tuneline.engines.llama_cpp.build import find_llama_cpp\n"
+    script += "gguf_plan.use_vendored(find_llama_cpp())\nfrom pathlib import Path\n"
     script += "found = importance_matrix.read(Path(sys.argv[1])).weights\nassert len(found) == 8 * 7, len(found)\n"
     script += "assert all(w.min() >= 0 and w.max() > 2 * w.mean() for w in found.values())\n"
     script += "q, k = found['blk.0.attn_q.weight'], found['blk.0.attn_k.weight']\nassert (q == k).all()\n"
@@ -260,10 +260,10 @@ def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: 
 def test_the_cases_meet_the_rules_they_are_for(made: dict[str, Path]) -> None:
     def types(case: str, kind: str) -> set[str]:
         script = "import json,sys\nfrom tuneline.stages.convert.onepass import gguf_plan\n"
-        script += "from tuneline.engines.llama_cpp.build import installed\n"
-        script += "gguf_plan.use_vendored(installed())\nfrom pathlib import Path\n"
+        script += "from tuneline.engines.llama_cpp.build import find_llama_cpp\n"
+        script += "gguf_plan.use_vendored(find_llama_cpp())\nfrom pathlib import Path\n"
         script += "from tuneline.stages.convert.onepass.ggml import Ggml\n"
-        script += "print(json.dumps(gguf_plan.types(Path(sys.argv[1]), Ggml(installed()))))"
+        script += "print(json.dumps(gguf_plan.types(Path(sys.argv[1]), Ggml(find_llama_cpp()))))"
         file = made[case] / f"ours/tuned-{kind}.gguf"
         done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT, capture_output=True, check=True)
         return set(json.loads(done.stdout))

@@ -21,7 +21,7 @@ from tuneline.configs.recipe import recipe_of
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
-from tuneline.engines.llama_cpp.llama_server import free_port
+from tuneline.engines.server import free_port
 from tuneline.stages.prepare import load_tools
 from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 

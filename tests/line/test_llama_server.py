@@ -21,9 +21,10 @@ from tests.unit.test_tool_parsers import written
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.engines import tool_calls
-from tuneline.engines.llama_cpp.llama_server import Server, serving
+from tuneline.engines.llama_cpp.llama_server import start_llama_server
+from tuneline.engines.server import Server
 from tuneline.engines.tool_calls import ToolCall
-from tuneline.stages.convert import Job, _gguf, installed
+from tuneline.stages.convert import Job, _gguf, find_llama_cpp
 from tuneline.stages.prepare.rendering.chat_templates import FOLDER
 
 TINY = ROOT / "data/tiny"
@@ -67,13 +68,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "base.gguf"
     (out.parent / "scratch").mkdir()
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
-    _gguf(installed(), out.parent / "scratch", Job(TINY, out, "tiny"))
+    _gguf(find_llama_cpp(), out.parent / "scratch", Job(TINY, out, "tiny"))
     return out
 
 
 @pytest.fixture(scope="module")
 def server(base: Path) -> Iterator[Server]:
-    with serving(base, alias="tiny", log=base.with_suffix(".log"), context=1024, threads=1) as server:
+    with start_llama_server(base, alias="tiny", log=base.with_suffix(".log"), context=1024, threads=1) as server:
         yield server
 
 
@@ -164,13 +165,13 @@ def test_after_the_tag_a_grammar_of_the_offered_tools_decides(server: Server) ->
 def test_unconstrained_text_is_there_for_our_own_parser(server: Server) -> None:
     choice = ask(server, ASKED, tool_choice="none")
     assert choice["message"]["content"].startswith(tool_calls.TAG)
-    assert tool_calls.parse(choice["message"]["content"]) == [CALL]
+    assert tool_calls.parse_tool_calls(choice["message"]["content"]) == [CALL]
 
 
 def test_several_calls_are_read_by_our_parser_where_the_servers_does_not(server: Server) -> None:
     """llama-server joins calls by a comma, Llama 3.1 and vLLM by "; ": the day this fails its parser reads both."""
-    written = tool_calls.render([CALL, CALL])
-    assert tool_calls.parse(written) == [CALL, CALL]
+    written = tool_calls.render_tool_calls([CALL, CALL])
+    assert tool_calls.parse_tool_calls(written) == [CALL, CALL]
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(server, [*ASKED, {"role": "assistant", "content": written}], parallel_tool_calls=True)
     assert refused.value.code == 500
@@ -185,10 +186,10 @@ def test_what_our_template_for_mistral_writes_is_read(tmp_path: Path, tokenizer:
     (tmp_path / "model/chat_template.jinja").write_text((FOLDER / "mistral.jinja").read_text("utf-8"))
     (tmp_path / "scratch").mkdir()
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
-    _gguf(installed(), tmp_path / "scratch", Job(tmp_path / "model", tmp_path / "base.gguf", "tiny"))
+    _gguf(find_llama_cpp(), tmp_path / "scratch", Job(tmp_path / "model", tmp_path / "base.gguf", "tiny"))
     calls = [("pizza__order", {"name": 'é" {', "to": "Gebim"}), ("door__lock", {})]
     begun = {"role": "assistant", "content": written((FOLDER / "mistral.jinja").read_text("utf-8"), calls)}
-    with serving(tmp_path / "base.gguf", alias="t", log=tmp_path / "log", context=1024, threads=1) as server:
+    with start_llama_server(tmp_path / "base.gguf", alias="t", log=tmp_path / "log", context=1024, threads=1) as server:
         end: dict[str, Any] = {"max_tokens": 1, "logit_bias": [[tokenizer.eos_token_id, 100]]}
         read = ask(server, [*ASKED, begun], parallel_tool_calls=True, **end)["message"]["tool_calls"]
         assert [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in read] == calls
@@ -209,7 +210,7 @@ def test_it_has_metrics(server: Server) -> None:
 
 
 def test_a_key_is_asked_for_and_not_in_argv(base: Path, tmp_path: Path) -> None:
-    with serving(base, alias="t", log=tmp_path / "log", context=256, threads=1, api_key="s3cret") as server:
+    with start_llama_server(base, alias="t", log=tmp_path / "log", context=256, threads=1, api_key="s3cret") as server:
         with pytest.raises(urllib.error.HTTPError) as refused:
             request(server, "/v1/models")
         assert refused.value.code == 401
@@ -221,7 +222,7 @@ def test_a_key_is_asked_for_and_not_in_argv(base: Path, tmp_path: Path) -> None:
 def test_a_callers_environment_changes_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_API_KEY", "left over")
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "none")
-    with serving(base, alias="t", log=tmp_path / "log", context=256, threads=1) as server:
+    with start_llama_server(base, alias="t", log=tmp_path / "log", context=256, threads=1) as server:
         assert json.loads(request(server, "/v1/models"))["data"][0]["id"] == "t"
     assert server.process.poll() is not None
 
@@ -233,7 +234,7 @@ def test_a_port_in_use_is_said_before_anything_starts(base: Path, tmp_path: Path
         port = holder.getsockname()[1]
         with (
             pytest.raises(BadRequest, match=f"port {port} on 127.0.0.1 is in use"),
-            serving(base, alias="t", log=tmp_path / "log", context=256, threads=1, port=port),
+            start_llama_server(base, alias="t", log=tmp_path / "log", context=256, threads=1, port=port),
         ):
             pass
     assert not (tmp_path / "log").exists()
@@ -244,7 +245,7 @@ def test_a_damaged_file_is_explained_by_the_end_of_the_log(base: Path, tmp_path:
     half.write_bytes(base.read_bytes()[:100_000])
     with (
         pytest.raises(StageFailed, match=r"the server ended with 1; the end of .*log:\n(.*\n)*.*half\.gguf"),
-        serving(half, alias="t", log=tmp_path / "log", context=256, threads=1),
+        start_llama_server(half, alias="t", log=tmp_path / "log", context=256, threads=1),
     ):
         pass
 
@@ -252,7 +253,7 @@ def test_a_damaged_file_is_explained_by_the_end_of_the_log(base: Path, tmp_path:
 def test_a_file_that_is_not_there_names_the_next_command(tmp_path: Path) -> None:
     with (
         pytest.raises(NotFound, match="tuneline convert"),
-        serving(tmp_path / "none.gguf", alias="t", log=tmp_path / "log", context=256, threads=1),
+        start_llama_server(tmp_path / "none.gguf", alias="t", log=tmp_path / "log", context=256, threads=1),
     ):
         pass
 
@@ -260,9 +261,9 @@ def test_a_file_that_is_not_there_names_the_next_command(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_it_dies_with_a_killed_caller(base: Path, tmp_path: Path) -> None:
     caller = (
-        "import pathlib, sys, time\nfrom tuneline.engines.llama_cpp.llama_server import serving\n"
+        "import pathlib, sys, time\nfrom tuneline.engines.llama_cpp.llama_server import start_llama_server\n"
         "gguf, log = map(pathlib.Path, sys.argv[1:])\n"
-        "with serving(gguf, alias='t', log=log, context=256, threads=1) as s:\n"
+        "with start_llama_server(gguf, alias='t', log=log, context=256, threads=1) as s:\n"
         "    print(s.process.pid, flush=True)\n    time.sleep(600)\n"
     )
     command = [sys.executable, "-c", caller, str(base), str(tmp_path / "log")]

@@ -23,16 +23,17 @@ from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
-from tuneline.engines.llama_cpp.llama_server import Server, free_port
+from tuneline.engines.server import Server, free_port
 from tuneline.engines.tool_calls import TAG, ToolCall
 from tuneline.engines.vllm import vllm_server
+from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.stages.evaluate import evaluate
 from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(vllm_server.executable() is None, reason=f"no vLLM: {vllm_server.EXECUTABLE} names none"),
+    pytest.mark.skipif(vllm_server.find_vllm() is None, reason=f"no vLLM: {vllm_server.EXECUTABLE} names none"),
 ]
 
 SERVE = """
@@ -52,8 +53,8 @@ def adapter(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("vllm") / "log"
-    parser = vllm_server.parser_for("tiny", TINY)
-    with vllm_server.serving(
+    parser = tool_parser_for("tiny", TINY)
+    with vllm_server.start_vllm(
         TINY, alias="tiny", log=log, context=1024, parser=parser, adapters={"tuned": adapter}, rank=8
     ) as server:
         yield server
@@ -151,7 +152,7 @@ def test_why_it_does_not_start_is_said(tmp_path: Path) -> None:
     model = shutil.copytree(TINY, tmp_path / "tiny", ignore=shutil.ignore_patterns("*.safetensors"))
     with (
         pytest.raises(StageFailed, match=r"cause: RuntimeError: Cannot find any model weights"),
-        vllm_server.serving(model, alias="t", log=tmp_path / "log", context=256),
+        vllm_server.start_vllm(model, alias="t", log=tmp_path / "log", context=256),
     ):
         pass
 
@@ -159,7 +160,7 @@ def test_why_it_does_not_start_is_said(tmp_path: Path) -> None:
 def test_an_executable_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(vllm_server.EXECUTABLE, "/nowhere/vllm")
     with pytest.raises(NotFound, match="docs/vllm.md"):
-        vllm_server.executable()
+        vllm_server.find_vllm()
 
 
 def copy_of(run: Path, name: str, form: str) -> Path:

@@ -39,7 +39,7 @@ def pack(archive: Path, name: str) -> None:
 def test_what_is_not_built_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
     with pytest.raises(NotFound, match="make llama"):
-        build.installed()
+        build.find_llama_cpp()
 
 
 def test_pip_is_told_the_pinned_hash(commands: list[tuple[str, ...]]) -> None:
@@ -55,7 +55,7 @@ def test_pip_is_told_the_pinned_hash(commands: list[tuple[str, ...]]) -> None:
 def test_a_built_one_is_not_built_again(commands: list[tuple[str, ...]]) -> None:
     first = build.build()
     commands.clear()
-    assert build.build() == first == build.installed()
+    assert build.build() == first == build.find_llama_cpp()
     assert commands == []
 
 
@@ -73,7 +73,7 @@ def test_a_killed_build_goes_on_without_fetching_again(
     with pytest.raises(KeyboardInterrupt):
         build.build()
     with pytest.raises(NotFound):
-        build.installed()
+        build.find_llama_cpp()
     monkeypatch.setattr(build, "_run", fine)
     commands.clear()
     build.build()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
-from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider, provider
-from tuneline.engines.tool_calls import ToolCall, render
+from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider, find_provider
+from tuneline.engines.tool_calls import ToolCall, render_tool_calls
 
 SECRET = "sk-very-secret-123"
 ASKED = [{"role": "user", "content": "tell Ana hi"}]
@@ -116,7 +116,7 @@ def test_tool_calls_come_back_under_dotted_names(server: Server) -> None:
 
 
 def test_calls_left_in_the_text_are_found_but_only_if_tools_were_offered(server: Server) -> None:
-    server.answers = [(200, completion(content=render([CALL])))] * 2
+    server.answers = [(200, completion(content=render_tool_calls([CALL])))] * 2
     assert ask(server.provider(), tools=TOOLS).tool_calls == (CALL,)
     assert ask(server.provider()).tool_calls == ()
 
@@ -205,7 +205,7 @@ def test_a_refused_key_is_named_but_never_shown(server: Server) -> None:
 def test_a_missing_key_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     with pytest.raises(BadRequest, match="export GROQ_API_KEY="):
-        provider("groq").connect("m")
+        find_provider("groq").connect("m")
 
 
 def test_another_providers_key_is_never_sent_to_a_local_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_another_providers_key_is_never_sent_to_a_local_server(server: Server, m
 
 def test_keys_are_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROQ_API_KEY", SECRET)
-    chat = provider("groq").connect("m")
+    chat = find_provider("groq").connect("m")
     assert SECRET not in repr(chat) + repr(chat.provider) + repr(vars(chat)) + repr(PROVIDERS)
 
 
@@ -236,9 +236,9 @@ def test_nothing_listens_and_no_such_model_say_what_to_do(server: Server) -> Non
 
 def test_providers_are_found_by_name_or_url() -> None:
     assert {"local", "vllm", "ollama", "groq", "together", "fireworks", "openai"} <= set(PROVIDERS)
-    assert provider("https://host/v1/", "K") == Provider("https://host/v1/", "https://host/v1", "K")
+    assert find_provider("https://host/v1/", "K") == Provider("https://host/v1/", "https://host/v1", "K")
     with pytest.raises(NotFound, match="groq"):
-        provider("grok")
+        find_provider("grok")
 
 
 def test_importing_providers_does_not_import_openai() -> None:

@@ -14,7 +14,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuneline.core.paths import ROOT
-from tuneline.engines.tool_calls import TAG, ToolCall, parse, render
+from tuneline.engines.tool_calls import TAG, ToolCall, parse_tool_calls, render_tool_calls
 
 WORDS = st.lists(st.sampled_from(["a", "B", "z9", "x1y", "send", "Ab0"]), min_size=1, max_size=2).map("_".join)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
@@ -59,8 +59,8 @@ def rendered(messages: list[dict[str, Any]], **more: Any) -> str:
 @EXAMPLES
 @given(CALLS)
 def test_what_is_rendered_is_parsed_back(calls: list[ToolCall]) -> None:
-    assert parse(render(calls)) == calls
-    assert parse(render(calls).removeprefix(TAG)) == calls
+    assert parse_tool_calls(render_tool_calls(calls)) == calls
+    assert parse_tool_calls(render_tool_calls(calls).removeprefix(TAG)) == calls
 
 
 @EXAMPLES
@@ -68,7 +68,7 @@ def test_what_is_rendered_is_parsed_back(calls: list[ToolCall]) -> None:
 def test_the_chat_template_writes_the_same_text(calls: list[ToolCall]) -> None:
     asked = {"role": "user", "content": "do it"}
     text = rendered([asked, {"role": "assistant", "content": "", "tool_calls": [c.openai() for c in calls]}])
-    assert text.removeprefix(rendered([asked], add_generation_prompt=True)) == render(calls) + "<|eot_id|>"
+    assert text.removeprefix(rendered([asked], add_generation_prompt=True)) == render_tool_calls(calls) + "<|eot_id|>"
 
 
 @EXAMPLES
@@ -84,13 +84,13 @@ def test_calls_survive_openais_form_as_objects_and_as_text(calls: list[ToolCall]
 @EXAMPLES
 @given(CALLS, st.integers(1, 8))
 def test_a_cut_answer_is_never_taken_for_its_first_calls(calls: list[ToolCall], missing: int) -> None:
-    assert parse(render(calls)[:-missing]) == []
+    assert parse_tool_calls(render_tool_calls(calls)[:-missing]) == []
 
 
 @EXAMPLES
 @given(st.text())
 def test_any_text_is_parsed_without_an_error(text: str) -> None:
-    assert isinstance(parse(text), list)
+    assert isinstance(parse_tool_calls(text), list)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,13 @@ def test_any_text_is_parsed_without_an_error(text: str) -> None:
     + ['I call {"name": "a", "parameters": {}}', '{"name": "a", "parameters": {}} and done', "[" * 5000],
 )
 def test_what_is_not_wholly_a_call_is_text(text: str) -> None:
-    assert parse(text) == []
+    assert parse_tool_calls(text) == []
 
 
 def test_the_name_is_the_catalogues_and_arguments_may_be_called_either_way() -> None:
-    assert parse('{"name": "docs__create", "arguments": {"title": "x"}}') == [ToolCall("docs.create", {"title": "x"})]
+    assert parse_tool_calls('{"name": "docs__create", "arguments": {"title": "x"}}') == [
+        ToolCall("docs.create", {"title": "x"})
+    ]
 
 
 def test_transformers_renders_the_template_as_we_do() -> None:
@@ -118,4 +120,6 @@ def test_transformers_renders_the_template_as_we_do() -> None:
         conversations=[messages], chat_template=source, return_assistant_tokens_mask=True, bos_token="<|begin_of_text|>"
     )
     assert texts[0] == rendered(messages)
-    assert [texts[0][a:b] for a, b in spans[0]] == [render(calls) + "<|eot_id|>"], "the learned part is not the answer"
+    assert [texts[0][a:b] for a, b in spans[0]] == [render_tool_calls(calls) + "<|eot_id|>"], (
+        "the learned part is not the answer"
+    )

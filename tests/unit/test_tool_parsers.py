@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tuneline.configs.models import registry
-from tuneline.engines.tool_calls import MISTRAL, as_llama_3
-from tuneline.engines.vllm.vllm_server import LLAMA_4, PLUGIN, parser_for, words
+from tuneline.engines.tool_calls import MISTRAL, to_llama3_text
+from tuneline.engines.vllm.tool_parsers import LLAMA_4, LLAMA_4_PLUGIN, tool_parser_for
+from tuneline.engines.vllm.vllm_server import serve_arguments
 from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END, FOLDER, compiled
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -62,7 +63,7 @@ def read_by_mistral(text: str) -> Calls:
 
 READ: dict[str, Callable[[str], Calls]] = {
     "llama3_json": read_by_llama3_json,
-    LLAMA_4: lambda text: read_by_llama3_json(as_llama_3(text)),
+    LLAMA_4: lambda text: read_by_llama3_json(to_llama3_text(text)),
     "hermes": read_by_hermes,
     "mistral": read_by_mistral,
 }
@@ -103,17 +104,17 @@ def test_llama_3s_own_parser_would_read_no_two_calls_of_llama_4() -> None:
 
 @pytest.mark.parametrize("text", ["", "42 apples", "Hello {x}", '{"a": 1', "<|python_start|>", '{"a": 1}', "{" * 9000])
 def test_text_that_is_no_calls_of_llama_4_stays(text: str) -> None:
-    assert as_llama_3(text) == text.removeprefix("<|python_start|>")
+    assert to_llama3_text(text) == text.removeprefix("<|python_start|>")
 
 
 def test_the_server_is_started_with_the_parser_of_its_base(tmp_path: Path) -> None:
     def told(base: str, family: str) -> Sequence[str]:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
-        return words(tmp_path, "a", 1, 2048, parser_for(base, tmp_path), {}, 8, 1, True)
+        return serve_arguments(tmp_path, "a", 1, 2048, tool_parser_for(base, tmp_path), {}, 8, 1, True)
 
     scout = told("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4")
     assert scout[scout.index("--tool-call-parser") + 1] == LLAMA_4
-    assert scout[scout.index("--tool-parser-plugin") + 1] == str(PLUGIN) and PLUGIN.exists()
+    assert scout[scout.index("--tool-parser-plugin") + 1] == str(LLAMA_4_PLUGIN) and LLAMA_4_PLUGIN.exists()
     assert LLAMA_4 in told("llama-4-scout", "llama4_text"), "a base without a template gets ours"
     (tmp_path / "tokenizer.json").write_text(json.dumps(MISTRAL))
     assert "mistral" in told("a folder", "mistral")
@@ -152,7 +153,7 @@ def test_vllm_itself_reads_them_whole_and_streamed(name: str, control: str, text
         def get_vocab(self) -> dict[str, int]:
             return {control: 0}
 
-    ToolParserManager.import_tool_parser(str(PLUGIN))
+    ToolParserManager.import_tool_parser(str(LLAMA_4_PLUGIN))
     kind: Any = ToolParserManager.get_tool_parser(name)
     request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "do it"}])
     found = kind(Tokenizer()).extract_tool_calls(text, request)

@@ -15,6 +15,8 @@ from tuneline.core.paths import ROOT
 from tuneline.endpoints.engine_pool import Engines
 from tuneline.endpoints.gateway import front
 from tuneline.engines.vllm import vllm_server
+from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
+from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.stages.evaluate.clients.target_engines import engine_of, stands_in
 
 TINY = ROOT / "data/tiny"
@@ -31,13 +33,13 @@ def recipe(**serve: Any) -> Recipe:
 
 
 def test_the_parser_is_the_bases() -> None:
-    assert vllm_server.parser_for("qwen-2.5-7b-instruct", TINY) == "hermes"
-    assert vllm_server.parser_for("acme/unknown", TINY) == "llama3_json"  # its tokenizer has the tag of a call
+    assert tool_parser_for("qwen-2.5-7b-instruct", TINY) == "hermes"
+    assert tool_parser_for("acme/unknown", TINY) == "llama3_json"  # its tokenizer has the tag of a call
 
 
 def test_a_tokenizer_without_the_tag_has_no_parser(tmp_path: Path) -> None:
-    assert vllm_server.parser_for("acme/unknown", tmp_path) is None
-    assert "--tool-call-parser" not in vllm_server.words(TINY, "t", 1, 256, None, {}, 8, 1, True)
+    assert tool_parser_for("acme/unknown", tmp_path) is None
+    assert "--tool-call-parser" not in vllm_server.serve_arguments(TINY, "t", 1, 256, None, {}, 8, 1, True)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_a_tokenizer_without_the_tag_has_no_parser(tmp_path: Path) -> None:
 )
 def test_vllm_is_told_the_least_rank_that_takes_an_adapter(tmp_path: Path, ranks: dict[str, Any], wanted: int) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(ranks))
-    assert vllm_server.rank_of(tmp_path) == wanted
+    assert smallest_max_lora_rank(tmp_path) == wanted
 
 
 def test_what_serves_is_what_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +64,14 @@ def test_where_there_is_no_vllm_another_stands_in_and_says_so(monkeypatch: pytes
     assert "docs/vllm.md" in (stands_in(recipe(form="adapter")) or "") and stands_in(recipe(form="gguf")) is None
     with (
         pytest.raises(NotFound, match=vllm_server.EXECUTABLE),
-        vllm_server.serving(TINY, alias="t", log=Path("/dev/null"), context=256),
+        vllm_server.start_vllm(TINY, alias="t", log=Path("/dev/null"), context=256),
     ):
         pass
 
 
 def test_why_it_does_not_start_is_found_above_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
-    told = vllm_server._with_cause("ended with 1", tmp_path / "log")
+    told = vllm_server._append_causes("ended with 1", tmp_path / "log")
     assert told == "ended with 1\ncause: ValueError: Available memory on node 0 is less than desired"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tuneline.core import artifacts
 from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed
-from tuneline.engines.llama_cpp.build import LlamaCpp, installed
+from tuneline.engines.llama_cpp.build import LlamaCpp, find_llama_cpp
 from tuneline.engines.llama_cpp.libllama import Gguf
 from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.folders import onnx
@@ -110,7 +110,7 @@ def verify(task: "Task", tell: Callable[..., None]) -> dict[str, Any]:
 def _compared(task: "Task", tuned: Sequence[Path]) -> tuple[list[Check], dict[str, Any]]:
     """All checks, and what the report says beside them."""
     assert task.verify
-    llama, tokenizer, reference = installed(), own_tokenizer(task), tuned[0]
+    llama, tokenizer, reference = find_llama_cpp(), own_tokenizer(task), tuned[0]
     own = own_talks(Path(task.verify["prepared"]), ("validation.jsonl", "train.jsonl"), TEXTS)
     talks = [*own, *TALKS]
     texts = [(tokenizer.bos_token or "") + text for text in HARD_TEXT]
@@ -168,11 +168,13 @@ def _stops(tokenizer: Any) -> list[int]:
 
 def _template_as_served(task: "Task", tuned: Sequence[Path], talks: Sequence[Talk], tokenizer: Any) -> Check:
     """The prompt that llama.cpp's own server makes of a conversation, tools included, against transformers'."""
-    from tuneline.engines.llama_cpp.llama_server import serving
+    from tuneline.engines.llama_cpp.llama_server import start_llama_server
 
     smallest = min(tuned, key=lambda file: file.stat().st_size)
     asked = [*talks[:TEMPLATES], *talks[-len(TALKS) :]]
-    with serving(smallest, alias="m", log=Path(task.scratch) / "server.log", context=64, threads=1) as server:
+    with start_llama_server(
+        smallest, alias="m", log=Path(task.scratch) / "server.log", context=64, threads=1
+    ) as server:
         for talk in asked:
             wanted = rendered(tokenizer, talk, prompt=True)
             shown = _served(server.base_url.removesuffix("/v1"), talk)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tuneline.configs.evaluation import Target
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
-from tuneline.engines.providers import provider
+from tuneline.engines.providers import find_provider
 from tuneline.stages.evaluate.clients.asking import Message, ask_all, read_answers, request
 from tuneline.stages.evaluate.clients.openai_client import CHARACTERS_A_TOKEN, Paid, Prompts
 from tuneline.stages.evaluate.suites.items import Item
@@ -23,7 +23,9 @@ def ask_elsewhere(recipe: Recipe, known: Known, suites: Suites, folder: Path, ev
         BadRequest: a key is not set, before anything is asked. StageFailed: the budget is spent, or no answer.
     """
     for target in recipe.evaluate.targets:
-        provider(target.provider, target.key_variable).connect(target.model)  # all keys are there, or nothing is asked
+        find_provider(target.provider, target.key_variable).connect(
+            target.model
+        )  # all keys are there, or nothing is asked
     for target in recipe.evaluate.targets:
         asyncio.run(_ask(target, recipe.data.system, known, suites, folder, events))
 
@@ -41,7 +43,7 @@ async def _ask(target: Target, system: str, known: Known, suites: Suites, folder
         left -= 1
         events.progress(total - left, total, "answers", target.name)
 
-    async with provider(target.provider, target.key_variable).connect(target.model) as chat:
+    async with find_provider(target.provider, target.key_variable).connect(target.model) as chat:
         paid = Paid(target, chat, Prompts(system, known.catalogue))
         paid.spent = sum(answer.cost_usd for file in files.values() for answer in read_answers(file))
         if target.is_paid:

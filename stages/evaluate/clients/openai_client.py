@@ -13,7 +13,7 @@ from tuneline.configs.catalogue import Catalogue, dotted_name
 from tuneline.configs.evaluation import Target
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed
-from tuneline.engines.providers import Answer, Chat, provider
+from tuneline.engines.providers import Answer, Chat, find_provider
 from tuneline.stages.evaluate.clients.asking import Message, Reply, request
 from tuneline.stages.evaluate.clients.target_engines import Engine
 from tuneline.stages.evaluate.suites.items import Item
@@ -31,7 +31,7 @@ async def asker(engine: Engine, system: str, catalogue: Catalogue | None) -> Asy
     The prefix all prompts share stays in the server's cache.
     """
     prompts = Prompts(system, catalogue)
-    async with provider(engine.base_url).connect(engine.model, retries=0) as chat:
+    async with find_provider(engine.base_url).connect(engine.model, retries=0) as chat:
 
         async def ask(item: Item, before: list[Message]) -> Reply:
             started, sampling = time.monotonic(), {"temperature": 0, "max_tokens": item.max_tokens}

@@ -15,8 +15,10 @@ from tuneline.configs.hardware import hardware
 from tuneline.configs.recipe import Recipe
 from tuneline.core.artifacts import SCRATCH
 from tuneline.core.errors import StageFailed
-from tuneline.engines.llama_cpp import llama_server
-from tuneline.engines.vllm import vllm_server
+from tuneline.engines.llama_cpp.llama_server import start_llama_server
+from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
+from tuneline.engines.vllm.tool_parsers import tool_parser_for
+from tuneline.engines.vllm.vllm_server import find_vllm, start_vllm
 from tuneline.stages.evaluate.clients.asking import CONCURRENCY
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
@@ -42,12 +44,12 @@ class Engine:
 def engine_of(recipe: Recipe, target: str) -> str:
     """Which one answers for a target here: files are llama.cpp's; base and 16 bit are of whatever serves them."""
     by_vllm = recipe.serve.form != "gguf" and target in (BASE, REFERENCE)
-    return VLLM if by_vllm and vllm_server.executable() else LLAMA
+    return VLLM if by_vllm and find_vllm() else LLAMA
 
 
 def stands_in(recipe: Recipe) -> str | None:
     """What to tell where llama.cpp answers for a model that vLLM serves."""
-    if recipe.serve.form == "gguf" or vllm_server.executable():
+    if recipe.serve.form == "gguf" or find_vllm():
         return None
     return (
         f"serve.form: {recipe.serve.form} is served by vLLM, which is not here (docs/vllm.md): "
@@ -89,7 +91,7 @@ class Engines:
 
     def _llama(self, target: str, gguf: Path) -> str:
         threads, context = self._recipe.compute.threads or len(os.sched_getaffinity(0)), self._recipe.serve.context
-        serving = llama_server.serving(
+        serving = start_llama_server(
             gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=self._log(target)
         )
         return self._stack.enter_context(serving).base_url
@@ -101,14 +103,14 @@ class Engines:
         model = self._run / "convert/merged" if own else base
         if not model.exists():
             raise StageFailed(f"{model} was not made; write `convert: {{format: safetensors}}` and convert again")
-        serving = vllm_server.serving(
+        serving = start_vllm(
             model,
             alias=target if own else BASE,
             log=self._log(name),
             context=recipe.serve.context,
-            parser=vllm_server.parser_for(recipe.base, base),
+            parser=tool_parser_for(recipe.base, base),
             adapters={REFERENCE: adapter} if recipe.serve.form == "adapter" else None,
-            rank=vllm_server.rank_of(adapter) if recipe.serve.form == "adapter" else 0,
+            rank=smallest_max_lora_rank(adapter) if recipe.serve.form == "adapter" else 0,
             gpus=self._gpus(),
         )
         return self._stack.enter_context(serving).base_url

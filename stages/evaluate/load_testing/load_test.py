@@ -10,7 +10,7 @@ from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
-from tuneline.engines.llama_cpp.llama_server import Server
+from tuneline.engines.server import Server
 from tuneline.stages.evaluate.load_testing.guidellm import Load, load, write_load
 from tuneline.stages.evaluate.suites.items import make_items
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests

@@ -38,7 +38,7 @@ def measure(
     measured: Callable[[str, int], None] = lambda target, row: None,
 ) -> dict[str, list[Loss]]:
     """The losses of every row that fits `context`, kept in `folder` a line a row, so that a killed run goes on."""
-    from tuneline.engines.llama_cpp.build import installed
+    from tuneline.engines.llama_cpp.build import find_llama_cpp
     from tuneline.engines.llama_cpp.libllama import Gguf
 
     fitting = {number: row for number, row in enumerate(rows) if 1 < len(row.ids) <= context}
@@ -49,7 +49,7 @@ def measure(
         missing = [number for number in fitting if number not in done]
         file.parent.mkdir(parents=True, exist_ok=True)
         if missing:
-            with Gguf(installed(), gguf, context=context, threads=threads) as model, file.open("a") as out:
+            with Gguf(find_llama_cpp(), gguf, context=context, threads=threads) as model, file.open("a") as out:
                 for number in missing:
                     done[number] = _loss(number, fitting[number], model.logits(fitting[number].ids))
                     out.write(json.dumps(asdict(done[number])) + "\n")

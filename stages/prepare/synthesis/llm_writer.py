@@ -67,14 +67,14 @@ def audit(source: Source, catalogue: Catalogue) -> Path:
 
 async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]:
     """Answers to all requests the budget allows, those kept from an earlier time first."""
-    from tuneline.engines.providers import provider
+    from tuneline.engines.providers import find_provider
 
     assert source.synthesize and source.per_tool
     settings, file = source.synthesize, audit(source, catalogue)
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known, spent = {one["prompt"] for one in kept}, sum(one["cost_usd"] for one in kept)
-    async with provider(settings.provider).connect(settings.model) as chat:
+    async with find_provider(settings.provider).connect(settings.model) as chat:
         with file.open("a", encoding="utf-8") as out:
             for tool, prompt in _prompts(source, catalogue):
                 if prompt in known:

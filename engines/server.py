@@ -1,0 +1,90 @@
+"""A server process on this machine that speaks OpenAI's API: its address, readiness, stopping, and free ports.
+
+`engines.llama_cpp.llama_server.start_llama_server` and `engines.vllm.vllm_server.start_vllm` start one.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneline.core.errors import BadRequest, StageFailed
+
+LOG_LINES_SHOWN = 6
+POLL_EVERY_S = 0.05
+PROBE_TIMEOUT_S = 2
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that was ready when this was made."""
+
+    base_url: str
+    """Of the OpenAI API, with `/v1`."""
+    process: subprocess.Popen[bytes]
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
+    """Return as soon as `GET {url}/health` answers 200.
+
+    Raises:
+        StageFailed: the process ended, or was not ready within `timeout_s`; with the last lines of `log`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{url}/health", timeout=PROBE_TIMEOUT_S) as response,
+        ):
+            if response.status == 200:
+                return
+        time.sleep(POLL_EVERY_S)
+    state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
+    last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+    raise StageFailed(f"the server {state}; the end of {log}:\n{last_lines}")
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float, *, kill_group: bool = False) -> None:
+    """Send SIGTERM, wait up to `grace_s`, then send SIGKILL.
+
+    `kill_group` sends SIGKILL in any case, to every process of the group that `process` leads.
+    """
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace_s)
+    if kill_group:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()  # does nothing if it has ended
+    process.wait()
+
+
+def free_port(host: str) -> int:
+    """Return a TCP port that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def refuse_port_in_use(host: str, port: int) -> None:
+    """Check that a server could listen on this port.
+
+    Raises:
+        BadRequest: the port is taken, or the user may not bind it.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise BadRequest(f"port {port} on {host} {reason}; choose another with --port") from None
