@@ -51,7 +51,7 @@ class Remote:
 def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Remote:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     found = Remote()
-    monkeypatch.setattr(external_targets, "provider", lambda *_: SimpleNamespace(connect=lambda model: found))
+    monkeypatch.setattr(external_targets, "find_provider", lambda *_: SimpleNamespace(connect=lambda model: found))
     return found
 
 

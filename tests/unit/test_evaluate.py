@@ -176,7 +176,7 @@ class _Status(Exception):
 
 
 def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
-    monkeypatch.setattr(openai_client, "provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
+    monkeypatch.setattr(openai_client, "find_provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
 
     async def ask() -> Reply:
         async with openai_client.asker(

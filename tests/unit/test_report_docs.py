@@ -68,7 +68,7 @@ class Judge:
 
 
 def test_people_and_judge(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_command, "provider", lambda name: Judge())
+    monkeypatch.setattr(judge_command, "find_provider", lambda name: Judge())
     assert run_all("people.md") == ["rate", "ratings", "judge", "judge"]
     assert json.loads((demo / "judge.json").read_text())["n"] == 40
     assert "The judge" in cli_report(demo)

@@ -17,6 +17,7 @@ from tuneline.endpoints.gateway import front
 from tuneline.engines.vllm import vllm_server
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
+from tuneline.stages.evaluate.clients import target_engines
 from tuneline.stages.evaluate.clients.target_engines import engine_of, stands_in
 
 TINY = ROOT / "data/tiny"
@@ -59,7 +60,8 @@ def test_what_serves_is_what_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_where_there_is_no_vllm_another_stands_in_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "executable", lambda: None)
+    for module in (vllm_server, target_engines):
+        monkeypatch.setattr(module, "find_vllm", lambda: None)
     assert engine_of(recipe(form="adapter"), "tuned-F16") == "llama.cpp"
     assert "docs/vllm.md" in (stands_in(recipe(form="adapter")) or "") and stands_in(recipe(form="gguf")) is None
     with (
