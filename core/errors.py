@@ -11,6 +11,8 @@ TunelineError
 └── GateFailed      the evidence does not suffice                     exit 3
 """
 
+from typing import TypedDict
+
 
 class TunelineError(Exception):
     """Carries the file, the line or key, the value, and the next command to type. Anything else is a bug."""
@@ -60,3 +62,22 @@ class GateFailed(TunelineError):
     """The evidence does not suffice."""
 
     exit_code = 3
+
+
+class ErrorRecord(TypedDict):
+    """A TunelineError as JSON, between processes and machines."""
+
+    kind: str
+    """The name of its class."""
+    message: str
+
+
+def to_record(error: TunelineError) -> ErrorRecord:
+    """Return an error as a record for another process."""
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def from_record(record: ErrorRecord) -> TunelineError:
+    """Return the error that another process recorded."""
+    kinds: list[type[TunelineError]] = [TunelineError, *TunelineError.__subclasses__()]
+    return {kind.__name__: kind for kind in kinds}[record["kind"]](record["message"])

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tuneline.core.child_processes import python_path
 from tuneline.core.events import FILE, Follower
-from tuneline.core.paths import IMPORTED_FROM
 
 PROJECT = "tuneline"
 LOOK_EVERY_S = 1.0
@@ -89,7 +89,7 @@ def alert(name: str, text: str, tell: Callable[[str], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(IMPORTED_FROM), *sys.path])}
+    return os.environ | {"PYTHONPATH": python_path(sys.path)}
 
 
 def _is_on() -> bool:

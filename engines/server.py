@@ -15,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneline.core.child_processes import log_tail
 from tuneline.core.errors import BadRequest, StageFailed
 
 LOG_LINES_SHOWN = 6
@@ -47,8 +48,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, time
                 return
         time.sleep(POLL_EVERY_S)
     state = "did not answer in time" if process.poll() is None else f"ended with {process.returncode}"
-    last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
-    raise StageFailed(f"the server {state}; the end of {log}:\n{last_lines}")
+    raise StageFailed(f"the server {state}; the end of {log}:\n{log_tail(log, LOG_LINES_SHOWN)}")
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float, *, kill_group: bool = False) -> None:

@@ -1,28 +1,31 @@
 """The line: which stages there are, in which order they run, and how one is started in a process of its own."""
 
 import contextlib
-import ctypes
 import errno
-import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tuneline.configs.recipe import RECIPE, Recipe
-from tuneline.core import artifacts, errors
+from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
+from tuneline.core.child_processes import (
+    child_process,
+    describe_exit,
+    log_tail,
+    report_outcome,
+    tuneline_environment,
+)
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, StaleArtifact, TunelineError
 from tuneline.core.events import Events, Follower
 from tuneline.core.locks import run_lock
-from tuneline.core.paths import IMPORTED_FROM
 from tuneline.core.spending import PRICE, Meter, usd_per_hour
 from tuneline.core.tracking import tracked
 
@@ -31,8 +34,6 @@ BESIDE = {"preflight": "prepare"}
 """Stages that nothing else needs, each with the last one before it."""
 LAST_LINES = 12
 LOOK_EVERY_S = 0.2
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
 
 Follow = Callable[[dict[str, Any]], None]
 
@@ -165,28 +166,31 @@ def _start_and_follow(
 ) -> None:
     log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Nameless files: a second command on the same run, refused or not, cannot touch what these two say to each other.
-    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as outcome, log.open("ab") as output:
-        asked.write(recipe.model_dump_json())
-        asked.seek(0)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tuneline.stages.line", stage, str(run), str(outcome.fileno())],
-            stdin=asked,
+    with (
+        log.open("ab") as output,
+        child_process(
+            "tuneline.stages.line",
+            stage,
+            str(run),
+            request=recipe.model_dump_json(),
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(stage, recipe) | ({PRICE: str(meter.price)} if meter.price else {}),
-            pass_fds=[outcome.fileno()],
-            preexec_fn=bound_to(os.getpid()),
-        )
+            environment=_environment(stage, recipe) | ({PRICE: str(meter.price)} if meter.price else {}),
+        ) as child,
+    ):
         try:
-            _follow(child, follower, follow, seconds, meter)
+            _follow(child.process, follower, follow, seconds, meter)
         finally:
-            if child.poll() is None:
+            if child.process.poll() is None:
                 follow({"stage": stage, "kind": "stopping"})
-                child.terminate()  # training saves a checkpoint on SIGTERM
-                child.wait()
-        if child.returncode:
-            raise _error(stage, child.returncode, outcome, log)
+                child.process.terminate()  # training saves a checkpoint on SIGTERM
+                child.process.wait()
+        if code := child.process.returncode:
+            child.outcome()
+            raise StageFailed(
+                f"{stage} {describe_exit(code)}; run the same command again: it goes on from the last checkpoint.\n"
+                f"The end of {log}:\n{log_tail(log, LAST_LINES)}"
+            )
 
 
 def _follow(
@@ -204,64 +208,34 @@ def _follow(
             follow(event)
 
 
-def _error(stage: str, code: int, outcome: IO[str], log: Path) -> TunelineError:
-    """What the child raised, as it was raised there; else how it ended, with its last lines."""
-    outcome.seek(0)
-    if told := outcome.read():
-        error = json.loads(told)
-        kind: type[TunelineError] = getattr(errors, error["kind"])
-        return kind(error["message"])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    how += " (no memory left, if nobody did)" if code == -signal.SIGKILL else ""
-    last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-    return StageFailed(
-        f"{stage} {how}; run the same command again: it goes on from the last checkpoint.\nThe end of {log}:\n{last}"
-    )
-
-
 def _environment(stage: str, recipe: Recipe) -> dict[str, str]:
     threads = str(recipe.compute.threads or len(os.sched_getaffinity(0)))
-    ours = {
+    variables = {
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost 2-3x where cores are shared
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(IMPORTED_FROM), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
-        "PYTHONSAFEPATH": "1",  # nothing is imported from the folder that a user stands in
     }
     if stage != "fetch":
-        ours |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return os.environ | ours
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return tuneline_environment() | variables
 
 
-def bound_to(parent: int) -> Callable[[], None]:
-    """What a child calls first: it dies with its parent, and a Ctrl-C in the terminal is its parent's to handle."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here: between fork and exec as little as possible is done
-
-    def arrange() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if prctl:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # at once: the same command may be typed again at once
-            if os.getppid() != parent:  # it died before we asked
-                os._exit(1)
-
-    return arrange
-
-
-def _main(stage: str, run: Path, outcome: IO[str]) -> int:
+def _main(stage: str, run: Path) -> int:
     signal.signal(signal.SIGTERM, _stop)
     recipe = Recipe.model_validate_json(sys.stdin.read())
+    return report_outcome(lambda: _execute_without_bugs(stage, recipe, run))
+
+
+def _execute_without_bugs(stage: str, recipe: Recipe, run: Path) -> None:
+    """Raises: TunelineError, and nothing else."""
     try:
         execute(stage, recipe, run)
-    except TunelineError as error:
-        json.dump({"kind": type(error).__name__, "message": str(error)}, outcome)
-        return error.exit_code
-    except Exception:
+    except TunelineError:
+        raise
+    except Exception as error:
         traceback.print_exc()
-        message = f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}"
-        json.dump({"kind": "StageFailed", "message": message}, outcome)
-        return 1
-    return 0
+        raise StageFailed(f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}") from error
 
 
 def _stop(*_: Any) -> None:
@@ -271,6 +245,4 @@ def _stop(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    with open(int(sys.argv[3]), "w", closefd=False) as outcome_file:
-        code = _main(sys.argv[1], Path(sys.argv[2]), outcome_file)
-    sys.exit(code)
+    sys.exit(_main(sys.argv[1], Path(sys.argv[2])))

@@ -60,7 +60,7 @@ def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, fi
         folder = stages[-1] if stages[-1] != "fetch" else ""
         print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
     if outcome["state"] == "failed":
-        raise getattr(errors, outcome["kind"])(outcome["message"])
+        raise errors.from_record(outcome)
 
 
 def _ended(call: Any) -> Outcome:

@@ -57,7 +57,7 @@ def policy(verb: str, *words: str) -> str:
     with _told():
         outcome = modal.Function.from_name(APP, "policy_cpu").remote(verb, list(words))
     if outcome["state"] == "failed":
-        raise getattr(errors, outcome["kind"])(outcome["message"])
+        raise errors.from_record(outcome)
     answer: str = outcome["message"]
     return answer
 

@@ -1,13 +1,14 @@
 """llama.cpp's own server, started for one GGUF file."""
 
 import contextlib
-import ctypes
+import functools
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from tuneline.core.child_processes import bind_to_parent
 from tuneline.core.errors import NotFound
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.engines.server import Server, free_port, refuse_port_in_use, stop, wait_until_ready
@@ -17,8 +18,6 @@ STOP_GRACE_S = 10
 ONE_THREAD_BYTES = 50_000_000
 """A smaller model is served by one thread: threads meet at every matrix, and where a core is busy with something else
 each meeting waits for the scheduler (0.2 answers a second instead of 30, measured with the tiny base)."""
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
 
 
 @contextlib.contextmanager
@@ -75,7 +74,7 @@ def start_llama_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(api_key),
-            preexec_fn=dying_with(os.getpid()),
+            preexec_fn=functools.partial(bind_to_parent, os.getpid(), signal.SIGTERM, ignore_interrupt=False),
         )
     try:
         wait_until_ready(process, f"http://{host}:{port}", log, START_TIMEOUT_S)
@@ -91,19 +90,3 @@ def _environment(api_key: str | None) -> dict[str, str]:
     """
     inherited = {n: value for n, value in os.environ.items() if not n.startswith(("LLAMA_ARG_", "LLAMA_API_KEY"))}
     return inherited | ({"LLAMA_API_KEY": api_key} if api_key else {})
-
-
-def dying_with(parent: int) -> Callable[[], None]:
-    """What a child calls first so that it does not outlive a killed parent (more exactly: the thread that starts it).
-
-    Linux only, elsewhere the `finally` alone stops it.
-    """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # found here: between fork and exec as little as possible is done
-
-    def arrange() -> None:
-        if prctl:
-            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it died before we asked
-                os._exit(1)
-
-    return arrange

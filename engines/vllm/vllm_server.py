@@ -4,10 +4,12 @@ It may be installed in a Python environment of its own (docs/vllm.md): only its 
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -15,9 +17,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tuneline.core.child_processes import bind_to_parent, python_path
 from tuneline.core.errors import NotFound, StageFailed
-from tuneline.core.paths import IMPORTED_FROM
-from tuneline.engines.llama_cpp.llama_server import dying_with
 from tuneline.engines.server import Server, free_port, stop, wait_until_ready
 from tuneline.engines.vllm.lora_ranks import MAX_LORA_RANK
 from tuneline.engines.vllm.tool_parsers import LLAMA_3, LLAMA_4, LLAMA_4_PLUGIN
@@ -93,7 +94,7 @@ def start_vllm(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=_environment(),
-            preexec_fn=dying_with(os.getpid()),
+            preexec_fn=functools.partial(bind_to_parent, os.getpid(), signal.SIGTERM, ignore_interrupt=False),
             start_new_session=True,
         )
     try:
@@ -166,8 +167,8 @@ def _environment() -> dict[str, str]:
     On a CPU vLLM's KV cache would take nearly all memory by default, and vLLM would not start where others use some.
     """
     defaults = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"}
-    python_path = os.pathsep.join(filter(None, (str(IMPORTED_FROM), os.environ.get("PYTHONPATH"))))  # for the plugin
-    return defaults | os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONPATH": python_path}
+    plugin = {"PYTHONPATH": python_path()}  # our tool parser, loaded as a plugin, imports `tuneline`
+    return defaults | os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} | plugin
 
 
 def _append_causes(message: str, log: Path) -> str:

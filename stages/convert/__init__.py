@@ -3,20 +3,20 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneline.configs.recipe import Recipe
-from tuneline.core import artifacts, paths
+from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
+from tuneline.core.child_processes import child_process, log_tail
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 from tuneline.engines.llama_cpp.build import LlamaCpp, find_llama_cpp
 from tuneline.stages.convert.verification.verify import MERGED, REPORT
-from tuneline.stages.convert.worker import Output, Task, raised
+from tuneline.stages.convert.worker import Output, Task
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
@@ -131,28 +131,28 @@ def _k_share(types: dict[str, int]) -> float:
 
 
 def _work(task: Task, events: Events | None) -> dict[str, Any]:
-    """Run a task in a process of its own, its progress passed on; what it told at its end.
+    """Run a task in a process of its own, passing its progress on as events; return its result.
 
     Raises:
-        StageFailed: it ended without a result. Whatever it told as an error.
+        StageFailed: it ended without a result. Whatever the task raised.
     """
-    log, result = Path(task.scratch) / "worker.log", None
-    command = [sys.executable, "-m", "tuneline.stages.convert.worker", json.dumps(asdict(task)), str(os.getpid())]
-    environment = os.environ | {"PYTHONPATH": str(paths.IMPORTED_FROM), "PYTHONSAFEPATH": "1"}
+    log = Path(task.scratch) / "worker.log"
     with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as worker,
+        log.open("wb") as errors,
+        child_process(
+            "tuneline.stages.convert.worker", request=json.dumps(asdict(task)), stdout=subprocess.PIPE, stderr=errors
+        ) as child,
+        child.process as worker,
     ):
         assert worker.stdout
         for line in worker.stdout:
-            message = json.loads(line)
-            if "error" in message:
-                raise raised(message)
-            result = message.get("result", result)
-            if events and "done" in message:
-                events.progress(message["done"], message["total"], message.get("unit", "bytes"), message["text"])
-    if worker.returncode or result is None:
-        last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
-        raise StageFailed(f"converting {task.base} ended with {worker.returncode}; the end of its log:\n{last}")
-    found: dict[str, Any] = result
-    return found
+            progress = json.loads(line)
+            if events:
+                unit = progress.get("unit", "bytes")
+                events.progress(progress["done"], progress["total"], unit, progress["text"])
+        code = worker.wait()
+        result: dict[str, Any] | None = child.outcome()
+    if code or result is None:
+        tail = log_tail(log, LAST_LINES)
+        raise StageFailed(f"converting {task.base} ended with {code}; the end of its log:\n{tail}")
+    return result

@@ -1,24 +1,20 @@
-"""One pass in a process of its own: `python -m tuneline.stages.convert.worker TASK PARENT`.
+"""One pass in a process of its own, started by `child_processes.child_process`.
 
-TASK is the JSON of a `Task`, PARENT the process that waits.
-
-Tells its progress, its result or its error on standard output, a JSON a line. It is a process because the pinned
-gguf-py must come before any other, and because memory it used is given back for certain.
+Its request is the JSON of a `Task`; its progress goes to standard output, a JSON object a line. It is a process because
+the pinned gguf-py must come before any other, and because memory it used is given back for certain.
 """
 
-import ctypes
 import errno
 import json
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuneline.core import errors
 from tuneline.core.artifacts import write_atomic
-from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.child_processes import report_outcome
+from tuneline.core.errors import StageFailed
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import is_tied, shards, stored
@@ -27,8 +23,6 @@ from tuneline.stages.convert.onepass.converter import Tuned
 from tuneline.stages.convert.onepass.ggml import Ggml
 from tuneline.stages.convert.onepass.stream import Paced, Target, stream
 
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
 WHOLE = "whole.json"
 """In scratch: which files are whole there, and where each belongs; from then on they are only moved."""
 
@@ -62,33 +56,30 @@ class Task:
     verify: dict[str, Any] | None = None
 
 
-def main() -> None:
-    _die_with_parent(int(sys.argv[2]))
+def main() -> int:
+    task = Task(**json.load(sys.stdin))
     out, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
 
-    def tell(**message: Any) -> None:
-        print(json.dumps(message), file=out, flush=True)
+    def tell(**progress: Any) -> None:
+        print(json.dumps(progress), file=out, flush=True)
 
+    return report_outcome(lambda: run_or_name_full_disk(task, tell))
+
+
+def run_or_name_full_disk(task: Task, tell: Any) -> dict[str, Any]:
+    """Return what `run` returns.
+
+    Raises:
+        StageFailed: the disk is full. Whatever `run` raises.
+    """
     try:
-        tell(result=run(Task(**json.loads(sys.argv[1])), tell))
-    except TunelineError as error:
-        tell(error=type(error).__name__, text=str(error))
-        sys.exit(error.exit_code)
+        return run(task, tell)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        scratch = json.loads(sys.argv[1])["scratch"]
-        text = f"{scratch}: the disk is full; make room and run again: finished tensors are kept"
-        tell(error="StageFailed", text=text)
-        sys.exit(1)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Else a killed stage's worker would go on writing beside the next one's."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(1)
+        raise StageFailed(
+            f"{task.scratch}: the disk is full; make room and run again: finished tensors are kept"
+        ) from error
 
 
 def run(task: Task, tell: Any) -> dict[str, Any]:
@@ -183,12 +174,5 @@ def put(whole: Path, place: Path) -> None:
     whole.replace(place)
 
 
-def raised(message: dict[str, Any]) -> TunelineError:
-    """The error a worker told."""
-    kind = getattr(errors, message["error"], StageFailed)
-    error: TunelineError = kind(message["text"])
-    return error
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

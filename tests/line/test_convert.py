@@ -1,5 +1,6 @@
 """Real GGUF files of the tiny base and a random adapter: exact merge, K types, template, interruption, full disk."""
 
+import io
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from tests.conftest import CACHE
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
-from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.errors import BadRecipe, StageFailed, from_record
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
 from tuneline.stages import convert as package
@@ -47,8 +49,9 @@ CONVERT = """
 import sys
 from pathlib import Path
 from tuneline.configs.recipe import Recipe
-from tuneline.stages import artifact, convert
-base = artifact.open_artifact(Path(sys.argv[1]))
+from tuneline.core import artifacts
+from tuneline.stages import convert
+base = artifacts.open_artifact(Path(sys.argv[1]))
 convert.open_base = lambda recipe: base
 convert.convert(Recipe.model_validate_json(sys.argv[3]), Path(sys.argv[2]))
 """
@@ -218,20 +221,19 @@ def test_too_small_a_disk_is_named_before_anything_is_written(tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(task: worker.Task, tell: Any) -> None:
         with Path("/dev/full").open("w") as file:
             file.write("x")
 
     monkeypatch.setattr(worker, "run", full)
-    monkeypatch.setattr(sys, "argv", ["worker", json.dumps({"base": "b", "scratch": str(tmp_path)}), "0"])
-    monkeypatch.setattr(worker, "_die_with_parent", lambda parent: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"base": "b", "scratch": str(tmp_path)})))
     monkeypatch.setattr(sys, "stdout", sys.stdout)
-    with pytest.raises(SystemExit):
-        worker.main()
-    told = worker.raised(json.loads(capsys.readouterr().out))
+    with tempfile.TemporaryFile("w+") as outcome:
+        monkeypatch.setattr(sys, "argv", ["worker", str(outcome.fileno())])
+        assert worker.main() == 1
+        outcome.seek(0)
+        told = from_record(json.load(outcome)["error"])
     assert isinstance(told, StageFailed) and f"{tmp_path}: the disk is full" in str(told)
 
 

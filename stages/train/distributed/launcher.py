@@ -1,6 +1,7 @@
 """Training in one process, or in several by torchrun: a model each (DDP), or a shard each (FSDP2)."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -13,10 +14,9 @@ from typing import Any
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts, errors
-from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.child_processes import bind_to_parent, tuneline_environment
+from tuneline.core.errors import ErrorRecord, StageFailed, TunelineError
 from tuneline.core.events import Events, Silent
-from tuneline.core.paths import IMPORTED_FROM
-from tuneline.stages.line import bound_to
 from tuneline.stages.train.distributed.placement import fewer, placement
 
 STRATEGY = "TUNELINE_STRATEGY"
@@ -96,8 +96,7 @@ def _once(
     if result.get("kind") == OutOfMemory.__name__:
         raise OutOfMemory(result["message"])
     if "kind" in result:
-        kind: type[TunelineError] = getattr(errors, result["kind"])
-        raise kind(result["message"])
+        raise errors.from_record(result)
     metrics: dict[str, float] = result["metrics"]
     return metrics
 
@@ -144,9 +143,9 @@ def _torchrun(job: Path, processes: int) -> None:
             os.kill(int(file.name.partition("@")[0]), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, forward)
-    environment = os.environ | {"PYTHONPATH": str(IMPORTED_FROM), "PYTHONSAFEPATH": "1"}
+    bind = functools.partial(bind_to_parent, os.getpid())
     try:
-        subprocess.run(command, env=environment, check=False, preexec_fn=bound_to(os.getpid()))
+        subprocess.run(command, env=tuneline_environment(), check=False, preexec_fn=bind)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -161,7 +160,7 @@ def _nodes() -> int:
 
 def _worker(job: Path) -> int:
     """One of the processes; the first that has something to tell writes it down."""
-    bound_to(os.getppid())()  # dies with torchrun, which may be killed
+    bind_to_parent(os.getppid())  # dies with torchrun, which may be killed
     (job.parent / "pids" / f"{os.getpid()}@{socket.gethostname()}").touch()
     told = json.loads(job.read_text())
     os.environ[STRATEGY] = told["strategy"]
@@ -185,15 +184,16 @@ def _worker(job: Path) -> int:
         if first:
             artifacts.write_atomic(outcome, json.dumps({"metrics": metrics}))
     except TunelineError as error:
-        _tell(outcome, type(error).__name__, str(error))
+        _tell(outcome, errors.to_record(error))
         return 1
     except Exception as error:
         traceback.print_exc()
         if measured := _out_of_memory(error):
-            _tell(outcome, OutOfMemory.__name__, measured)
+            _tell(outcome, {"kind": OutOfMemory.__name__, "message": measured})
             return 1
         last = "\n".join(traceback.format_exc().splitlines()[-LAST_LINES:])
-        _tell(outcome, "StageFailed", f"train: process {os.environ['RANK']} failed:\n{last}")
+        failure = StageFailed(f"train: process {os.environ['RANK']} failed:\n{last}")
+        _tell(outcome, errors.to_record(failure))
         return 1
     finally:
         import torch.distributed as dist
@@ -203,9 +203,9 @@ def _worker(job: Path) -> int:
     return 0
 
 
-def _tell(outcome: Path, kind: str, message: str) -> None:
+def _tell(outcome: Path, error: ErrorRecord) -> None:
     if not outcome.exists():
-        artifacts.write_atomic(outcome, json.dumps({"kind": kind, "message": message}))
+        artifacts.write_atomic(outcome, json.dumps(error))
 
 
 if __name__ == "__main__":
