@@ -27,22 +27,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)
-from tuneline.engines.llama_cpp.build import find_llama_cpp  # noqa: E402
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.random_llama import SHAPES, save_random_llama
+from benchmarks.common.rounds import ROOT, print_result
+from tuneline.engines.llama_cpp.build import find_llama_cpp
 
-SHARD_BYTES = 1 << 30
-RANK = 16
 SAMPLE_S = 0.02
 KILLS = 10
 MERGES = 3
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SHAPES = {
-    0.1: {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 10},
-    0.3: {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 22},
-    1.1: {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22},
-    3.0: {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28},
-}
 TARGETS = {
     "q4_k_m.cpu": 0.85,
     "q4_k_m.memory": 0.25,
@@ -80,7 +72,8 @@ OURS = (
 )
 KILLED = """
 import json, sys
-from tuneline.stages.convert import stream, worker
+from tuneline.stages.convert import worker
+from tuneline.stages.convert.onepass import stream
 stream.DURABLE_BYTES = int(sys.argv[2])
 stream.Paced.__call__ = lambda self, done, total: print(done, flush=True)
 worker.run(worker.Task(**json.loads(sys.argv[1])), lambda **told: None)
@@ -121,15 +114,16 @@ def main() -> None:
         verdict = "met" if measured[name] <= target else "NOT met"
         print(f"{name:<26} {measured[name]:8.3f}   target {target:.3f}   {verdict}")
     met = all(measured[name] <= target for name, target in TARGETS.items()) and measured["identical"]
-    result = {"benchmark": "convert", "ratio": round(measured["q4_k_m.cpu"], 3), "target": TARGETS["q4_k_m.cpu"]}
-    more = {name: round(value, 3) for name, value in measured.items()}
-    print(json.dumps(result | {"met": bool(met), "billions": options.billions, "measured": more}))
+    rounded = {name: round(value, 3) for name, value in measured.items()}
+    ratio, target = measured["q4_k_m.cpu"], TARGETS["q4_k_m.cpu"]
+    print_result("convert", ratio, target, met=bool(met), billions=options.billions, measured=rounded)
 
 
 def compare(folder: Path, billions: float, threads: int) -> dict[str, float]:
     """Both ways on one model; ratios of ours to the classic."""
     llama = find_llama_cpp()
-    base, adapter, classic = apart(make, folder / "model", billions)[0], folder / "model/adapter", folder / "classic"
+    base = apart(save_random_llama, folder / "model", billions)[0]
+    adapter, classic = folder / "model/adapter", folder / "classic"
     classic.mkdir()
     merged, our_merge = merges(base, adapter, classic / "merged", folder / "our-merged", threads)
     for file in base.iterdir():
@@ -236,7 +230,7 @@ def _until(process: "subprocess.Popen[str]", point: float | None) -> Iterator[st
 def curve(folder: Path, threads: int) -> None:
     """Peak memory over the size of the model."""
     for billions in SHAPES:
-        base, parameters = apart(make, folder / f"curve{billions}", billions)
+        base, parameters = apart(save_random_llama, folder / f"curve{billions}", billions)
         cost = ours(folder / f"curve{billions}" / "out", base, base.parent / "adapter", ("Q8_0",), threads)
         print(f"{parameters / 1e9:5.2f} B parameters: peak {cost.peak_gb:.2f} GB")
         shutil.rmtree(folder / f"curve{billions}")
@@ -296,68 +290,6 @@ def same_weights(first: Path, second: Path) -> bool:
     one, other = opened(first), opened(second)
     names = one.keys() | other.keys()
     return one.keys() == other.keys() and all(one[n].get_tensor(n).equal(other[n].get_tensor(n)) for n in names)
-
-
-def make(folder: Path, billions: float) -> tuple[Path, int]:
-    """A random model in shards with the tiny base's tokenizer, `adapter/` beside it; and how many parameters it has."""
-    import torch
-    from safetensors.torch import save_file
-
-    config = json.loads((ROOT / "data/tiny/config.json").read_text()) | SHAPES[billions]
-    hidden = config["hidden_size"]
-    heads, shared = hidden // 64, max(1, hidden // 512)
-    config |= {"num_attention_heads": heads, "num_key_value_heads": shared, "vocab_size": 32000, "head_dim": 64}
-    base, adapter = folder / "base", folder / "adapter"
-    base.mkdir(parents=True)
-    adapter.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copyfile(ROOT / "data/tiny" / name, base / name)
-    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    middle, width = config["intermediate_size"], shared * 64
-    shapes = dict(zip(LINEARS, [(hidden, hidden), (width, hidden), (width, hidden), (hidden, hidden)], strict=False))
-    shapes |= {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
-    tensors = {"model.embed_tokens.weight": (32000, hidden), "model.norm.weight": (hidden,)}
-    tensors["lm_head.weight"] = (32000, hidden)
-    for layer in range(config["num_hidden_layers"]):
-        at = f"model.layers.{layer}"
-        tensors |= {f"{at}.{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
-        for name, shape in shapes.items():
-            tensors[f"{at}.{'mlp' if name in LINEARS[4:] else 'self_attn'}.{name}.weight"] = shape
-    torch.manual_seed(0)
-    _save_shards(base, tensors)
-    weights = {}
-    for name, shape in tensors.items():
-        if name.endswith("proj.weight"):
-            stem = f"base_model.model.{name.removesuffix('.weight')}"
-            weights[f"{stem}.lora_A.weight"] = torch.randn(RANK, shape[1]) * 0.02
-            weights[f"{stem}.lora_B.weight"] = torch.randn(shape[0], RANK) * 0.02
-    save_file(weights, adapter / "adapter_model.safetensors", {"format": "pt"})
-    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 32, "target_modules": LINEARS}
-    (adapter / "adapter_config.json").write_text(json.dumps(lora | {"bias": "none", "inference_mode": True}))
-    return base, sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in tensors.values())
-
-
-def _save_shards(base: Path, tensors: dict[str, Any]) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    shard: dict[str, torch.Tensor] = {}
-    shards: list[dict[str, torch.Tensor]] = []
-    index: dict[str, str] = {}
-    left = sum(2 * torch.Size(shape).numel() for shape in tensors.values())
-    total, count = left, -(-left // SHARD_BYTES)
-    for name, shape in tensors.items():
-        shard[name] = torch.randn(shape).mul_(0.02).to(torch.bfloat16)
-        left -= 2 * shard[name].numel()
-        if sum(2 * weight.numel() for weight in shard.values()) >= SHARD_BYTES or not left:
-            file = f"model-{len(shards) + 1:05}-of-{count:05}.safetensors"
-            save_file(shard, base / file, {"format": "pt"})
-            index |= dict.fromkeys(shard, file)
-            shards.append({})
-            shard = {}
-    (base / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": index})
-    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.rounds import print_result
+
 os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = "2"  # seconds without a byte that are a stall
 
 CAP, PARTS, PART_MB, PIECE = 100e6, 6, 60, 1 << 18
@@ -181,8 +182,8 @@ def main() -> None:
     outcomes = faults(words.runs, round(words.megabytes * 1e6)) if words.runs else {}
     wrong, neither = (sum(found[bad] for found in outcomes.values()) for bad in ("wrong", "neither"))
     met = wrong == neither == 0 and (share is None or share >= TARGETS["of_the_cap"])
-    found = {"of_the_cap": share, "wrong_files": wrong, "neither_resumed_nor_explained": neither}
-    print(json.dumps({"benchmark": "download", **found, "faults": outcomes, "targets": TARGETS, "met": met}))
+    measured = {"of_the_cap": share, "wrong_files": wrong, "neither_resumed_nor_explained": neither}
+    print_result("download", share, TARGETS["of_the_cap"], met=met, **measured, faults=outcomes, targets=TARGETS)
 
 
 def small(weights: dict[str, bytes]) -> dict[str, bytes]:

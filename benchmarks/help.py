@@ -1,16 +1,13 @@
 """`tuneline --help` against a bare typer + rich command of as many verbs, in turn; wall seconds, medians."""
 
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.rounds import in_turn, median_ratio, print_result, print_table, seconds_of
 
-ROOT = Path(__file__).parents[1]
-RUNS = 9
+ROUNDS = 9
 TARGET = 1.5
 BARE = """
 import typer
@@ -32,23 +29,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
-        commands = {"tuneline": ["-m", "tuneline", "--help"], "bare typer + rich": [str(bare), "--help"]}
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for run in range(RUNS + 1):
-            for name, words in commands.items():
-                took = timed([sys.executable, *words])
-                if run:  # the first is a warm-up
-                    seconds[name].append(took)
-    for name, values in seconds.items():
-        print(f"{name:<20} median {np.median(values):.3f} s   {min(values):.3f}–{max(values):.3f}")
-    ratio = float(np.median([a / b for a, b in zip(*seconds.values(), strict=True)]))
-    print(json.dumps({"benchmark": "help", "ratio": round(ratio, 3), "target": TARGET, "met": ratio <= TARGET}))
-
-
-def timed(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    return time.perf_counter() - started
+        seconds = in_turn(
+            {
+                "tuneline": lambda: seconds_of([sys.executable, "-m", "tuneline", "--help"]),
+                "bare typer + rich": lambda: seconds_of([sys.executable, str(bare), "--help"]),
+            },
+            ROUNDS,
+        )
+    print_table(seconds, "s")
+    ratio = median_ratio(*seconds.values())
+    print_result("help", ratio, TARGET, met=ratio <= TARGET)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ item's sentence frame (`tie`, `bond`: the shares of the latent variance that the
 is judged by the code that judges real answers. `TUNELINE_COMPARISONS` (2,000) says how often each setting is drawn.
 """
 
-import json
 import os
 import sys
 import time
@@ -14,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).parents[1])
 
-import numpy as np  # noqa: E402
-from scipy.special import ndtri  # noqa: E402
+import numpy as np
+from scipy.special import ndtri
 
-from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval, items_needed, lower_bound  # noqa: E402
-from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Paired, Verdict, judge_tasks  # noqa: E402
+from benchmarks.common.rounds import print_result
+from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval, items_needed, lower_bound
+from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Paired, Verdict, judge_tasks
 
 COMPARISONS = int(os.environ.get("TUNELINE_COMPARISONS", "2000"))
 CONFIDENCE, ITEMS, TASKS = 0.95, 500, 6
@@ -61,7 +60,7 @@ def main() -> None:
         "false_better": worst <= FALSE_BETTER and families["false"] <= FALSE_BETTER,
         "power": power[ALONE.name] >= POWER,
     }
-    told = {
+    more = {
         "comparisons": COMPARISONS,
         "score_coverage": [min(coverage.values()), max(coverage.values())],
         "difference_coverage": [min(differences.values()), max(differences.values())],
@@ -73,7 +72,7 @@ def main() -> None:
         "beyond": {HARD.name: [min(limit.values()), max(limit.values())], "bootstrap": min(drawn.values())},
         "seconds": round(time.monotonic() - started),
     }
-    print(json.dumps({"benchmark": "statistics"} | told | {"each": met, "met": all(met.values())}))
+    print_result("intervals", worst, FALSE_BETTER, met=all(met.values()), **more, each=met)
 
 
 def scores(rng: np.random.Generator, worlds: tuple[World, ...]) -> dict[str, float]:

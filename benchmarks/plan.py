@@ -11,9 +11,7 @@ model: the interpreter, its libraries, and what they keep for good.
 import argparse
 import ctypes
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tuneline.configs.models import Shape  # noqa: E402
-from tuneline.stages.plan.memory import Work, peak  # noqa: E402
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.rounds import ROOT, in_own_process, print_result, threads
+from tuneline.configs.models import Shape
+from tuneline.stages.plan.memory import Work, peak
 
 TARGET = 0.15
 STEPS = 2
@@ -157,7 +154,7 @@ def main() -> None:
     print(f"{'':<24} {'planned':>9} {'measured':>9} {'off':>7}  GB; planned by part")
     results = {}
     for name in words.only:
-        results[name] = compared(CASES[name], in_process(name))
+        results[name] = compared(CASES[name], in_own_process("--one", name))
         print(line(name, results[name]), flush=True)
     off = {
         what: max((abs(results[name]["off"]) for name in cases if name in results), default=None)
@@ -165,32 +162,22 @@ def main() -> None:
     }
     met = off["unseen"] is not None and off["unseen"] <= TARGET
     smallest = min(result["measured"] for result in results.values())
-    print(
-        json.dumps(
-            {
-                "benchmark": "plan",
-                "worst": off,
-                "target": TARGET,
-                "smallest_gb": round(smallest / 1e9, 2),
-                "met": met,
-                "cases": {name: {k: r[k] for k in ("planned", "measured", "off")} for name, r in results.items()},
-            }
-        )
+    print_result(
+        "plan",
+        off["unseen"],
+        TARGET,
+        met=met,
+        worst=off,
+        smallest_gb=round(smallest / 1e9, 2),
+        cases={name: {k: r[k] for k in ("planned", "measured", "off")} for name, r in results.items()},
     )
 
 
-def in_process(name: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
-
-
-def compared(case: Case, told: dict[str, Any]) -> dict[str, Any]:
+def compared(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
     parts = peak(case.shape, case.work)
-    return told | {
+    return measured | {
         "planned": round(parts.total),
-        "off": round(parts.total / told["measured"] - 1, 3),
+        "off": round(parts.total / measured["measured"] - 1, 3),
         "parts": {name: round(value / 1e9, 2) for name, value in asdict(parts).items() if value},
     }
 
@@ -227,7 +214,7 @@ def _train(case: Case, folder: Path) -> int:
     from tuneline.stages.train.loop.trainer import Trainer
 
     disable_progress_bars()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    torch.set_num_threads(threads())
     torch.manual_seed(0)
     recipe = Recipe.model_validate(
         {

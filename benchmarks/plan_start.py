@@ -1,16 +1,14 @@
 """`tuneline plan` for Scout against a bare typer command that reads the same YAML, in turn; wall seconds, medians."""
 
-import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "configs/recipes/llama-4-scout.yaml"
-RUNS = 15
+sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.rounds import ROOT, in_turn, median_ratio, print_result, print_table, seconds_of
+
+RECIPE = str(ROOT / "configs/recipes/llama-4-scout.yaml")
+ROUNDS = 15
 TARGET = 1.5
 BARE = """
 from pathlib import Path
@@ -31,26 +29,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
-        commands = {
-            "tuneline plan": ["-m", "tuneline", "plan", str(RECIPE)],
-            "bare typer + yaml": [str(bare), str(RECIPE)],
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for run in range(RUNS + 1):
-            for name, words in commands.items():
-                took = timed([sys.executable, *words])
-                if run:  # the first is a warm-up
-                    seconds[name].append(took)
-    for name, values in seconds.items():
-        print(f"{name:<20} median {statistics.median(values):.3f} s   {min(values):.3f}–{max(values):.3f}")
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
-    print(json.dumps({"benchmark": "plan_start", "ratio": round(ratio, 3), "target": TARGET, "met": ratio <= TARGET}))
-
-
-def timed(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    return time.perf_counter() - started
+        seconds = in_turn(
+            {
+                "tuneline plan": lambda: seconds_of([sys.executable, "-m", "tuneline", "plan", RECIPE]),
+                "bare typer + yaml": lambda: seconds_of([sys.executable, str(bare), RECIPE]),
+            },
+            ROUNDS,
+        )
+    print_table(seconds, "s")
+    ratio = median_ratio(*seconds.values())
+    print_result("plan_start", ratio, TARGET, met=ratio <= TARGET)
 
 
 if __name__ == "__main__":

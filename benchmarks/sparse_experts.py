@@ -8,22 +8,21 @@ top-1, a shared expert; three layers instead of 48, and of its 202,048 words the
 
 import argparse
 import copy
-import json
-import os
-import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCausalLM, Llama4TextConfig
 from transformers.utils import logging
 
+from benchmarks.common.rounds import in_turn, medians, print_result, threads
 from tuneline.stages.train.model.adapter_targets import resolve
 from tuneline.stages.train.model.base_model import never_repack
 from tuneline.stages.train.model.llama4_experts import linearized
@@ -56,8 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=2048)
-    words = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    options = parser.parse_args()
+    torch.set_num_threads(threads())
     logging.disable_progress_bar()
     torch.manual_seed(0)
     stock = Llama4ForCausalLM(Llama4TextConfig(**SCOUT))
@@ -66,32 +65,31 @@ def main() -> None:
             torch.nn.init.normal_(parameter, std=0.02)
     sparse = copy.deepcopy(stock)
     use_sparse_experts(sparse)
-    tokens = torch.randint(3, SCOUT["vocab_size"], (words.tokens // SEQUENCE, SEQUENCE))
+    tokens = torch.randint(3, SCOUT["vocab_size"], (options.tokens // SEQUENCE, SEQUENCE))
     gradient_difference = difference(gradients(stock, tokens), gradients(sparse, tokens))
     dense = {"stock": stock, "sparse": sparse}
-    seconds = timed(dense, tokens, words.rounds)
+    seconds = step_seconds(dense, tokens, options.rounds)
     nf4 = four_bit(stock)
-    seconds |= timed(nf4, tokens, words.rounds)
+    seconds |= step_seconds(nf4, tokens, options.rounds)
     ratio = seconds["stock"] / seconds["sparse"]
-    report = {
-        "benchmark": "sparse_experts",
-        "threads": torch.get_num_threads(),
-        "tokens": words.tokens,
-        "rounds": words.rounds,
-        "median_seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "sparse_over_stock": round(ratio, 2),
-        "nf4_sparse_over_nf4_all": round(seconds["nf4_all"] / seconds["nf4_sparse"], 2),
-        "largest_gradient_difference": gradient_difference,
-        "target": TARGET,
-        "reached": ratio >= TARGET,
-    }
-    print(f"a step of {words.tokens} tokens: stock {seconds['stock']:.3f} s, sparse {seconds['sparse']:.3f} s")
+    print(f"a step of {options.tokens} tokens: stock {seconds['stock']:.3f} s, sparse {seconds['sparse']:.3f} s")
     print(f"{ratio:.2f} times as fast (target {TARGET}); gradients differ by {gradient_difference:.1e} at most")
     print(
         f"experts in NF4, adapters trained: every expert on every token {seconds['nf4_all']:.3f} s, "
         f"sparse {seconds['nf4_sparse']:.3f} s"
     )
-    print(json.dumps(report))
+    print_result(
+        "sparse_experts",
+        ratio,
+        TARGET,
+        met=ratio >= TARGET,
+        threads=threads(),
+        tokens=options.tokens,
+        rounds=options.rounds,
+        median_seconds={name: round(value, 4) for name, value in seconds.items()},
+        nf4_sparse_over_nf4_all=round(seconds["nf4_all"] / seconds["nf4_sparse"], 2),
+        largest_gradient_difference=gradient_difference,
+    )
 
 
 def step(model: Any, tokens: torch.Tensor) -> None:
@@ -104,20 +102,19 @@ def gradients(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max((one[name] - other[name]).abs().max().item() for name in one.keys() | other.keys())
+def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return max((first[name] - second[name]).abs().max().item() for name in first.keys() | second.keys())
 
 
-def timed(models: dict[str, Any], tokens: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of a step, the models taking turns, after one step each that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + 1):
-        for name, model in models.items():
-            started = time.perf_counter()
-            step(model, tokens)
-            if turn:
-                found[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
+def step_seconds(models: dict[str, Any], tokens: torch.Tensor, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a training step of each model."""
+
+    def seconds(model: Any) -> float:
+        started = time.perf_counter()
+        step(model, tokens)
+        return time.perf_counter() - started
+
+    return medians(in_turn({name: partial(seconds, model) for name, model in models.items()}, rounds))
 
 
 def four_bit(stock: Any) -> dict[str, Any]:

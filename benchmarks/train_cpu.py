@@ -8,18 +8,17 @@ activation checkpointing; the sides take turns, after a round that does not coun
 """
 
 import argparse
-import json
 import math
-import os
 import random
 import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])
 
 import torch
 from datasets import Dataset
@@ -29,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.common.rounds import ROOT, in_turn, medians, print_result, threads
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
 from tuneline.stages.train.loop import fit
@@ -36,7 +36,7 @@ from tuneline.stages.train.loop.callbacks import Report
 from tuneline.stages.train.loop.monitoring import Alerts, Divergence
 from tuneline.stages.train.loop.trainer import Trainer
 
-BASE = Path(__file__).parents[1] / "data/tiny"
+BASE = ROOT / "data/tiny"
 MEDIAN, SIGMA, LONGEST = 180, 0.9, 1024
 BATCH_ROWS, SEED = 8, 20261121
 TARGETS = {"tuneline_over_trl_defaults": 1.5, "tuneline_over_trl_with_our_settings": 0.95}
@@ -46,23 +46,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=96)
-    words = parser.parse_args()
-    threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
-    torch.set_num_threads(threads)
+    options = parser.parse_args()
+    torch.set_num_threads(threads())
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     quiet_datasets()
-    rows, learned = made(words.rows)
+    rows, learned = random_rows(options.rows)
     with tempfile.TemporaryDirectory() as folder:
-        sides = trainers(rows, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(words.rounds + 1):
-            for name, trainer in sides.items():
-                started = time.perf_counter()
-                trainer.train()
-                if turn:
-                    seconds[name].append(time.perf_counter() - started)
-    speed = {name: learned / statistics.median(found) for name, found in seconds.items()}
+        sides = {name: partial(training_seconds, trainer) for name, trainer in trainers(rows, Path(folder)).items()}
+        seconds = medians(in_turn(sides, options.rounds))
+    speed = {name: learned / value for name, value in seconds.items()}
     ratios = {
         "tuneline_over_trl_defaults": speed["tuneline"] / speed["trl_defaults"],
         "tuneline_over_trl_with_our_settings": speed["tuneline"] / speed["trl_with_our_settings"],
@@ -71,25 +64,29 @@ def main() -> None:
         print(f"{name:<24} {value:8.0f} learned tokens/s")
     for name, ratio in ratios.items():
         print(f"{name:<40} {ratio:.2f} (target {TARGETS[name]})")
-    print(
-        json.dumps(
-            {
-                "benchmark": "train_cpu",
-                "threads": threads,
-                "rows": words.rows,
-                "rounds": words.rounds,
-                "learned_tokens": learned,
-                "learned_tokens_per_second": {name: round(value, 1) for name, value in speed.items()},
-                "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-                "targets": TARGETS,
-                "reached": all(ratios[name] >= target for name, target in TARGETS.items()),
-            }
-        )
+    print_result(
+        "train_cpu",
+        ratios["tuneline_over_trl_defaults"],
+        TARGETS["tuneline_over_trl_defaults"],
+        met=all(ratios[name] >= target for name, target in TARGETS.items()),
+        threads=threads(),
+        rows=options.rows,
+        rounds=options.rounds,
+        learned_tokens=learned,
+        learned_tokens_per_second={name: round(value, 1) for name, value in speed.items()},
+        ratios={name: round(ratio, 3) for name, ratio in ratios.items()},
+        targets=TARGETS,
     )
 
 
-def made(number: int) -> tuple[Dataset, int]:
-    """Rows in a random order, and how many tokens of them are learned."""
+def training_seconds(trainer: SFTTrainer) -> float:
+    started = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - started
+
+
+def random_rows(number: int) -> tuple[Dataset, int]:
+    """Return rows in a random order, and the number of tokens of them that count in the loss."""
     spread = statistics.NormalDist(math.log(MEDIAN), SIGMA)
     lengths = [min(LONGEST, max(8, round(math.exp(spread.inv_cdf((i + 0.5) / number))))) for i in range(number)]
     rng = random.Random(SEED)
