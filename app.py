@@ -13,7 +13,7 @@ import modal
 
 from tuneline import images
 from tuneline.configs.cloud import cloud
-from tuneline.configs.compute import WALK, Conversion
+from tuneline.configs.compute import PIPELINE_CONTAINER, Conversion
 from tuneline.volumes import ENVIRONMENT, mounted
 from tuneline.volumes.entrypoints import DEMO, enter
 from tuneline.volumes.pipeline_run import scheduled, walk
@@ -94,8 +94,8 @@ FUNCTIONS = {
 
 @app.function(
     image=images.cpu.image,
-    cpu=(0.125, WALK.cores),
-    memory=(int(1024 * WALK.memory_gib), int(1024 * WALK.memory_gib)),
+    cpu=(0.125, PIPELINE_CONTAINER.cores),
+    memory=(int(1024 * PIPELINE_CONTAINER.memory_gib), int(1024 * PIPELINE_CONTAINER.memory_gib)),
     timeout=DAY,
     **line,
 )

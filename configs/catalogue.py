@@ -17,7 +17,7 @@ from tuneline.core.errors import BadData
 
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
 LONGEST_WIRE_NAME = 64
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """By libyaml where PyYAML was built with it: ten times faster."""
 
 
@@ -93,7 +93,7 @@ def load_catalogue(path: Path) -> Catalogue:
         BadData: not readable as one, or a name that cannot be mapped.
     """
     try:
-        return Catalogue.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER))
+        return Catalogue.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadData(f"{path}: not a catalogue of tools: {error}") from None
     except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tuneline.configs.hardware import ForHire, hardware
+from tuneline.configs.hardware import ModalGpu, hardware
 from tuneline.configs.section import Section
 from tuneline.core.errors import BadRecipe
 
@@ -56,7 +56,7 @@ class Endpoint(Section):
 
     form: Literal["gguf", "adapter", "merged"] = "gguf"
     base: str | None = None
-    gpu: ForHire | None = None
+    gpu: ModalGpu | None = None
     cores: float = Field(2, gt=0)
     memory_gib: float = Field(4, gt=0)
     min_containers: int = Field(0, ge=0)

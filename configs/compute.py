@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tuneline.configs.hardware import ForHire, hardware
+from tuneline.configs.hardware import ModalGpu, hardware
 from tuneline.configs.section import Section
 
 SPARE_S = 60.0
@@ -14,7 +14,7 @@ SPARE_S = 60.0
 class Container(Section):
     """The hardware of one stage on Modal, and how long it may take."""
 
-    gpu: ForHire | None = None
+    gpu: ModalGpu | None = None
     """A kind and a count, as in `H100:2`; None runs on CPU."""
     cores: float = Field(2.0, gt=0, le=64)
     memory_gib: float = Field(8.0, gt=0, le=1024)
@@ -48,7 +48,7 @@ class Conversion(Container):
     disk_gib: ClassVar[int] = 700
 
 
-WALK = Container(cores=0.5, memory_gib=1.0)
+PIPELINE_CONTAINER = Container(cores=0.5, memory_gib=1.0)
 """What waits for the stages' containers, as long as they take."""
 
 

@@ -10,17 +10,17 @@ from pydantic import BaseModel
 from tuneline.core.paths import find
 
 
-def hashed(value: Any) -> Any:
+def hash_paths(value: Any) -> Any:
     if isinstance(value, Path):
-        return "sha256:" + content_hash(find(value))[:16]
+        return "sha256:" + hash_content(find(value))[:16]
     if isinstance(value, BaseModel):
-        return {name: hashed(getattr(value, name)) for name in type(value).model_fields}
+        return {name: hash_paths(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):
-        return [hashed(item) for item in value]
+        return [hash_paths(item) for item in value]
     return value
 
 
-def content_hash(path: Path) -> str:
+def hash_content(path: Path) -> str:
     """SHA-256 of a file, or of a folder's file names and contents, read in pieces."""
     digest = hashlib.sha256()
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -30,12 +30,12 @@ def content_hash(path: Path) -> str:
         with file.open("rb") as content:
             while piece := content.read(1 << 20):
                 digest.update(piece)
-    for file in beside(path):
+    for file in included_files(path):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def beside(path: Path) -> list[Path]:
+def included_files(path: Path) -> list[Path]:
     """Files a YAML file leans on: a grammar is also what it inherits, and the catalogue it is made from."""
     if path.suffix not in (".yaml", ".yml"):
         return []

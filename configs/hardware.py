@@ -55,7 +55,7 @@ class Speed(StrictModel):
     wait_minutes: Range
 
 
-class Source(StrictModel):
+class PriceSource(StrictModel):
     """Where a price was read, and when."""
 
     as_of: date
@@ -65,7 +65,7 @@ class Source(StrictModel):
     note: str = ""
 
 
-class Elsewhere(Source):
+class GpuRental(PriceSource):
     """A provider that rents GPUs by the hour."""
 
     usd_per_hour: dict[str, Range]
@@ -73,7 +73,7 @@ class Elsewhere(Source):
     """Kinds rented out only so many at a time."""
 
 
-class Flat(Source):
+class FlatRate(PriceSource):
     """An offer at a price a month."""
 
     usd_per_month: float
@@ -83,7 +83,7 @@ class Flat(Source):
     memory_gib: float = 0
 
 
-class Api(Source):
+class TokenPrices(PriceSource):
     """What others ask for tokens."""
 
     usd_per_million: dict[str, Range]
@@ -103,9 +103,9 @@ class Hardware(StrictModel):
     chips: dict[str, Chip]
     usable: float = Field(gt=0, le=1)
     speed: Speed
-    elsewhere: dict[str, Elsewhere]
-    flat: dict[str, Flat]
-    api: Api
+    elsewhere: dict[str, GpuRental]
+    flat: dict[str, FlatRate]
+    api: TokenPrices
 
     def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float, disk_gib: float = 0) -> float:
         """Of one container; `gpu` is a kind, or a kind and a count (`H100:2`), `disk_gib` what is asked for.
@@ -116,11 +116,11 @@ class Hardware(StrictModel):
         billed_gib = max(memory_gib, disk_gib / self.disk_gib_per_gib)
         price = cores * self.usd_per_core_second + billed_gib * self.usd_per_gib_second
         if gpu:
-            kind, count = self.parse(gpu)
+            kind, count = self.parse_gpu(gpu)
             price += count * self.gpus[kind].usd_per_second
         return price
 
-    def parse(self, gpu: str) -> tuple[str, int]:
+    def parse_gpu(self, gpu: str) -> tuple[str, int]:
         """(kind, count) of `H100` or `H100:2`.
 
         Raises:
@@ -163,9 +163,9 @@ def _over(table: Any, own: Any) -> Any:
 
 
 def _for_hire(gpu: str) -> str:
-    hardware().parse(gpu)
+    hardware().parse_gpu(gpu)
     return gpu
 
 
-ForHire = Annotated[str, AfterValidator(_for_hire)]
+ModalGpu = Annotated[str, AfterValidator(_for_hire)]
 """A kind of GPU that Modal rents out, alone or with a count, as in `H100:2`."""

@@ -174,10 +174,10 @@ class Registry(StrictModel):
     def shape(self, key: str) -> Shape:
         return self.shapes[self.models[key].shape]
 
-    def trainable(self, key: str) -> bool:
+    def is_trainable(self, key: str) -> bool:
         return self.shape(key).family in FAMILIES
 
-    def why_not(self, name: str) -> str | None:
+    def explain_missing(self, name: str) -> str | None:
         """Why a name people bring cannot be, and what does exist; None if nothing is known against it."""
         owner = name.strip().lower().rpartition("/")[0]
         if owner not in ("", "meta-llama") or self.find(name):
@@ -195,7 +195,7 @@ def registry() -> Registry:
     return Registry.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), loader))
 
 
-def known(name: str) -> str:
+def resolve_key(name: str) -> str:
     """The registry's key of a name.
 
     Raises:
@@ -203,7 +203,7 @@ def known(name: str) -> str:
     """
     if found := registry().find(name):
         return found
-    if reason := registry().why_not(name):
+    if reason := registry().explain_missing(name):
         raise NotFound(reason)
     import difflib
 
@@ -212,7 +212,7 @@ def known(name: str) -> str:
     raise NotFound(f"model {name!r}: not in {FILE.name}; {hint}")
 
 
-def shape_of(config: dict[str, Any]) -> Shape | None:
+def read_shape(config: dict[str, Any]) -> Shape | None:
     """The shape in a config.json; None if it does not say all sizes."""
     config = config.get("text_config", config)
     experts = int(config.get("num_local_experts") or 0)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tuneline.configs.compute import Compute
 from tuneline.configs.data import Data
 from tuneline.configs.evaluation import Evaluate
-from tuneline.configs.file_hashes import hashed
+from tuneline.configs.file_hashes import hash_paths
 from tuneline.configs.section import Section
 from tuneline.configs.training import Train, Watch
 
@@ -80,7 +80,7 @@ class Recipe(Section):
     def section(self, *names: str) -> dict[str, Any]:
         """The named sections as JSON-able settings, each file replaced by the hash of its content."""
         dumped = {name: getattr(self, name) for name in names}
-        return {name: hashed(value) for name, value in dumped.items()}
+        return {name: hash_paths(value) for name, value in dumped.items()}
 
 
 def recipe_of(run: Path) -> Recipe:

@@ -62,7 +62,7 @@ def _named(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"base": base, "revision": revision})
 
 
-def with_files(recipe: Recipe, moved: Callable[[Path], Path]) -> Recipe:
+def replace_paths(recipe: Recipe, moved: Callable[[Path], Path]) -> Recipe:
     """The recipe with `moved(path)` for each file it names; fingerprints hash contents, so they stay the same."""
 
     def replaced(value: Any) -> Any:

@@ -24,7 +24,7 @@ def check(function: pb.Function, data: pb.FunctionData | None = None) -> None:
     resources = function.resources
     if kind := resources.gpu_config.gpu_type:
         try:
-            hardware().parse(f"{kind}:{resources.gpu_config.count or 1}")
+            hardware().parse_gpu(f"{kind}:{resources.gpu_config.count or 1}")
         except BadRecipe as error:
             raise invalid(f"{function.function_name}: {error}") from None
     longest = int(3600 * hardware().longest_call_hours)

@@ -14,7 +14,7 @@ def promoted_front(settings: Endpoint) -> FastAPI:
     from tuneline.endpoints.engine_pool import Engines
     from tuneline.endpoints.gateway import front
 
-    gpus = hardware().parse(settings.gpu)[1] if settings.gpu else 1
+    gpus = hardware().parse_gpu(settings.gpu)[1] if settings.gpu else 1
     engines = Engines((settings.form,), slots=min(4, settings.concurrency), gpus=gpus)
     return front(engines, fresh=_fresh)
 

@@ -95,8 +95,8 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
 
 def _uploaded(recipe: Recipe) -> Recipe:
     """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
-    from tuneline.configs.file_hashes import beside, content_hash
-    from tuneline.configs.recipe_file import with_files
+    from tuneline.configs.file_hashes import hash_content, included_files
+    from tuneline.configs.recipe_file import replace_paths
     from tuneline.core.paths import find
 
     if recipe.base != "tiny" and Path(recipe.base).exists():
@@ -105,16 +105,16 @@ def _uploaded(recipe: Recipe) -> Recipe:
 
     def moved(path: Path) -> Path:
         local = find(path)
-        folder = content_hash(local)[:16]
+        folder = hash_content(local)[:16]
         if not _exists(data, f"{folder}/{local.name}"):
             print(f"uploading {path}")
             with data.batch_upload() as batch:
                 (batch.put_directory if local.is_dir() else batch.put_file)(local, f"/{folder}/{local.name}")
-                for file in beside(local):
+                for file in included_files(local):
                     batch.put_file(file, f"/{folder}/{file.relative_to(local.parent)}")
         return Path(MOUNTS["data"]) / folder / local.name
 
-    return with_files(recipe, moved)
+    return replace_paths(recipe, moved)
 
 
 def _exists(volume: modal.Volume, path: str) -> bool:

@@ -35,9 +35,9 @@ def ls(as_json: AsJson = False) -> None:
 def show(name: ModelName) -> None:
     """Everything we know of a base: licence, sizes, memory to run and to train."""
     from tuneline.cli.views.bases import format_base
-    from tuneline.configs.models import known
+    from tuneline.configs.models import resolve_key
 
-    typer.echo(format_base(known(name)))
+    typer.echo(format_base(resolve_key(name)))
 
 
 @app.command()

@@ -39,7 +39,7 @@ def _format_registry(local_keys: set[str | None]) -> str:
     rows = []
     for key, model in table.models.items():
         shape = table.shape(key)
-        marks = "tested" if model.tested else "untested" if table.trainable(key) else "not trained here"
+        marks = "tested" if model.tested else "untested" if table.is_trainable(key) else "not trained here"
         size = abbreviate(shape.total) + (f" ({abbreviate(shape.active)})" if shape.experts else "")
         gate = "gated" if model.gated else "open"
         is_here = "here" if key in local_keys else ""
@@ -72,7 +72,7 @@ def format_base(key: str) -> str:
             f"  template     {model.template or 'none'}, tool parser {model.tool_parser or 'none'}",
             f"  GiB to run   {run} (one stream of {CONTEXT:,} tokens)",
             f"  GiB to train {train} (rank 16, one row of 2,048 tokens)"
-            if table.trainable(key)
+            if table.is_trainable(key)
             else f"  GiB to train Tuneline does not train the {shape.family} family",
         ]
     )

@@ -74,5 +74,5 @@ def read_base_config(recipe: Recipe) -> dict[str, Any] | None:
 
 def _refuse_untrainable(repo: str) -> None:
     """Raise NotFound if models.yaml says why this repository cannot be used."""
-    if reason := registry().why_not(repo):
+    if reason := registry().explain_missing(repo):
         raise NotFound(f"base: {reason}")

@@ -82,7 +82,7 @@ def cached_sha256(path: Path) -> str:
 def _no_such_base(base: str) -> str:
     if base == "tiny":
         return f"base: 'tiny': {TINY} is missing; `git checkout -- data/tiny` brings it back"
-    if reason := registry().why_not(base):
+    if reason := registry().explain_missing(base):
         return f"base: {reason}"
     close = difflib.get_close_matches(base.lower(), registry().models, 1)
     hint = f"did you mean {close[0]!r}?" if close else "`tuneline models ls` shows the names that are"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tuneline.configs.models import registry, shape_of
+from tuneline.configs.models import read_shape, registry
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound, TunelineError
 from tuneline.core.pins import pin_of
@@ -135,7 +135,7 @@ def _stage_uses() -> Iterator[_StageUse]:
 
 def _registry_faults(key: str | None, folder: Path) -> Iterator[str]:
     """Yield a fault if models.yaml gives another size than the model's config.json."""
-    shape = shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    shape = read_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if key and shape and shape.text != (registered := registry().shape(key).text):
         yield (
             f"{folder / 'config.json'}: says {shape.text:,} parameters, configs/models.yaml {registered:,} for {key}: "

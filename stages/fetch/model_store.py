@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.models import registry, shape_of
+from tuneline.configs.models import read_shape, registry
 from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
@@ -99,7 +99,7 @@ def _download(files: HubFiles, folder: Path, events: Events, hashes: dict[str, s
 
 def _warn_of_other_size(repo: str, folder: Path, events: Events) -> None:
     """Warn if configs/models.yaml gives another size than the model's config.json: its plans would be wrong."""
-    key, shape = registry().find(repo), shape_of(read_json(folder / "config.json"))
+    key, shape = registry().find(repo), read_shape(read_json(folder / "config.json"))
     if key and shape and shape.text != (registered := registry().shape(key).text):
         text = f"{repo}: its config says {shape.text:,} parameters, configs/models.yaml {registered:,}"
         events.emit("warning", text=f"{text}; correct the table")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.configs.models import Shape, known, registry
+from tuneline.configs.models import Shape, registry, resolve_key
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRecipe
@@ -65,13 +65,13 @@ def shape_of_base(recipe: Recipe) -> Shape:
 
     config = read_base_config(recipe)
     if config is None:
-        known(recipe.base) if "/" not in recipe.base else None
+        resolve_key(recipe.base) if "/" not in recipe.base else None
         raise BadRecipe(
             f"base: {recipe.base!r}: not in configs/models.yaml and not here, so its size is unknown;\n"
             "`tuneline fetch RECIPE` brings it, then its config.json says"
         )
-    from tuneline.configs.models import shape_of
+    from tuneline.configs.models import read_shape
 
-    if (shape := shape_of(config)) is None:
+    if (shape := read_shape(config)) is None:
         raise BadRecipe(f"base: {recipe.base!r}: its config.json does not give the sizes of a decoder")
     return shape

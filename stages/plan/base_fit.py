@@ -94,7 +94,7 @@ def _run(shape: Shape, where: Machine) -> str | None:
 
 
 def _train(key: str, where: Machine) -> str | None:
-    if not registry().trainable(key):
+    if not registry().is_trainable(key):
         return None
     shape = registry().shape(key)
     for name, work in TRAIN.items():

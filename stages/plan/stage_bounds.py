@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.configs.compute import WALK, Compute, Container
+from tuneline.configs.compute import PIPELINE_CONTAINER, Compute, Container
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRecipe, NotFound, StaleArtifact
@@ -40,7 +40,15 @@ def bounds(recipe: Recipe, stages: Sequence[str], states: dict[str, str] | None 
         usd = 0.0 if state == "finished" else asked.usd_at_most + bought
         found.append(Bound(stage, asked.gpu, asked.cores, asked.memory_gib, asked.hours, asked.retries + 1, usd, state))
     hours = sum(getattr(recipe.compute, bound.stage).hours_at_most for bound in found if bound.state != "finished")
-    walk = Bound("walk", None, WALK.cores, WALK.memory_gib, hours, 1, WALK.usd_per_hour * hours)
+    walk = Bound(
+        "walk",
+        None,
+        PIPELINE_CONTAINER.cores,
+        PIPELINE_CONTAINER.memory_gib,
+        hours,
+        1,
+        PIPELINE_CONTAINER.usd_per_hour * hours,
+    )
     return [*found, walk] if hours else found
 
 

@@ -176,7 +176,7 @@ def _row_counts(recipe: Recipe, gpus: int) -> list[int]:
 
 def _fitting(recipe: Recipe, shape: Shape, learned: float) -> list[tuple[str, int, Work, Parts]]:
     """Of each kind the fewest that hold it, and what the recipe asks for; the CPU where it asks for none."""
-    asked = hardware().parse(recipe.compute.train.gpu) if recipe.compute.train.gpu else None
+    asked = hardware().parse_gpu(recipe.compute.train.gpu) if recipe.compute.train.gpu else None
     found = [("CPU", 0, *on_cpu(recipe, shape, learned))] if asked is None else []
     for kind in hardware().chips:
         for count in COUNTS:
@@ -197,7 +197,7 @@ def _way(recipe: Recipe, shape: Shape, tokens: Range | None, kind: str, count: i
         hours = (working[0] + before[0], working[1] + before[1])
     how = "CPU" if not count else "one GPU" if count == 1 else "FSDP2" if work.sharded else "DDP"
     costs = _costs(recipe, kind, count, hours) if hours else ()
-    asked = hardware().parse(recipe.compute.train.gpu) if recipe.compute.train.gpu else ("CPU", 0)
+    asked = hardware().parse_gpu(recipe.compute.train.gpu) if recipe.compute.train.gpu else ("CPU", 0)
     return Way(kind, count, how, work.rows, parts, hours, speed, costs, asked=asked == (kind, count))
 
 

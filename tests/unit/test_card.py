@@ -58,7 +58,7 @@ def test_names_begin_as_the_licence_wants() -> None:
 
 def test_every_licence_of_a_base_we_train_is_known() -> None:
     there = registry()
-    missing = {m.licence for key, m in there.models.items() if there.trainable(key)} - set(there.licences)
+    missing = {m.licence for key, m in there.models.items() if there.is_trainable(key)} - set(there.licences)
     assert missing <= {"Tuneline's own", "deepseek"}
 
 

@@ -17,10 +17,10 @@ from tuneline.images.pins import ONLY_IN_IMAGES, PINS
 @pytest.mark.parametrize("gpu", ["H100:9", "A10:5", "FOO:2", "H100:0", "H100:x", "H100:"])
 def test_a_gpu_nobody_can_hire_is_refused(gpu: str) -> None:
     if gpu == "H100:":
-        assert hardware().parse(gpu) == ("H100", 1)
+        assert hardware().parse_gpu(gpu) == ("H100", 1)
         return
     with pytest.raises(BadRecipe):
-        hardware().parse(gpu)
+        hardware().parse_gpu(gpu)
     with pytest.raises(ValidationError):
         Container(gpu=gpu)
 

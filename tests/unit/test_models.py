@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.models import FAMILIES, known, registry, shape_of
+from tuneline.configs.models import FAMILIES, read_shape, registry, resolve_key
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
@@ -89,14 +89,14 @@ def test_router_and_experts_of_scout_are_the_known_four_billion() -> None:
     "name", ["tiny", "llama-3-8b", "llama-3-1b", "mistral-7b-v0.3", "llama-4-scout", "llama-4-maverick"]
 )
 def test_a_shape_is_read_from_a_config(name: str) -> None:
-    read = shape_of(config_of(name))
+    read = read_shape(config_of(name))
     assert read is not None and (read.text, read.active) == (SHAPES[name].text, SHAPES[name].active)
 
 
 def test_the_registry_knows_the_tiny_base_as_it_is_shipped() -> None:
-    read = shape_of(json.loads((ROOT / "data/tiny/config.json").read_text()))
+    read = read_shape(json.loads((ROOT / "data/tiny/config.json").read_text()))
     assert read is not None and read.text == SHAPES["tiny"].text
-    assert shape_of({"model_type": "llama"}) is None
+    assert read_shape({"model_type": "llama"}) is None
 
 
 @pytest.mark.parametrize(
@@ -112,24 +112,30 @@ def test_the_registry_knows_the_tiny_base_as_it_is_shipped() -> None:
 )
 def test_a_name_that_never_was_is_answered_with_what_is(name: str, instead: str) -> None:
     with pytest.raises(NotFound, match="does not exist") as caught:
-        known(name)
+        resolve_key(name)
     assert instead in str(caught.value)
     with pytest.raises(NotFound, match="does not exist"):
         locate_base(Recipe.model_validate({"base": name, "revision": None, "data": {"sources": [{"path": __file__}]}}))
 
 
 def test_names_are_taken_as_people_write_them_and_others_may_call_theirs_what_they_like() -> None:
-    assert known("Llama-3.1-8B-Instruct") == known("meta-llama/Llama-3.1-8B-Instruct") == "llama-3.1-8b-instruct"
-    assert known("llama-3.1-8b") != known("llama-3.1-8b-instruct")
-    assert registry().find("someone/Llama-3.1-8B") is None and registry().why_not("someone/Llama-3.3-8B") is None
+    assert (
+        resolve_key("Llama-3.1-8B-Instruct")
+        == resolve_key("meta-llama/Llama-3.1-8B-Instruct")
+        == "llama-3.1-8b-instruct"
+    )
+    assert resolve_key("llama-3.1-8b") != resolve_key("llama-3.1-8b-instruct")
+    assert (
+        registry().find("someone/Llama-3.1-8B") is None and registry().explain_missing("someone/Llama-3.3-8B") is None
+    )
     with pytest.raises(NotFound, match="did you mean.*llama-3.1-8b"):
-        known("llama-3.1-8bb")
+        resolve_key("llama-3.1-8bb")
 
 
 def test_every_entry_has_a_shape_and_none_but_tiny_is_called_tested() -> None:
     assert all(model.shape in SHAPES for model in registry().models.values())
     assert [key for key, model in registry().models.items() if model.tested] == ["tiny"]
-    assert all(known(name) == name for never in registry().never for name in never.instead)
+    assert all(resolve_key(name) == name for never in registry().never for name in never.instead)
 
 
 def test_a_recipe_takes_a_name_of_the_registry(tmp_path: Path) -> None:

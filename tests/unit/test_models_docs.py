@@ -107,7 +107,7 @@ def test_fit_knows_gpus_and_amounts_of_memory() -> None:
     small, large = fits("12GiB"), fits("h100:8")
     assert small["llama-3.1-8b"].train == "4 bit" and small["llama-3.3-70b-instruct"].run is None
     assert large["llama-3.3-70b-instruct"].train == "16 bit, FSDP2" and large["llama-4-scout"].run == "16 bit"
-    assert all(large[key].train is None for key in registry().models if not registry().trainable(key))
+    assert all(large[key].train is None for key in registry().models if not registry().is_trainable(key))
     assert fits("11GiB")["llama-3.1-8b"].train is None and fits("RTX 4090") == fits("4090")
     for wrong in ("FOO", "H100:0", "H100:x", "GiB", "A100"):
         with pytest.raises(BadRequest, match="known are" if wrong != "A100" else "could be A100-40GB, A100-80GB"):

@@ -118,7 +118,7 @@ class Engines:
     def _gpus(self) -> int:
         wanted = self._recipe.compute.evaluate.gpu
         here = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        return min(hardware().parse(wanted)[1] if wanted else 1, max(1, here))
+        return min(hardware().parse_gpu(wanted)[1] if wanted else 1, max(1, here))
 
     def _shown(self, target: str) -> dict[str, Any]:
         """A call's tag is a special token: without it a call where none was offered could not be told from words."""

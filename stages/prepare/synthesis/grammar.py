@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tuneline.configs.catalogue import LOADER, Catalogue, Tool, load_catalogue
+from tuneline.configs.catalogue import YAML_LOADER, Catalogue, Tool, load_catalogue
 from tuneline.configs.data import Source
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import find
@@ -198,7 +198,7 @@ def load_grammar(path: Path) -> Grammar:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A grammar's file as it is written."""
-    read: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+    read: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     return read
 
 

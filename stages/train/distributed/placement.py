@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneline.configs.hardware import hardware
-from tuneline.configs.models import Shape, shape_of
+from tuneline.configs.models import Shape, read_shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.plan.dataset_size import rows_of
@@ -77,7 +77,7 @@ def fewer(recipe: Recipe, processes: int, rows: int) -> int:
 
 def _shape(base: Path) -> Shape:
     config = base / "config.json"
-    shape = shape_of(json.loads(config.read_text())) if config.exists() else None
+    shape = read_shape(json.loads(config.read_text())) if config.exists() else None
     if shape is None:
         raise BadRecipe(f"{config}: does not give the sizes of a decoder")
     return shape
