@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from tuneline.cli.consoles import console
-from tuneline.endpoints.tool_selection import narrowing_of
+from tuneline.endpoints.tool_selection import load_tool_selector
 from tuneline.stages.prepare import load_tools
 
 if TYPE_CHECKING:
-    from tuneline.endpoints.tool_selection import Narrowing
+    from tuneline.endpoints.tool_selection import ToolSelector
     from tuneline.engines.providers import Answer
 
 MAX_ANSWER_TOKENS = 256
@@ -24,8 +24,8 @@ def chat_with_server(url: str, folder: Path | None, questions: Iterable[str]) ->
     """Ask a server questions in one conversation, with the tools of the run in `folder`, or without tools if None."""
     catalogue = load_tools(folder / "prepare") if folder else None
     tools = catalogue.openai() if catalogue else None
-    narrowing = narrowing_of(folder) if folder else None
-    hold_conversation(console, url, folder.name if folder else "default", tools, questions, narrowing)
+    selector = load_tool_selector(folder) if folder else None
+    hold_conversation(console, url, folder.name if folder else "default", tools, questions, selector)
 
 
 def hold_conversation(
@@ -34,16 +34,16 @@ def hold_conversation(
     model: str,
     tools: list[dict[str, Any]] | None,
     questions: Iterable[str],
-    narrowing: "Narrowing | None" = None,
+    selector: "ToolSelector | None" = None,
 ) -> None:
     """Ask questions in one conversation through the openai client, and print each answer while it arrives.
 
-    With `narrowing`, each question is asked with the tools nearest to it. Calls are printed, not made.
+    With `selector`, each question is asked with the tools nearest to it. Calls are printed, not made.
     """
     messages: list[dict[str, Any]] = []
     for question in questions:
         messages.append({"role": "user", "content": question})
-        question_tools = narrowing.tools(messages, tools) if narrowing and tools else tools
+        question_tools = selector.select(messages, tools) if selector and tools else tools
         # An event loop for each answer: while one runs, Ctrl-C would not end the wait for the next question.
         answer = asyncio.run(_stream_answer(console, url, model, question_tools, messages))
         if answer.tool_calls:

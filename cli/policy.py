@@ -4,9 +4,9 @@
 def change_policy(on_modal: bool, verb: str, *arguments: str) -> str:
     """Apply a verb of `endpoints.policy` in the policy folder of this machine or of Modal, and return its answer."""
     if on_modal:
-        from tuneline.volumes.remote import policy
+        from tuneline.volumes.remote import call_policy
 
-        return policy(verb, *arguments)
+        return call_policy(verb, *arguments)
     from tuneline.endpoints.policy import VERBS
 
     return VERBS[verb](*arguments)

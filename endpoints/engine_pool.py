@@ -1,4 +1,4 @@
-"""The engines behind the front door: one for each promoted version, started by its serving form.
+"""The engines behind the gateway: one for each promoted version, started by its serving form.
 
 Adapters of one base share a vLLM: the first starts it, the others are loaded into it while it runs.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import NotFound, StageFailed, TunelineError
-from tuneline.endpoints.promotion import Promoted, Version, all_promoted
-from tuneline.endpoints.tool_selection import Narrowing, narrowing_of
+from tuneline.endpoints.promotion import Promotion, Version, read_promotions
+from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
 from tuneline.engines.llama_cpp.llama_server import start_llama_server
 from tuneline.engines.server import Server
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
@@ -28,6 +28,17 @@ from tuneline.stages.prepare import TEMPLATE
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Upstream:
+    """Where a request for a promoted model goes, and what it needs there."""
+
+    base_url: str | None
+    """None while the name's first version starts."""
+    fields: dict[str, str]
+    """What replaces fields of the request's body: the engine's name of the model, and the template if it needs one."""
+    tool_selector: ToolSelector | None = None
+
+
 @dataclass
 class _Running:
     version: Version
@@ -35,90 +46,78 @@ class _Running:
     stack: ExitStack
     model: str
     """Its name in the engine."""
-    narrowing: Narrowing | None = None
-    """Which tools it is shown, if its run was prepared so."""
-    template: str | None = None
-    """What each request has to bring: adapters of one base may have learned with several templates."""
+    tool_selector: ToolSelector | None
+    """None if its run was prepared without a preselector."""
+    template: str | None
+    """Chat template to send with each request: adapters of one base may have learned with different ones."""
 
 
 @dataclass
-class _Shared:
-    """The vLLM of a base, for all its adapters."""
+class _SharedServer:
+    """The vLLM of a base, shared by all its adapters."""
 
     server: Server
     stack: ExitStack
     context: int
 
 
-class Engines:
-    """Keeps an engine up for everything promoted in one of `forms`."""
+class EnginePool:
+    """Keeps an engine running for everything promoted in one of `forms`."""
 
     def __init__(self, forms: tuple[str, ...], slots: int = 4, gpus: int = 1) -> None:
         self.forms, self.slots, self.gpus = forms, slots, gpus
-        self._promoted: dict[str, Promoted] | None = None
-        """By name; None until the policy was looked at."""
+        self._promotions: dict[str, Promotion] | None = None
+        """By name; None until the policy was read."""
         self._running: dict[str, _Running] = {}
-        self._shared: dict[Path, _Shared] = {}
-        """By base."""
+        """By promoted name."""
+        self._shared: dict[Path, _SharedServer] = {}
+        """By the base's folder."""
         self._logs = Path(tempfile.mkdtemp(prefix="tuneline-engines-"))
 
     @property
     def ready(self) -> bool:
-        """Whether every promoted name has its current version up; not before the policy was looked at."""
-        return self._promoted is not None and all(state == "ready" for state in self.state().values())
+        """Whether every promoted name's current version is running; False until the policy was read."""
+        return self._promotions is not None and all(state == "ready" for state in self.states().values())
 
-    def state(self) -> dict[str, str]:
-        """`ready` or `starting` for each promoted name."""
-        return {name: "ready" if self._is_current(name) else "starting" for name in self._promoted or ()}
+    def states(self) -> dict[str, str]:
+        """Return promoted name → `ready` or `starting`."""
+        return {name: "ready" if self._is_current(name) else "starting" for name in self._promotions or ()}
 
-    def find(self, name: str) -> tuple[str | None, dict[str, str], Narrowing | None]:
-        """(base URL, what a request says there, how its tools are chosen) of a promoted model.
-
-        No URL while its first version starts.
+    def resolve(self, name: str) -> Upstream:
+        """Return where requests for a promoted name go.
 
         Raises:
             NotFound: nothing is promoted under that name.
         """
         if running := self._running.get(name):
-            shown = {"chat_template": running.template} if running.template else {}
-            return running.server.base_url, {"model": running.model} | shown, running.narrowing
-        if self._promoted is None or name in self._promoted:
-            return None, {"model": name}, None
-        there = ", ".join(self._promoted) or "none yet; `tuneline promote RUN --as NAME` adds one"
-        raise NotFound(f"{name}: not served here; there are {there}")
+            template = {"chat_template": running.template} if running.template else {}
+            return Upstream(running.server.base_url, {"model": running.model} | template, running.tool_selector)
+        if self._promotions is None or name in self._promotions:
+            return Upstream(None, {"model": name})
+        names = ", ".join(self._promotions) or "none yet; `tuneline promote RUN --as NAME` adds one"
+        raise NotFound(f"{name}: not served here; there are {names}")
 
-    def catch_up(self) -> None:
-        """Start what was promoted since the last look, then stop what it replaces; a dead engine starts anew.
+    def update(self) -> None:
+        """Read the promotions, start what is new, then stop what it replaces; an engine that died is started again.
 
         Raises:
-            StageFailed: one does not start. The version before it goes on serving.
+            StageFailed: an engine does not start. The version before it continues to serve.
         """
-        promoted = {n: p for n, p in all_promoted().items() if p.current.form in self.forms}
-        self._promoted = promoted
-        for name in set(self._running) - set(promoted):
+        promotions = {name: p for name, p in read_promotions().items() if p.current.form in self.forms}
+        self._promotions = promotions
+        for name in set(self._running) - set(promotions):
             self._running.pop(name).stack.close()
-        failed = []
-        for name, record in promoted.items():
+        failures = []
+        for name, promotion in promotions.items():
             try:
-                self._bring_up(name, record)
-            except TunelineError as error:  # the others are looked after all the same
-                failed.append(f"{name}: {error}")
-        if failed:
-            raise StageFailed("\n".join(failed))
-
-    def _bring_up(self, name: str, record: Promoted) -> None:
-        old, version = self._running.get(name), record.current
-        if old and old.version == version and old.server.process.poll() is None:
-            return
-        stack, narrowing = ExitStack(), narrowing_of(paths.run_folder(version.run))
-        server = stack.enter_context(self._start(record))
-        self._running[name] = _Running(version, server, stack, _model(record), narrowing, _template(version))
-        log.info("%s: version %d (%s) answers", name, version.number, version.run)
-        if old:
-            old.stack.close()
+                self._ensure_current(name, promotion)
+            except TunelineError as error:  # the others are started all the same
+                failures.append(f"{name}: {error}")
+        if failures:
+            raise StageFailed("\n".join(failures))
 
     def stop(self) -> None:
-        """Stop all."""
+        """Stop all engines."""
         while self._running:
             self._running.popitem()[1].stack.close()
         while self._shared:
@@ -126,19 +125,37 @@ class Engines:
         shutil.rmtree(self._logs, ignore_errors=True)
 
     def _is_current(self, name: str) -> bool:
-        running, promoted = self._running.get(name), self._promoted or {}
-        return running is not None and running.version == promoted[name].current
+        running, promotions = self._running.get(name), self._promotions or {}
+        return running is not None and running.version == promotions[name].current
 
-    def _start(self, record: Promoted) -> AbstractContextManager[Server]:
-        version = record.current
+    def _ensure_current(self, name: str, promotion: Promotion) -> None:
+        """Start the current version of a name unless it runs, then stop the one before it."""
+        previous, version = self._running.get(name), promotion.current
+        if previous and previous.version == version and previous.server.process.poll() is None:
+            return
+        stack, tool_selector = ExitStack(), load_tool_selector(paths.run_folder(version.run))
+        server = stack.enter_context(self._serving(promotion))
+        model, template = _engine_name(promotion), _template(version)
+        self._running[name] = _Running(version, server, stack, model, tool_selector, template)
+        log.info("%s: version %d (%s) answers", name, version.number, version.run)
+        if previous:
+            previous.stack.close()
+
+    def _serving(self, promotion: Promotion) -> AbstractContextManager[Server]:
+        """Return the context in which the current version is served.
+
+        Raises:
+            StageFailed: the run's files are not those that were promoted.
+        """
+        version = promotion.current
         folder = paths.run_folder(version.run)
         if artifacts.open_artifact(folder / "convert").manifest.fingerprint != version.convert:
-            raise StageFailed(f"{version.run} is not what was promoted as {record.name}; promote it again")
-        served, log_file = folder / version.file, self._logs / f"{record.name}-{version.number}.log"
+            raise StageFailed(f"{version.run} is not what was promoted as {promotion.name}; promote it again")
+        model, log_file = folder / version.file, self._logs / f"{promotion.name}-{version.number}.log"
         if version.form == "gguf":
             return start_llama_server(
-                served,
-                alias=_model(record),
+                model,
+                alias=_engine_name(promotion),
                 log=log_file,
                 context=version.context,
                 slots=self.slots,
@@ -146,42 +163,44 @@ class Engines:
             )
         recipe = _recipe(version)
         if version.form == "adapter":
-            return self._loaded(record, recipe, served, log_file)
+            return self._serving_adapter(promotion, recipe, model, log_file)
         return start_vllm(
-            served,
-            alias=_model(record),
+            model,
+            alias=_engine_name(promotion),
             log=log_file,
             context=version.context,
-            parser=tool_parser_for(recipe.base, served),
+            parser=tool_parser_for(recipe.base, model),
             gpus=self.gpus,
         )
 
     @contextlib.contextmanager
-    def _loaded(self, record: Promoted, recipe: Recipe, adapter: Path, log_file: Path) -> Iterator[Server]:
-        """The adapter in its base's vLLM, until the block ends; the vLLM itself stays up for the others."""
+    def _serving_adapter(self, promotion: Promotion, recipe: Recipe, adapter: Path, log_file: Path) -> Iterator[Server]:
+        """Load the adapter into its base's vLLM until the block ends; the vLLM stays up for other adapters."""
         base = open_base(recipe).path
         shared = self._shared.get(base)
         if shared and shared.server.process.poll() is not None:
             self._shared.pop(base).stack.close()
             shared = None
         if shared is None:
-            shared = self._shared[base] = self._share(record, recipe, base, adapter, log_file)
-        elif record.current.context > shared.context:
+            shared = self._shared[base] = self._start_shared(promotion, recipe, base, adapter, log_file)
+        elif promotion.current.context > shared.context:
             raise StageFailed(
-                f"serve.context: {record.current.context} is more than {shared.context}, with which the vLLM of "
+                f"serve.context: {promotion.current.context} is more than {shared.context}, with which the vLLM of "
                 f"{base.name} was started; start the endpoint anew"
             )
         else:
-            load_adapter(shared.server, _model(record), adapter)
+            load_adapter(shared.server, _engine_name(promotion), adapter)
         try:
             yield shared.server
         finally:
-            unload_adapter(shared.server, _model(record))
+            unload_adapter(shared.server, _engine_name(promotion))
 
-    def _share(self, record: Promoted, recipe: Recipe, base: Path, adapter: Path, log_file: Path) -> _Shared:
-        """A vLLM for a base, its first adapter loaded; as long a context as any of its models wants now."""
-        current = [p.current for p in (self._promoted or {}).values()]
-        context = max([record.current.context, *(v.context for v in current if _base(v) == base)])
+    def _start_shared(
+        self, promotion: Promotion, recipe: Recipe, base: Path, adapter: Path, log_file: Path
+    ) -> _SharedServer:
+        """Start a vLLM for a base with its first adapter, and with the longest context of the base's versions."""
+        versions = [p.current for p in (self._promotions or {}).values()]
+        context = max([promotion.current.context, *(v.context for v in versions if _adapter_base(v) == base)])
         stack = ExitStack()
         server = stack.enter_context(
             start_vllm(
@@ -190,28 +209,28 @@ class Engines:
                 log=log_file,
                 context=context,
                 parser=tool_parser_for(recipe.base, base),
-                adapters={_model(record): adapter},
+                adapters={_engine_name(promotion): adapter},
                 gpus=self.gpus,
             )
         )
-        return _Shared(server, stack, context)
+        return _SharedServer(server, stack, context)
 
 
 def _recipe(version: Version) -> Recipe:
     return recipe_of(paths.run_folder(version.run))
 
 
-def _base(version: Version) -> Path | None:
-    """Of an adapter."""
+def _adapter_base(version: Version) -> Path | None:
+    """Return the folder of an adapter's base, or None for the other forms."""
     return open_base(_recipe(version)).path if version.form == "adapter" else None
 
 
 def _template(version: Version) -> str | None:
-    """What an adapter learned with, where it is not its base's; files of the other forms bear their own."""
+    """Return the template an adapter learned with, or None if it is its base's; files of other forms include theirs."""
     file = paths.run_folder(version.run) / "prepare" / TEMPLATE
     return file.read_text("utf-8") if version.form == "adapter" and file.exists() else None
 
 
-def _model(record: Promoted) -> str:
-    """A version's name in its engine: two versions of one name may be up at once."""
-    return f"{record.name}-{record.current.number}"
+def _engine_name(promotion: Promotion) -> str:
+    """Return the current version's model name in its engine: two versions of one name may run at once."""
+    return f"{promotion.name}-{promotion.current.number}"

@@ -1,7 +1,7 @@
-"""The front door of an engine: keys, readiness, and the names of promoted models. A FastAPI app.
+"""The gateway before the engines: keys, readiness, and the names of promoted models. A FastAPI app.
 
-It answers at once while engines still start: 503 with Retry-After, as clients expect of a server that boots. What is
-promoted is looked up again every few seconds; a new version is started beside the old one, which serves until then.
+It responds while engines still start: 503 with Retry-After, as clients expect of a server that boots. The promotions
+are read again every few seconds; a new version is started beside the old one, which serves until then.
 """
 
 import asyncio
@@ -16,119 +16,137 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tuneline.core.errors import NotFound, TunelineError
-from tuneline.endpoints.engine_pool import Engines
-from tuneline.endpoints.keys import owner_of
+from tuneline.endpoints.engine_pool import EnginePool, Upstream
+from tuneline.endpoints.keys import find_owner
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 5.0
-ANSWER_WITHIN_S = 600.0
+POLL_INTERVAL_S = 5.0
+ENGINE_TIMEOUT_S = 600.0
 RETRY_AFTER_S = 5
-ASKED = ("chat/completions", "completions")
-"""What is passed on below `/v1/`: an engine has more there, and not for everybody (vLLM loads adapters by a path)."""
+FORWARDED_PATHS = ("chat/completions", "completions")
+"""Paths below `/v1/` that are forwarded: an engine has more, not for everybody (vLLM loads adapters from a path)."""
 HOP_BY_HOP = {"connection", "content-length", "content-encoding", "transfer-encoding"}
-"""Headers of one hop, which a proxy does not pass on (RFC 9110, 7.6.1)."""
+"""Headers of one hop, which a proxy does not forward (RFC 9110, 7.6.1)."""
 
 
-def front(engines: Engines, fresh: Callable[[], None] = lambda: None, *, with_keys: bool = True) -> FastAPI:
-    """The app. `fresh` brings the policy folder up to date before each look at it."""
-    app = FastAPI(title="Tuneline", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(engines, fresh))
+def build_gateway(
+    engines: EnginePool, refresh: Callable[[], None] = lambda: None, *, with_keys: bool = True
+) -> FastAPI:
+    """Return the app. `refresh` brings the policy folder up to date before each look at the promotions."""
+    app = FastAPI(
+        title="Tuneline", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(engines, refresh)
+    )
 
     @app.get("/health")
     async def health() -> Response:
         """200 when everything promoted answers."""
-        return JSONResponse(engines.state(), status_code=200 if engines.ready else 503)
+        return JSONResponse(engines.states(), status_code=200 if engines.ready else 503)
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         if with_keys and not _owner(request):
             return _unauthorized()
-        data = [{"id": name, "object": "model", "owned_by": "tuneline"} for name in engines.state()]
+        data = [{"id": name, "object": "model", "owned_by": "tuneline"} for name in engines.states()]
         return JSONResponse({"object": "list", "data": data})
 
     @app.post("/v1/{path:path}")
-    async def ask(path: str, request: Request) -> Response:
+    async def complete(path: str, request: Request) -> Response:
         if with_keys and not _owner(request):
             return _unauthorized()
-        if path not in ASKED:
-            return _error(404, f"/v1/{path}: not answered here; there are {', '.join(ASKED)}")
+        if path not in FORWARDED_PATHS:
+            return _error(404, f"/v1/{path}: not answered here; there are {', '.join(FORWARDED_PATHS)}")
         try:
             body = json.loads(await request.body())
-            name = body["model"]
+            model = body["model"]
         except (ValueError, TypeError, KeyError):
             return _error(400, "the body is JSON with a `model`")
         body.pop("chat_template", None)  # a program to the engine
-        for _ in range(2):  # the version it found may be replaced, and its engine gone, before it is asked
-            try:
-                url, told, narrowing = engines.find(name)
-            except NotFound as error:
-                return _error(404, str(error))
-            if url is None:
-                return _error(503, f"{name} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
-            sent = body | told
-            if path == "chat/completions" and narrowing and body.get("tools"):
-                try:
-                    sent["tools"] = narrowing.tools(body["messages"], body["tools"], body.get("tool_choice"))
-                except (TypeError, KeyError, AttributeError):
-                    return _error(400, "messages and tools are as in OpenAI's chat API")
-            if answer := await _passed_on(app.state.client, f"{url}/{path}", sent):
-                return answer
-            if engines.find(name)[0] == url:
-                break
-        return _error(503, "the engine does not answer; try again", {"Retry-After": str(RETRY_AFTER_S)})
+        return await _complete(app.state.client, engines, model, path, body)
 
     return app
 
 
-async def _passed_on(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Response | None:
-    """The engine's answer as it comes; None if it does not answer."""
-    request = client.build_request("POST", url, json=body)
+async def _complete(
+    client: httpx.AsyncClient, engines: EnginePool, model: str, path: str, body: dict[str, Any]
+) -> Response:
+    """Return the response of the engine that serves `model`, or an error response."""
+    for _ in range(2):  # the version may be replaced, and its engine stopped, before the request reaches it
+        try:
+            upstream = engines.resolve(model)
+        except NotFound as error:
+            return _error(404, str(error))
+        if upstream.base_url is None:
+            return _error(503, f"{model} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
+        try:
+            payload = _payload(upstream, path, body)
+        except (TypeError, KeyError, AttributeError):
+            return _error(400, "messages and tools are as in OpenAI's chat API")
+        if response := await forward(client, f"{upstream.base_url}/{path}", payload):
+            return response
+        if engines.resolve(model).base_url == upstream.base_url:
+            break
+    return _error(503, "the engine does not answer; try again", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _payload(upstream: Upstream, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the request body for the engine: its own model name and template, and the selected tools."""
+    payload = body | upstream.fields
+    if path == "chat/completions" and upstream.tool_selector and body.get("tools"):
+        payload["tools"] = upstream.tool_selector.select(body["messages"], body["tools"], body.get("tool_choice"))
+    return payload
+
+
+async def forward(client: httpx.AsyncClient, url: str, payload: dict[str, Any]) -> Response | None:
+    """Return the engine's response as a stream, or None if the engine does not respond."""
+    request = client.build_request("POST", url, json=payload)
     try:
-        answer = await client.send(request, stream=True)
+        response = await client.send(request, stream=True)
     except httpx.TransportError:
         return None
-    headers = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
+    headers = {k: v for k, v in response.headers.items() if k.lower() not in HOP_BY_HOP}
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncIterator[bytes]:
         try:
-            async for piece in answer.aiter_bytes():
-                yield piece
+            async for chunk in response.aiter_bytes():
+                yield chunk
         finally:
-            await answer.aclose()
+            await response.aclose()
 
-    return StreamingResponse(pieces(), status_code=answer.status_code, headers=headers)
+    return StreamingResponse(stream(), status_code=response.status_code, headers=headers)
 
 
-def _lifespan(engines: Engines, fresh: Callable[[], None]) -> Callable[[FastAPI], Any]:
+def _lifespan(engines: EnginePool, refresh: Callable[[], None]) -> Callable[[FastAPI], Any]:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S) as client:
+        async with httpx.AsyncClient(timeout=ENGINE_TIMEOUT_S) as client:
             app.state.client = client
-            following = asyncio.create_task(_follow(engines, fresh))
+            update_task = asyncio.create_task(_keep_up_to_date(engines, refresh))
             try:
                 yield
             finally:
-                following.cancel()
+                update_task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
-                    await following
+                    await update_task
                 await asyncio.to_thread(engines.stop)
 
     return lifespan
 
 
-async def _follow(engines: Engines, fresh: Callable[[], None]) -> None:
+async def _keep_up_to_date(engines: EnginePool, refresh: Callable[[], None]) -> None:
     while True:
         try:
-            await asyncio.to_thread(fresh)
-            await asyncio.to_thread(engines.catch_up)
+            await asyncio.to_thread(refresh)
+            await asyncio.to_thread(engines.update)
         except (TunelineError, OSError) as error:
             log.error("what is promoted cannot be served: %s", error)
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
 def _owner(request: Request) -> str | None:
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    return owner_of(key.strip()) if kind.lower() == "bearer" else None
+    """Return the owner of the request's key, or None without a valid key."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return find_owner(key.strip()) if scheme.lower() == "bearer" else None
 
 
 def _unauthorized() -> Response:

@@ -1,6 +1,6 @@
-"""Keys of the endpoint: added, revoked and checked without a redeploy. Only their hashes are kept.
+"""API keys of the endpoint: added, revoked and checked without a redeploy. Only their hashes are stored.
 
-A key is 256 random bits, so a plain SHA-256 of it cannot be searched; comparing hashes leaks nothing by its timing.
+A key is 256 random bits, so its plain SHA-256 cannot be searched; comparing hashes leaks nothing through timing.
 """
 
 import hashlib
@@ -17,52 +17,53 @@ PREFIX = "tl-"
 
 
 def add_key(owner: str) -> str:
-    """A new key for `owner`, shown this once.
+    """Create and return a key for `owner`; it cannot be shown again.
 
     Raises:
-        BadRequest: the owner has one, or is no name.
+        BadRequest: the owner has a key, or the name is not valid.
     """
     if not NAME.fullmatch(owner):
         raise BadRequest(f"{owner!r}: letters, digits, '.', '_' and '-' only, 64 at most")
-    known = _known()
-    if owner in known:
+    entries = _read_entries()
+    if owner in entries:
         raise BadRequest(f"{owner} has a key; `tuneline keys revoke {owner}` first, or add one under another name")
     key = PREFIX + secrets.token_urlsafe(32)
-    _write(known | {owner: {"sha256": _hash(key), "added": datetime.now(UTC).isoformat(timespec="seconds")}})
+    _write(entries | {owner: {"sha256": _hash(key), "added": datetime.now(UTC).isoformat(timespec="seconds")}})
     return key
 
 
 def revoke_key(owner: str) -> None:
-    """From the endpoint's next look on, the owner's key opens nothing.
+    """Remove the owner's key; the endpoint refuses it once it has reloaded the policy.
 
     Raises:
-        NotFound: the owner has none.
+        NotFound: the owner has no key.
     """
-    known = _known()
-    if owner not in known:
-        raise NotFound(f"{owner}: has no key; those with one: {', '.join(known) or 'nobody'}")
-    _write({name: entry for name, entry in known.items() if name != owner})
+    entries = _read_entries()
+    if owner not in entries:
+        raise NotFound(f"{owner}: has no key; those with one: {', '.join(entries) or 'nobody'}")
+    _write({name: entry for name, entry in entries.items() if name != owner})
 
 
-def owners() -> dict[str, str]:
-    """Who has a key, and since when."""
-    return {name: entry["added"] for name, entry in _known().items()}
+def list_owners() -> dict[str, str]:
+    """Return owner → when their key was added (ISO 8601)."""
+    return {name: entry["added"] for name, entry in _read_entries().items()}
 
 
-def owner_of(key: str) -> str | None:
-    """Whose key this is; None if nobody's."""
-    return next((name for name, entry in _known().items() if entry["sha256"] == _hash(key)), None)
+def find_owner(key: str) -> str | None:
+    """Return the owner of a key, or None if nobody has it."""
+    return next((name for name, entry in _read_entries().items() if entry["sha256"] == _hash(key)), None)
 
 
-def _known() -> dict[str, dict[str, str]]:
+def _read_entries() -> dict[str, dict[str, str]]:
+    """Return owner → `sha256` and `added`."""
     file = _file()
-    known: dict[str, dict[str, str]] = json.loads(file.read_text()) if file.exists() else {}
-    return known
+    entries: dict[str, dict[str, str]] = json.loads(file.read_text()) if file.exists() else {}
+    return entries
 
 
-def _write(known: dict[str, dict[str, str]]) -> None:
+def _write(entries: dict[str, dict[str, str]]) -> None:
     _file().parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(_file(), json.dumps(known, indent=1))
+    artifacts.write_atomic(_file(), json.dumps(entries, indent=1))
 
 
 def _file() -> Path:

@@ -1,7 +1,7 @@
-"""Promotion: which run serves a name. An explicit, versioned record; nothing ever guesses the latest.
+"""Promotion: which run serves a name. An explicit, versioned record; nothing guesses the latest run.
 
 `<policy>/models/NAME.json` holds every version ever promoted; the last one serves. A rollback is one more version, so
-the file tells the whole story. It is written whole and atomically: a reader sees the old record or the new one.
+the file is the complete history. It is written atomically: a reader sees the old record or the new one.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tuneline.configs.recipe import RECIPE, recipe_of
+from tuneline.configs.recipe import RECIPE, Serve, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
 from tuneline.core.paths import NAME
@@ -19,7 +19,7 @@ from tuneline.stages.evaluate.verdicts.gate import of_run
 
 
 class Version(BaseModel):
-    """What served a name from some time on."""
+    """A run's model that serves, or served, a name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,33 +27,33 @@ class Version(BaseModel):
     run: str
     form: Literal["gguf", "adapter", "merged"]
     file: str
-    """Of the run's folder: the GGUF, the adapter's folder or the merged model's."""
+    """Path in the run's folder: the GGUF, the adapter's folder or the merged model's folder."""
     context: int
-    """Tokens a request and its answer may take."""
+    """Context length in tokens, prompt and completion together."""
     convert: str
-    """Fingerprint of what is served: a run whose files changed is not served under an old promise."""
+    """Fingerprint of the conversion; a run whose files have changed since is not served."""
     evaluate: str
-    """Fingerprint of the evaluation it was promoted on."""
+    """Fingerprint of the evaluation that it was promoted on."""
     at: datetime
     restores: int | None = None
-    """The version this rollback brought back."""
+    """Number of the version that this rollback restores; None for a promotion."""
     by: str = ""
     """Who promoted it, or rolled back to it."""
     gate: str = ""
-    """What the gate said of it: pass, fail or insufficient evidence."""
+    """The gate's outcome: pass, fail, insufficient evidence, or none without a gate."""
     reasons: tuple[str, ...] = ()
-    """The gate's, each in a line."""
+    """The gate's reasons, one line each."""
     override: str | None = None
-    """Why it serves although the gate did not let it pass."""
+    """The reason given for promoting it although the gate did not let it pass."""
 
     @property
-    def place(self) -> int:
-        """Where it stands in the order in which things served: a restored version at its old place."""
+    def position(self) -> int:
+        """Position in the history of what served: a restored version has its original number."""
         return self.restores or self.number
 
 
-class Promoted(BaseModel):
-    """All versions of a name, oldest first; the last one serves."""
+class Promotion(BaseModel):
+    """The history of a name: all versions, oldest first; the last one serves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,110 +66,117 @@ class Promoted(BaseModel):
 
 
 def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
-    """Let `run` serve `name` from now on; `override` is why, if the gate did not let it pass.
+    """Let `run` serve `name` from now on, and return the new version.
+
+    `override` is the reason for promoting a run that the gate did not let pass; `by` is who promotes.
 
     Raises:
-        NotFound: the run is not converted and evaluated. BadRequest: the name could lead elsewhere.
-        GateFailed: the gate did not let it pass, or nothing was demanded of it, and there is no `override`.
+        NotFound: the run is not converted and evaluated.
+        BadRequest: the name is not a valid file name.
+        GateFailed: the gate did not let the run pass, or had no demands, and there is no `override`.
     """
     folder = paths.run_folder(run)
     if not artifacts.finished(folder / "evaluate"):
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = recipe_of(folder)
-    converted, judged = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
-    before, gate = _versions(name), of_run(folder, judged.metrics["gate"]) if "gate" in judged.metrics else {}
+    conversion, evaluation = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
+    versions = _read_versions(name)
+    gate = of_run(folder, evaluation.metrics["gate"]) if "gate" in evaluation.metrics else {}
     if not override:
         _refuse_unless_passed(run, name, gate)
     version = Version(
-        number=len(before) + 1,
+        number=len(versions) + 1,
         run=run,
         form=recipe.serve.form,
-        file=f"convert/tuned-{recipe.serve.type}.gguf" if recipe.serve.form == "gguf" else _folder(recipe.serve.form),
+        file=_served_file(recipe.serve),
         context=recipe.serve.context,
-        convert=converted.manifest.fingerprint,
-        evaluate=judged.manifest.fingerprint,
+        convert=conversion.manifest.fingerprint,
+        evaluate=evaluation.manifest.fingerprint,
         at=datetime.now(UTC),
         by=by,
         gate=gate.get("outcome", "none"),
         reasons=gate.get("reasons", ()),
         override=override or None,
     )
-    return _write(name, before, version)
+    return _append(name, versions, version)
 
 
 def _refuse_unless_passed(run: str, name: str, gate: Mapping[str, Any]) -> None:
     if gate.get("passed") and gate["demands"]:
         return
-    told = gate.get("unmet") or ["nothing was demanded of it: give a suite a floor, or the recipe an evaluate.gate"]
+    reasons = gate.get("unmet") or ["nothing was demanded of it: give a suite a floor, or the recipe an evaluate.gate"]
     remedy = (
         f'to let it serve all the same: `tuneline promote {run} --as {name} --override "REASON"`, which is recorded'
     )
-    said = gate.get("outcome", "no gate") if told == gate.get("unmet") else "no demand"
-    raise GateFailed("\n".join([f"{run}: {said}:", *told, remedy]))
+    outcome = gate.get("outcome", "no gate") if reasons == gate.get("unmet") else "no demand"
+    raise GateFailed("\n".join([f"{run}: {outcome}:", *reasons, remedy]))
 
 
 def rollback(name: str, by: str = "") -> Version:
-    """Serve what served before the current version.
+    """Let the version that served before the current one serve again, and return the new version.
 
     Raises:
-        NotFound: nothing is promoted under that name, or there is no version before.
+        NotFound: nothing is promoted under that name, or there is no earlier version.
     """
-    before = promoted(name).versions
-    undone = before[-1]
-    earlier = [version for version in before if version.number < undone.place]
+    versions = read_promotion(name).versions
+    undone = versions[-1]
+    earlier = [version for version in versions if version.number < undone.position]
     if not earlier:
-        raise NotFound(f"{name}: version {undone.place} ({undone.run}) is the first; there is nothing to go back to")
-    back = {"number": len(before) + 1, "at": datetime.now(UTC), "restores": earlier[-1].place, "by": by}
-    version = earlier[-1].model_copy(update=back)
-    return _write(name, before, version)
+        raise NotFound(f"{name}: version {undone.position} ({undone.run}) is the first; there is nothing to go back to")
+    changes = {"number": len(versions) + 1, "at": datetime.now(UTC), "restores": earlier[-1].position, "by": by}
+    version = earlier[-1].model_copy(update=changes)
+    return _append(name, versions, version)
 
 
-def promoted(name: str) -> Promoted:
-    """What serves `name`, and what did.
+def read_promotion(name: str) -> Promotion:
+    """Return the history of `name`.
 
     Raises:
-        NotFound: nothing does.
+        NotFound: nothing is promoted under that name.
     """
     file = _file(name)
     if not file.exists():
         raise NotFound(f"{name}: nothing is promoted under that name; `tuneline promote RUN --as {name}`")
-    return Promoted.model_validate_json(file.read_text())
+    return Promotion.model_validate_json(file.read_text())
 
 
-def all_promoted() -> dict[str, Promoted]:
-    """Everything promoted, by name."""
-    return {file.stem: Promoted.model_validate_json(file.read_text()) for file in sorted(_root().glob("*.json"))}
+def read_promotions() -> dict[str, Promotion]:
+    """Return name → its history, for every promoted name."""
+    return {file.stem: Promotion.model_validate_json(file.read_text()) for file in sorted(_folder().glob("*.json"))}
 
 
 def names_by_run() -> dict[str, list[str]]:
-    """The names that each run serves, or could serve again after a rollback."""
+    """Return run → the names that it serves, or could serve again after a rollback."""
     names: dict[str, list[str]] = {}
-    for name, record in all_promoted().items():
-        for version in record.versions:
+    for name, promotion in read_promotions().items():
+        for version in promotion.versions:
             names.setdefault(version.run, []).append(name)
     return names
 
 
-def _versions(name: str) -> tuple[Version, ...]:
-    return promoted(name).versions if _file(name).exists() else ()
+def _read_versions(name: str) -> tuple[Version, ...]:
+    return read_promotion(name).versions if _file(name).exists() else ()
 
 
-def _write(name: str, before: tuple[Version, ...], version: Version) -> Version:
-    _root().mkdir(parents=True, exist_ok=True)
-    record = Promoted(name=name, versions=(*before, version))
-    artifacts.write_atomic(_file(name), record.model_dump_json(indent=1))
+def _append(name: str, versions: tuple[Version, ...], version: Version) -> Version:
+    _folder().mkdir(parents=True, exist_ok=True)
+    promotion = Promotion(name=name, versions=(*versions, version))
+    artifacts.write_atomic(_file(name), promotion.model_dump_json(indent=1))
     return version
 
 
 def _file(name: str) -> Path:
     if not NAME.fullmatch(name):
         raise BadRequest(f"--as {name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
-    return _root() / f"{name}.json"
+    return _folder() / f"{name}.json"
 
 
-def _root() -> Path:
+def _folder() -> Path:
     return paths.policy() / "models"
 
 
-def _folder(form: str) -> str:
-    return "train/adapter" if form == "adapter" else "convert/merged"
+def _served_file(serve: Serve) -> str:
+    """Return the path in the run's folder of what its engine loads."""
+    if serve.form == "gguf":
+        return f"convert/tuned-{serve.type}.gguf"
+    return "train/adapter" if serve.form == "adapter" else "convert/merged"

@@ -1,6 +1,6 @@
-"""The scheduled evaluation: everything promoted is asked again, and somebody hears of it when it got worse.
+"""The scheduled evaluation: every promoted model is evaluated again, with a notification if it got worse.
 
-Scores lie in `<scores>/NAME/DATE.json`, outside the runs: an artifact that is finished stays as it is.
+Scores are in `<scores>/NAME/DATE.json`, outside the runs: a finished artifact does not change.
 """
 
 import json
@@ -13,7 +13,7 @@ from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.notification import notify
-from tuneline.endpoints.promotion import Promoted, all_promoted
+from tuneline.endpoints.promotion import Promotion, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
 from tuneline.stages.evaluate import answers_of, ask_target, served
 from tuneline.stages.evaluate.clients.target_engines import REFERENCE, Engines
@@ -21,50 +21,50 @@ from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
 from tuneline.stages.evaluate.suites.items import make_items
 from tuneline.stages.evaluate.suites.run_context import of_run
 
-WORSE = 0.02
-"""A share that fell by more than this is told; under it lies what engines and sampling do by themselves."""
+TOLERANCE = 0.02
+"""A share that fell by more than this is a regression; engines and sampling alone cause smaller differences."""
 
 
 def evaluate_all() -> list[dict[str, Any]]:
-    """Score every promoted model, write the scores, tell who got worse. One that cannot be asked is told too."""
+    """Evaluate every promoted model, write the scores, and notify about regressions and failed evaluations."""
     scores = []
-    for name, record in all_promoted().items():
+    for name, promotion in read_promotions().items():
         try:
-            scores.append(evaluate_one(name, record))
+            scores.append(evaluate_promotion(name, promotion))
         except TunelineError as error:
             scores.append({"name": name, "error": str(error)})
             notify(f"Tuneline: {name} could not be evaluated: {error}", name=name)
     return scores
 
 
-def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
-    """The score of one promoted model: shares by suite, what they are compared with, and whether they got worse.
+def evaluate_promotion(name: str, promotion: Promotion) -> dict[str, Any]:
+    """Return the score of one promoted model: shares by suite, what they are compared with, and the regressions.
 
     Raises:
         StageFailed: its engine does not run here, or its files are not those that were promoted.
     """
-    version = record.current
+    version = promotion.current
     run = paths.run_folder(version.run)
     if version.form != "gguf" and find_vllm() is None:
         raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
     if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
         raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
-    shares = _ask(recipe_of(run), run, target)
+    suites = _evaluate(recipe_of(run), run, target)
     references = {
-        "last": _last(name),
-        "promoted": _judged(run, target),
-        "baseline": _judged(run, _baseline(run)),
-        "candidate": _newest(version.run),
+        "last": _read_last_score(name),
+        "promoted": _read_evaluation(run, target),
+        "baseline": _read_evaluation(run, _baseline(run)),
+        "candidate": _read_newest_evaluation(version.run),
     }
     score: dict[str, Any] = {
         "name": name,
         "run": version.run,
         "version": version.number,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "suites": shares,
+        "suites": suites,
         "references": references,
-        "worse": _worse(shares, references),
+        "worse": find_regressions(suites, references),
     }
     folder = paths.scores() / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,56 +74,56 @@ def evaluate_one(name: str, record: Promoted) -> dict[str, Any]:
     return score
 
 
-def _ask(recipe: Recipe, run: Path, target: str) -> dict[str, Any]:
-    known = of_run(recipe, run)
-    suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
+def find_regressions(suites: dict[str, Any], references: dict[str, Any]) -> list[str]:
+    """Return `SUITE: 0.91, was 0.97 (last)` for each share that fell. A better candidate is no regression."""
+    return [
+        f"{suite}: {row['name_accuracy']:.3f}, was {reference[suite]['name_accuracy']:.3f} ({kind})"
+        for kind, reference in references.items()
+        if reference and kind != "candidate"
+        for suite, row in suites.items()
+        if suite in reference and row["name_accuracy"] < reference[suite]["name_accuracy"] - TOLERANCE
+    ]
+
+
+def _evaluate(recipe: Recipe, run: Path, target: str) -> dict[str, Any]:
+    """Return suite → scoreboard row of `target`, evaluated now."""
+    context = of_run(recipe, run)
+    suites = {suite.name: make_items(suite, context) for suite in recipe.evaluate.suites}
     if not suites:
         raise StageFailed(f"{run.name}: its recipe has no suites to ask")
     with tempfile.TemporaryDirectory() as scratch, Engines(recipe, run, Path(scratch)) as engines:
-        ask_target(recipe, known, engines.of(target, run / "convert" / f"{target}.gguf"), suites, Path(scratch))
+        ask_target(recipe, context, engines.of(target, run / "convert" / f"{target}.gguf"), suites, Path(scratch))
         answers = {suite: answers_of(Path(scratch), suite, target, items) for suite, items in suites.items()}
-    rows = [scoreboard_row(suite, target, found, recipe.evaluate.confidence) for suite, found in answers.items()]
+    rows = [scoreboard_row(suite, target, records, recipe.evaluate.confidence) for suite, records in answers.items()]
     return {row["suite"]: row for row in rows}
 
 
-def _last(name: str) -> dict[str, Any] | None:
-    """The suites of the score before this one; another score of today is replaced, not compared with."""
+def _read_last_score(name: str) -> dict[str, Any] | None:
+    """Return the suites of the score before today's, or None; today's earlier score is replaced, not compared with."""
     today = datetime.now(UTC).date().isoformat()
     earlier = [file for file in sorted((paths.scores() / name).glob("*.json")) if file.stem < today]
     return json.loads(earlier[-1].read_text())["suites"] if earlier else None
 
 
-def _judged(run: Path, target: str) -> dict[str, Any] | None:
-    """What `evaluate` found for a file of a run."""
+def _read_evaluation(run: Path, target: str) -> dict[str, Any] | None:
+    """Return suite → scoreboard row of `target` in the run's `evaluate`, or None if the run is not evaluated."""
     if not artifacts.finished(run / "evaluate"):
         return None
-    board = artifacts.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
-    return {row["suite"]: row for row in board if row["target"] == target}
+    rows = artifacts.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
+    return {row["suite"]: row for row in rows if row["target"] == target}
 
 
 def _baseline(run: Path) -> str:
-    """What a promoted model was held against by its gate: worse than that, it should not serve."""
+    """Return the target that the run's gate compared with: a model worse than that should not serve."""
     if not artifacts.finished(run / "evaluate"):
         return ""
     return str(artifacts.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
 
 
-def _newest(promoted_run: str) -> dict[str, Any] | None:
-    """What `evaluate` found for the newest run that is not the promoted one: a candidate that may be better."""
+def _read_newest_evaluation(promoted_run: str) -> dict[str, Any] | None:
+    """Return the evaluation of the newest run other than the promoted one: a candidate that may be better."""
     others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifacts.finished(d / "evaluate")]
     if not others:
         return None
     newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)
-    recipe = recipe_of(newest)
-    return _judged(newest, served(recipe))
-
-
-def _worse(shares: dict[str, Any], references: dict[str, Any]) -> list[str]:
-    """`SUITE: 0.91, was 0.97 (last)` for each that fell. A better candidate is shown, not told."""
-    return [
-        f"{suite}: {row['name_accuracy']:.3f}, was {known[suite]['name_accuracy']:.3f} ({reference})"
-        for reference, known in references.items()
-        if known and reference != "candidate"
-        for suite, row in shares.items()
-        if suite in known and row["name_accuracy"] < known[suite]["name_accuracy"] - WORSE
-    ]
+    return _read_evaluation(newest, served(recipe_of(newest)))

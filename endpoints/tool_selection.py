@@ -1,6 +1,6 @@
-"""A model is shown at most as many tools as its run was prepared with, chosen as evaluation chooses them.
+"""Tool selection: a model is shown at most as many tools as its run was prepared with, chosen as in evaluation.
 
-So what is judged is what goes live. They are chosen among the request's own tools, never others.
+So the model that is evaluated is the model that serves. Tools are chosen among the request's own, never others.
 """
 
 from collections.abc import Sequence
@@ -17,40 +17,43 @@ Schema = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Narrowing:
-    """The preselector of a run, and how many tools it leaves."""
+class ToolSelector:
+    """A run's tool preselector, and how many tools it shows."""
 
-    selector: Preselector
-    most: int
+    preselector: Preselector
+    limit: int
 
-    def tools(self, messages: Sequence[Message], tools: Sequence[Schema], choice: Any = None) -> list[Schema]:
-        """The tools nearest to the last request, in the catalogue's order; all, if they are no more than that.
+    def select(self, messages: Sequence[Message], tools: Sequence[Schema], choice: Any = None) -> list[Schema]:
+        """Return the `limit` tools nearest to the last user message, in the catalogue's order; all if there are fewer.
 
-        A tool the run does not know stays, and so does the one that `choice` (OpenAI's tool_choice) asks for.
+        Tools that the run does not know are kept, and so is the tool that `choice` (OpenAI's tool_choice) names.
         """
-        if len(tools) <= self.most:
+        if len(tools) <= self.limit:
             return list(tools)
-        given = {dotted_name(tool["function"]["name"]): tool for tool in tools}
+        tools_by_name = {dotted_name(tool["function"]["name"]): tool for tool in tools}
         forced = dotted_name(choice["function"]["name"]) if isinstance(choice, dict) else None
-        kept = [name for name in given if name == forced or name not in self.selector.documents]
-        asked = next((text_of(message) for message in reversed(messages) if message["role"] == "user"), "")
-        others = given.keys() - set(kept)
-        nearest = self.selector.shown(asked, max(0, self.most - len(kept)), others)
-        return [given[name] for name in (*nearest, *kept)]
+        always = [name for name in tools_by_name if name == forced or name not in self.preselector.documents]
+        candidates = tools_by_name.keys() - set(always)
+        nearest = self.preselector.shown(_last_user_text(messages), max(0, self.limit - len(always)), candidates)
+        return [tools_by_name[name] for name in (*nearest, *always)]
 
 
-def narrowing_of(run: Path) -> Narrowing | None:
-    """Of a run that was prepared with a preselector; None of another, whose model is shown what a request brings."""
+def load_tool_selector(run: Path) -> ToolSelector | None:
+    """Return the run's tool selector, or None if the run was prepared without a preselector."""
     prepared = run / "prepare"
     if not (prepared / FILE).exists():
         return None
-    recipe, selector = recipe_of(run), Preselector.read(prepared)
-    selector.nearest("")  # trained now, so that no request waits for it
-    return Narrowing(selector, recipe.data.nearest)
+    preselector = Preselector.read(prepared)
+    preselector.nearest("")  # trained now, so that no request waits for it
+    return ToolSelector(preselector, recipe_of(run).data.nearest)
 
 
-def text_of(message: Message) -> str:
-    """What a message says, whole or in parts."""
+def _last_user_text(messages: Sequence[Message]) -> str:
+    return next((_text_of(message) for message in reversed(messages) if message["role"] == "user"), "")
+
+
+def _text_of(message: Message) -> str:
+    """Return a message's text; text parts are joined by newlines."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return content

@@ -1,4 +1,4 @@
-"""vLLM behind our front door, which chooses a request's tools; nothing else, so that it starts fast."""
+"""Serving: vLLM, and what the gateway needs to select a request's tools; nothing else, so that it starts fast."""
 
 import modal
 

@@ -3,8 +3,8 @@
     modal run app.py::train --recipe configs/recipes/demo.yaml
     modal deploy app.py
 
-It declares; what is done stands in `stages/`, how it is done on Modal in `volumes/`. A recipe's `compute` section
-replaces the hardware below, except for `ephemeral_disk`, which Modal lets nobody change per call.
+This file declares; what a stage does is in `stages/`, how it is called on Modal in `volumes/`. A recipe's `compute`
+section replaces the hardware below, except for `ephemeral_disk`, which Modal does not let a call change.
 """
 
 from typing import Any
@@ -14,15 +14,17 @@ import modal
 from tuneline import images
 from tuneline.configs.cloud import cloud
 from tuneline.configs.compute import PIPELINE_CONTAINER, Conversion
-from tuneline.volumes import ENVIRONMENT, mounted
-from tuneline.volumes.entrypoints import DEMO, enter
-from tuneline.volumes.pipeline_run import scheduled, walk
-from tuneline.volumes.stage_calls import Outcome, evaluate_promoted, policy, work
+from tuneline.volumes.call_outcomes import Outcome
+from tuneline.volumes.entrypoints import DEMO, run_verb
+from tuneline.volumes.mounts import ENVIRONMENT, mounted
+from tuneline.volumes.pipeline_run import run_pipeline
+from tuneline.volumes.schedule import evaluate_on_schedule
+from tuneline.volumes.stage_container import change_policy, evaluate_promoted, run_stage
 
 HOUR, DAY = 3600, 24 * 3600
 CONVERT_DISK_MIB = 1024 * Conversion.disk_gib
 RETRIES = modal.Retries(max_retries=2, initial_delay=0.0)
-"""Of preempted and lost containers; what a retry cannot mend comes back as a value."""
+"""Retries of preempted and lost containers; errors that a retry cannot fix come back as values."""
 SETTINGS = cloud()
 
 app = modal.App("tuneline")
@@ -36,46 +38,46 @@ line: Any = {
 
 @app.function(image=images.cpu.image, cpu=2, memory=8 * 1024, timeout=6 * HOUR, **line)
 def fetch_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(image=images.cpu.image, cpu=4, memory=16 * 1024, timeout=HOUR, **line)
 def prepare_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(image=images.train.image, gpu="H100", cpu=8, memory=64 * 1024, timeout=DAY, **line)
 def train_h100(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(image=images.train.image, cpu=8, memory=16 * 1024, timeout=DAY, **line)
 def train_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(
     image=images.convert.image, cpu=8, memory=32 * 1024, timeout=4 * HOUR, ephemeral_disk=CONVERT_DISK_MIB, **line
 )
 def convert_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(
     image=images.compress.image, cpu=8, memory=64 * 1024, timeout=DAY, ephemeral_disk=CONVERT_DISK_MIB, **line
 )
 def convert_compress(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(image=images.evaluate.image, gpu="A10", cpu=4, memory=32 * 1024, timeout=4 * HOUR, **line)
 def evaluate_a10(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 @app.function(image=images.convert.image, cpu=4, memory=8 * 1024, timeout=4 * HOUR, **line)
 def evaluate_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return work(stage, recipe, run, hours)
+    return run_stage(stage, recipe, run, hours)
 
 
 FUNCTIONS = {
@@ -100,21 +102,21 @@ FUNCTIONS = {
     **line,
 )
 def walk_cpu(recipe: str, run: str, stages: list[str], ticket: str) -> Outcome:
-    return walk(recipe, run, stages, ticket, FUNCTIONS, walk_cpu)
+    return run_pipeline(recipe, run, stages, ticket, FUNCTIONS, walk_cpu)
 
 
 @app.function(
     image=images.cpu.image, cpu=0.25, memory=512, timeout=60, volumes=mounted("runs", "policy"), env=ENVIRONMENT
 )
 def policy_cpu(verb: str, words: list[str]) -> Outcome:
-    return policy(verb, words)
+    return change_policy(verb, words)
 
 
 @app.function(
     image=images.convert.image,
     cpu=(2, 2),
     memory=(4 * 1024, 4 * 1024),
-    timeout=SETTINGS.schedule.seconds(cores=2 + 0.25, memory_gib=4 + 0.5),  # its own, and of who waits for it
+    timeout=SETTINGS.schedule.seconds(cores=2 + 0.25, memory_gib=4 + 0.5),  # it and the Function that waits for it
     volumes=mounted("data", "models", "runs", "policy", "scores"),
     env=ENVIRONMENT,
 )
@@ -131,7 +133,7 @@ def evaluate_promoted_cpu() -> None:
     schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,
 )
 def scheduled_cpu() -> None:
-    scheduled(evaluate_promoted_cpu)
+    evaluate_on_schedule(evaluate_promoted_cpu)
 
 
 @app.cls(
@@ -151,41 +153,41 @@ class Endpoint:
 
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]
-        from tuneline.volumes.endpoint_container import promoted_front
+        from tuneline.volumes.endpoint_container import build_endpoint
 
-        return promoted_front(SETTINGS.endpoint)
+        return build_endpoint(SETTINGS.endpoint)
 
 
 @app.local_entrypoint()
 def fetch(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "fetch", recipe, run, only=only)
+    run_verb(walk_cpu, "fetch", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def prepare(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "prepare", recipe, run, only=only)
+    run_verb(walk_cpu, "prepare", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def preflight(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "preflight", recipe, run, only=only)
+    run_verb(walk_cpu, "preflight", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def train(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "train", recipe, run, only=only)
+    run_verb(walk_cpu, "train", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def convert(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "convert", recipe, run, only=only)
+    run_verb(walk_cpu, "convert", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def evaluate(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    enter(app, walk_cpu, "evaluate", recipe, run, only=only)
+    run_verb(walk_cpu, "evaluate", recipe, run, only=only)
 
 
 @app.local_entrypoint()
 def pipeline(recipe: str = DEMO, run: str = "") -> None:
-    enter(app, walk_cpu, "evaluate", recipe, run, only=False)
+    run_verb(walk_cpu, "evaluate", recipe, run, only=False)

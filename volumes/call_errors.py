@@ -1,33 +1,39 @@
-"""Calls that ended without an outcome of ours: what happened, where, and what to do next, in one message.
+"""Messages for calls that ended without an outcome of ours: what happened, where, and what to do next.
 
-What Modal raises in whoever waits: modal.com/docs/guide/timeouts, /guide/retries (crashes), /guide/resources.
+The exceptions that Modal raises in the caller: modal.com/docs/guide/timeouts, /guide/retries, /guide/resources.
 """
 
 import modal
 
 from tuneline.configs.compute import Container
 
-AGAIN = "run the same command again: it goes on from what is finished"
-LOG = "its log, above or by `modal app logs`, says more"
+RUN_AGAIN = "run the same command again: it goes on from what is finished"
+SEE_LOG = "its log, above or by `modal app logs`, says more"
 
 
-def why(what: str, error: Exception, asked: Container | None = None) -> str:
-    """`what` is a stage, or the walk, which has no `asked` of a recipe."""
+def explain(caller: str, error: Exception, container: Container | None = None) -> str:
+    """Return the message for a call that raised `error`.
+
+    `caller` is a stage with its `container` of the recipe, or something else that app.py alone gives its hardware.
+    """
     match error:
         case modal.exception.FunctionTimeoutError():
-            return f"{what} took too long and was stopped: {error}; {_raise(what, asked, 'hours')}, and {AGAIN}"
+            remedy = _raise_limit(caller, container, "hours")
+            return f"{caller} took too long and was stopped: {error}; {remedy}, and {RUN_AGAIN}"
         case modal.exception.InternalFailure():
-            memory = _raise(what, asked, "memory_gib")
-            return f"{what} was lost: {error}. If that was for want of memory, {memory}; {AGAIN}"
+            remedy = _raise_limit(caller, container, "memory_gib")
+            return f"{caller} was lost: {error}. If that was for want of memory, {remedy}; {RUN_AGAIN}"
         case ImportError() | SyntaxError():
-            add = "Its Function in app.py names its image: add what is missing there, or to FOLDERS in images/source.py"
-            return f"{what} cannot start its container: {type(error).__name__}: {error}. {add}; then {AGAIN}"
+            remedy = (
+                "Its Function in app.py names its image: add what is missing there, or to FOLDERS in images/source.py"
+            )
+            return f"{caller} cannot start its container: {type(error).__name__}: {error}. {remedy}; then {RUN_AGAIN}"
         case modal.exception.Error():
-            return f"{what} ended without a result: {str(error) or 'cancelled'}; {LOG}; {AGAIN}"
-    return f"{what} failed in a way it should not; this is a bug: {type(error).__name__}: {error}; {LOG}"
+            return f"{caller} ended without a result: {str(error) or 'cancelled'}; {SEE_LOG}; {RUN_AGAIN}"
+    return f"{caller} failed in a way it should not; this is a bug: {type(error).__name__}: {error}; {SEE_LOG}"
 
 
-def _raise(what: str, asked: Container | None, key: str) -> str:
-    if asked is None:
-        return f"raise what app.py gives {what}"
-    return f"raise compute.{what}.{key}, now {getattr(asked, key):g}"
+def _raise_limit(caller: str, container: Container | None, key: str) -> str:
+    if container is None:
+        return f"raise what app.py gives {caller}"
+    return f"raise compute.{caller}.{key}, now {getattr(container, key):g}"

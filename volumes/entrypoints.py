@@ -1,4 +1,4 @@
-"""What `modal run app.py::VERB` does on the user's machine: check, tell the cost, upload, start the walk, follow it."""
+"""What `modal run app.py::VERB` does on the user's machine: check, print the cost, upload, start the run, wait."""
 
 import io
 import sys
@@ -10,52 +10,43 @@ import modal
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe, GateFailed, StageFailed, TunelineError
-from tuneline.volumes import ENVIRONMENT, MOUNTS, VOLUMES
-from tuneline.volumes.call_errors import why
+from tuneline.volumes.call_errors import explain
+from tuneline.volumes.call_outcomes import Outcome
+from tuneline.volumes.cloud_secrets import require_secrets
 from tuneline.volumes.leases import holder
-from tuneline.volumes.pipeline_run import order, secrets
-from tuneline.volumes.stage_calls import Outcome
+from tuneline.volumes.mounts import ENVIRONMENT, MOUNTS, VOLUMES
+from tuneline.volumes.pipeline_run import stages_of_verb
 
 DEMO = "configs/recipes/demo.yaml"
 
 
-def enter(
-    app: modal.App,
-    walk: "modal.Function[Any, Any, Any]",
+def run_verb(
+    pipeline: "modal.Function[Any, Any, Any]",
     until: str,
     recipe_file: str,
     run: str,
     *,
     only: bool,
 ) -> None:
-    """Make a run up to a stage. Exits as `tuneline` does: 0 done, 1 failed, 2 bad input, 3 the gate said no."""
+    """Run the pipeline up to a stage. Exits as `tuneline` does: 0 done, 1 failed, 2 bad input, 3 the gate said no."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # into a file or a pipe too, the cost is told before it arises
+        sys.stdout.reconfigure(line_buffering=True)  # into a file or a pipe too, the cost is printed before it arises
     try:
-        _enter(app, walk, until, Path(recipe_file), run, only)
+        _run_verb(pipeline, until, Path(recipe_file), run, only)
     except TunelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, file: Path, run: str, only: bool) -> None:
+def _run_verb(pipeline: "modal.Function[Any, Any, Any]", until: str, file: Path, run: str, only: bool) -> None:
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.core import errors, paths
 
     recipe = load_recipe(file)
     run = paths.run_folder(run or recipe.name).name
-    stages = order(until, only)
+    stages = stages_of_verb(until, only)
     _print_plan(recipe, run, stages)
-    asked = secrets()
-    if running := holder(run):
-        print(f"{run} is being made already, by {running['call']}: following it")
-        call: Any = modal.FunctionCall.from_id(running["call"])
-    else:
-        recipe = _uploaded(recipe)
-        walker = walk.with_options(env=ENVIRONMENT, secrets=asked)  # `secrets` replaces the decorator's `env`
-        call = walker.spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
-        print(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
-    outcome = _ended(call)
+    outcome = _wait_for(_follow_or_start(pipeline, recipe, run, stages))
     if outcome["state"] == "finished" or outcome["kind"] == GateFailed.__name__:
         folder = stages[-1] if stages[-1] != "fetch" else ""
         print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
@@ -63,23 +54,36 @@ def _enter(app: modal.App, walk: "modal.Function[Any, Any, Any]", until: str, fi
         raise errors.from_record(outcome)
 
 
-def _ended(call: Any) -> Outcome:
-    """How the walk ended, whichever call walked last.
+def _follow_or_start(pipeline: "modal.Function[Any, Any, Any]", recipe: Recipe, run: str, stages: list[str]) -> Any:
+    """Return the call that executes this run: the one that is running, or a new one."""
+    secrets = require_secrets()
+    if running := holder(run):
+        print(f"{run} is being made already, by {running['call']}: following it")
+        return modal.FunctionCall.from_id(running["call"])
+    recipe = _upload_files(recipe)
+    function = pipeline.with_options(env=ENVIRONMENT, secrets=secrets)  # `secrets` replaces the decorator's `env`
+    call = function.spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
+    print(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
+    return call
+
+
+def _wait_for(call: Any) -> Outcome:
+    """Return how the pipeline run ended, after all of its successors.
 
     Raises:
-        StageFailed: it ended without saying so: cancelled, lost, or its container did not start.
+        StageFailed: it ended without an outcome: cancelled, lost, or its container did not start.
     """
     try:
         outcome: Outcome = call.get()
         while outcome["state"] == "unfinished":
             outcome = modal.FunctionCall.from_id(outcome["message"]).get()
     except Exception as error:
-        raise StageFailed(why("the walk", error)) from None
+        raise StageFailed(explain("the walk", error)) from None
     return outcome
 
 
 def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
-    """What will run, where, how long at most, for how much at most.
+    """Print what will run, where, and for how long and at what cost at most.
 
     Raises:
         BadRecipe: it could cost more than the recipe allows, or the engine could not load what is trained.
@@ -87,14 +91,14 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
     from tuneline.stages.plan.serving import refuse_unservable
     from tuneline.stages.plan.stage_bounds import bounds, refuse_too_dear, table
 
-    line = bounds(recipe, stages)
-    print(f"run {run}: {', '.join(stages)}\n\n{table(line)}\n")
-    refuse_too_dear(recipe, line)
+    stage_bounds = bounds(recipe, stages)
+    print(f"run {run}: {', '.join(stages)}\n\n{table(stage_bounds)}\n")
+    refuse_too_dear(recipe, stage_bounds)
     refuse_unservable(recipe)
 
 
-def _uploaded(recipe: Recipe) -> Recipe:
-    """The recipe with each of its files in the data Volume, under the hash of its content; what is there is kept."""
+def _upload_files(recipe: Recipe) -> Recipe:
+    """Return the recipe with each of its files in the data Volume, under its content hash; existing files are kept."""
     from tuneline.configs.file_hashes import hash_content, included_files
     from tuneline.configs.recipe_file import replace_paths
     from tuneline.core.paths import find
@@ -103,7 +107,7 @@ def _uploaded(recipe: Recipe) -> Recipe:
         raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")
     data = VOLUMES["data"]
 
-    def moved(path: Path) -> Path:
+    def upload(path: Path) -> Path:
         local = find(path)
         folder = hash_content(local)[:16]
         if not _exists(data, f"{folder}/{local.name}"):
@@ -114,7 +118,7 @@ def _uploaded(recipe: Recipe) -> Recipe:
                     batch.put_file(file, f"/{folder}/{file.relative_to(local.parent)}")
         return Path(MOUNTS["data"]) / folder / local.name
 
-    return replace_paths(recipe, moved)
+    return replace_paths(recipe, upload)
 
 
 def _exists(volume: modal.Volume, path: str) -> bool:

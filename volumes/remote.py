@@ -1,4 +1,4 @@
-"""What the `tuneline` command asks of Modal: deployment, runs there, and the deployed app's policy."""
+"""What the `tuneline` command does on Modal: deploy the app, read and cancel runs, change the deployed app's policy."""
 
 import contextlib
 import json
@@ -15,26 +15,27 @@ from tuneline.core.artifacts import DRAFT, MANIFEST
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.line import ORDER
-from tuneline.volumes import VOLUMES
-from tuneline.volumes.leases import LEASES, end, holder
-from tuneline.volumes.pipeline_run import secrets
+from tuneline.volumes.cloud_secrets import require_secrets
+from tuneline.volumes.leases import LEASES, holder, release
+from tuneline.volumes.mounts import VOLUMES
 
 APP = "tuneline"
 
 
 def deploy() -> int:
-    """`modal deploy app.py`, after what it does not check; its exit code.
+    """Run `modal deploy app.py` and return its exit code, after checks that it does not make.
 
     Raises:
-        BadRequest: the name is another app's, which would be replaced. BadRecipe: a secret is not there.
+        BadRequest: another app has the name and would be replaced.
+        BadRecipe: a Secret does not exist.
     """
-    with _told():
-        secrets()
-        _refuse_if_taken()
+    with _explained_errors():
+        require_secrets()
+        _refuse_foreign_app()
     return subprocess.run([sys.executable, "-m", "modal", "deploy", "app.py"], cwd=ROOT, check=False).returncode
 
 
-def _refuse_if_taken() -> None:
+def _refuse_foreign_app() -> None:
     try:
         modal.App.lookup(APP)
     except modal.exception.NotFoundError:
@@ -48,25 +49,26 @@ def _refuse_if_taken() -> None:
         ) from None
 
 
-def policy(verb: str, *words: str) -> str:
-    """What `policy_cpu` of the deployed app answers.
+def call_policy(verb: str, *arguments: str) -> str:
+    """Apply a policy verb in the deployed app, and return its output.
 
     Raises:
-        NotFound: the app is not deployed. Whatever the verb raises there.
+        NotFound: the app is not deployed.
+        TunelineError: whatever the verb raises there.
     """
-    with _told():
-        outcome = modal.Function.from_name(APP, "policy_cpu").remote(verb, list(words))
+    with _explained_errors():
+        outcome = modal.Function.from_name(APP, "policy_cpu").remote(verb, list(arguments))
     if outcome["state"] == "failed":
         raise errors.from_record(outcome)
-    answer: str = outcome["message"]
-    return answer
+    output: str = outcome["message"]
+    return output
 
 
-def mirror(folder: Path) -> None:
-    """The recipe and the manifests of every run on Modal, laid out below `folder` as runs are here, without payload."""
+def mirror_runs(folder: Path) -> None:
+    """Copy the recipe and the manifests of every run on Modal, without payload, to the same layout below `folder`."""
     runs = VOLUMES["runs"]
-    with _told():
-        for run in _names(runs, "/"):
+    with _explained_errors():
+        for run in _list_names(runs, "/"):
             for file in (RECIPE, *(f"{stage}/{name}" for stage in ORDER for name in (MANIFEST, DRAFT))):
                 with contextlib.suppress(FileNotFoundError, modal.exception.NotFoundError):
                     content = b"".join(runs.read_file(f"{run}/{file}"))
@@ -76,13 +78,13 @@ def mirror(folder: Path) -> None:
                     (folder / run / file).write_bytes(content)
 
 
-def events(run: str) -> Iterator[bytes]:
-    """Lines of a run's `events.jsonl` as far as they are committed.
+def read_events(run: str) -> Iterator[bytes]:
+    """Yield the committed lines of a run's `events.jsonl`.
 
     Raises:
-        NotFound: no such run.
+        NotFound: there is no such run.
     """
-    with _told():
+    with _explained_errors():
         try:
             content = b"".join(VOLUMES["runs"].read_file(f"{run}/events.jsonl"))
         except FileNotFoundError:
@@ -90,13 +92,13 @@ def events(run: str) -> Iterator[bytes]:
         yield from content.splitlines()
 
 
-def cancel(run: str) -> str:
-    """Stop the walk of a run and the stage it waits for; the id of the walk's call.
+def cancel_run(run: str) -> str:
+    """Stop a pipeline run and the stage it waits for, and return the id of the pipeline run's call.
 
     Raises:
-        NotFound: nobody is making it.
+        NotFound: the run is not being executed.
     """
-    with _told():
+    with _explained_errors():
         running = holder(run)
         if not running:
             raise NotFound(f"{run}: nobody is making it on Modal")
@@ -104,17 +106,17 @@ def cancel(run: str) -> str:
         for stage in ORDER:
             if call := LEASES.pop(f"{run}/{stage}", None):
                 modal.FunctionCall.from_id(call).cancel(terminate_containers=True)
-        end(run)
+        release(run)
         return str(running["call"])
 
 
-def _names(volume: modal.Volume, path: str) -> list[str]:
+def _list_names(volume: modal.Volume, path: str) -> list[str]:
     return sorted(Path(entry.path).name for entry in volume.iterdir(path, recursive=False))
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Modal's own errors as ours, with the next command."""
+def _explained_errors() -> Iterator[None]:
+    """Turn Modal's errors into errors of ours that name the next command."""
     try:
         yield
     except modal.exception.AuthError as error:

@@ -1,125 +1,95 @@
-"""A stage on Modal: fresh Volumes before, committed ones after and at every checkpoint.
+"""Calls of a stage's Function on the recipe's hardware, from the first to the last successor.
 
-Errors a retry cannot mend come back as values; only preemption and lost machines are left to Modal's retries.
+The id of the call that is waited for is kept in the Dict of leases, so that a later pipeline run waits for the same.
 """
 
-import contextlib
-import json
-import math
-import os
 import time
-from collections.abc import Iterator
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any
 
 import modal
 
+from tuneline.configs.compute import SPARE_S, Container
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
-from tuneline.core.errors import StageFailed, TunelineError
-from tuneline.stages.line import in_subprocess
-from tuneline.volumes import VOLUMES
+from tuneline.core.errors import StageFailed
+from tuneline.stages.line import finished
+from tuneline.volumes.call_errors import RUN_AGAIN, explain
+from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
+from tuneline.volumes.cloud_secrets import require_secrets
+from tuneline.volumes.leases import LEASES
+from tuneline.volumes.mounts import ENVIRONMENT, synchronized
 
-CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
-"""A call ends at 24 h (modal.com/docs/guide/timeouts): before that a stage checkpoints and the line calls it again."""
-
-
-WORK = {"progress", "metrics", "checkpoint"}
-"""Events that tell of something done; a stage that only starts must not be started for ever."""
-
-
-class Outcome(TypedDict):
-    """How a stage's call ended."""
-
-    state: Literal["finished", "unfinished", "failed"]
-    """unfinished: it ran out of its time, after a checkpoint; call it again."""
-    kind: str
-    """The error's class, of `tuneline.core.errors`; empty unless failed."""
-    message: str
+Functions = Mapping[tuple[str, bool], "modal.Function[Any, Any, Any]"]
+"""(stage, on a GPU) → the Function on that hardware."""
 
 
-@contextlib.contextmanager
-def working(reads: tuple[str, ...], writes: tuple[str, ...]) -> Iterator[None]:
-    """Volumes as others left them; what is written is published when the block ends, however it ends."""
-    for name in (*reads, *writes):
-        VOLUMES[name].reload()
-    try:
-        yield
-    finally:
-        for name in writes:
-            _commit(name)
+def call_stage(stage: str, recipe: Recipe, run: str, functions: Functions, began: float) -> Outcome:
+    """Run one stage to its end; `began` is when this pipeline run started (`time.monotonic`).
 
-
-def _commit(name: str) -> None:
-    try:
-        VOLUMES[name].commit()
-    except modal.exception.Error as error:
-        raise StageFailed(
-            f"Volume tuneline-{name} took no more: {error}; free some (`modal volume rm -r tuneline-{name} …`) and run "
-            "the same command again"
-        ) from None
-
-
-def work(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
-    """Run one stage of a run in this container, for `hours` at most."""
-    began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
-    recipe, told = Recipe.model_validate_json(recipe_json), set[str]()
-    _keep_to(getattr(recipe.compute, stage).cores)
-    try:
-        _work(stage, recipe, run, seconds, told)
-    except TunelineError as error:
-        if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
-            if told & WORK:
-                return {"state": "unfinished", "kind": "", "message": str(error)}
-            hours = getattr(recipe.compute, stage).hours
-            error = StageFailed(
-                f"{stage} did nothing but start in a call of {seconds / 3600:.3g} h, and another would do no more; "
-                f"raise compute.{stage}.hours, now {hours:g}, and run the same command again"
-            )
-        return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
-    return {"state": "finished", "kind": "", "message": ""}
-
-
-def _keep_to(cores: float) -> None:
-    """As many threads as cores are paid for: a container sees all of its machine's, and is slowed when it uses more."""
-    seen = sorted(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, seen[: max(1, math.ceil(cores))])
-
-
-def _work(stage: str, recipe: Recipe, run: str, seconds: float, told: set[str]) -> None:
-    from rich.console import Console
-
-    from tuneline.core.progress import Progress
-
-    written = ("models", "runs") if stage == "fetch" else ("runs",)
-    reads = tuple(name for name in ("data", "models") if name not in written)
-    with working(reads, written), Progress(Console()) as progress:
-
-        def follow(event: dict[str, Any]) -> None:
-            progress.event(event)
-            told.add(event["kind"])
-            if event["kind"] == "checkpoint":
-                _commit("runs")
-
-        price = getattr(recipe.compute, stage).usd_per_hour
-        in_subprocess(recipe, paths.run_folder(run), follow, seconds, price)(stage)
-
-
-def policy(verb: str, words: list[str]) -> Outcome:
-    """A verb of `tuneline.endpoints.policy`, on the policy Volume."""
-    from tuneline.endpoints.policy import VERBS
-
-    with working(reads=("runs",), writes=("policy",)):
+    Returns `unfinished` if the time of the pipeline run's own call is over; the stage's call goes on.
+    """
+    with synchronized(reads=("data", "models", "runs"), writes=()):
+        if finished(stage, recipe, paths.run_folder(run)):
+            print(f"{stage:<9} finished already", flush=True)
+            return succeeded()
+    container: Container = getattr(recipe.compute, stage)
+    hours_left, key = container.hours, f"{run}/{stage}"
+    while hours_left > 0:
+        call = _pending_call(key)
+        if call is None:
+            call = _start_call(stage, recipe, run, functions, hours_left)
         try:
-            return {"state": "finished", "kind": "", "message": VERBS[verb](*words)}
-        except TunelineError as error:
-            return {"state": "failed", "kind": type(error).__name__, "message": str(error)}
+            outcome: Outcome = call.get(timeout=max(1.0, 3600 * CALL_HOURS - (time.monotonic() - began)))
+        except modal.exception.OutputExpiredError:
+            LEASES.pop(key, None)
+            continue
+        except Exception as error:
+            if type(error) is TimeoutError and time.monotonic() - began >= 3600 * CALL_HOURS - 1:
+                return unfinished()
+            LEASES.pop(key, None)
+            return failed(StageFailed(explain(stage, error, container)))
+        LEASES.pop(key, None)
+        if outcome["state"] != "unfinished":
+            return outcome
+        hours_left -= CALL_HOURS
+        if hours_left > 0:
+            print(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint", flush=True)
+    remedy = f"raise compute.{stage}.hours, now {container.hours:g}"
+    return failed(StageFailed(f"{stage} was stopped when its time was over; {remedy}, and {RUN_AGAIN}"))
 
 
-def evaluate_promoted() -> None:
-    """Score everything promoted, and write what came out."""
-    from tuneline.endpoints.scheduled_evaluation import evaluate_all
+def _pending_call(key: str) -> "modal.FunctionCall[Any] | None":
+    """Return the call of this stage that an earlier pipeline run started and did not see end; None if there is none."""
+    call_id = LEASES.get(key)
+    return modal.FunctionCall.from_id(call_id) if call_id else None
 
-    with working(reads=("data", "models", "policy", "runs"), writes=("scores",)):
-        for score in evaluate_all():
-            print(json.dumps(score), flush=True)
+
+def _start_call(stage: str, recipe: Recipe, run: str, functions: Functions, hours: float) -> "modal.FunctionCall[Any]":
+    container: Container = getattr(recipe.compute, stage)
+    # The image with a GPU is also the one that holds what convert.folders needs.
+    on_gpu = bool(container.gpu or (stage == "convert" and recipe.convert.folders))
+    function = _with_hardware(functions[stage, on_gpu], container, hours)
+    call = function.spawn(stage, recipe.model_dump_json(), run, hours)
+    LEASES.put(f"{run}/{stage}", call.object_id)
+    return call
+
+
+def _with_hardware(
+    function: "modal.Function[Any, Any, Any]", container: Container, hours: float
+) -> "modal.Function[Any, Any, Any]":
+    """Return the Function with the recipe's hardware, time, retries, and the Secrets of `configs/cloud.yaml`.
+
+    Cores and memory are limits as well as requests: beyond a request alone Modal lets a container grow, and bills what
+    it used (modal.com/docs/guide/resources), so that the cost printed before the run would be no bound.
+    """
+    memory_mib = int(1024 * container.memory_gib)
+    return function.with_options(
+        gpu=container.gpu,
+        cpu=(container.cores, container.cores),
+        memory=(memory_mib, memory_mib),
+        timeout=int(3600 * min(hours, CALL_HOURS) + SPARE_S),
+        retries=modal.Retries(max_retries=container.retries, initial_delay=0.0),
+        env=ENVIRONMENT,  # `secrets` replaces the decorator's
+        secrets=require_secrets(),
+    )

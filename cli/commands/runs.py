@@ -53,9 +53,9 @@ def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
     from tuneline.cli.views.runs import format_event
 
     if on_modal:
-        from tuneline.volumes.remote import events
+        from tuneline.volumes.remote import read_events
 
-        lines = events(run)
+        lines = read_events(run)
     else:
         lines = iter((find_run(run) / "events.jsonl").read_bytes().splitlines())
     for line in lines:
@@ -66,9 +66,9 @@ def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
 def cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
     """Stop whoever makes a run; the same command that made it goes on from the last checkpoint."""
     if on_modal:
-        from tuneline.volumes.remote import cancel
+        from tuneline.volumes.remote import cancel_run
 
-        console.print(f"{run}: {cancel(run)} is cancelled", highlight=False)
+        console.print(f"{run}: {cancel_run(run)} is cancelled", highlight=False)
         return
     from tuneline.core.locks import stop_holder
 
@@ -85,8 +85,8 @@ def _open_runs(on_modal: bool) -> Iterator[Path]:
         return
     import tempfile
 
-    from tuneline.volumes.remote import mirror
+    from tuneline.volumes.remote import mirror_runs
 
     with tempfile.TemporaryDirectory() as folder:
-        mirror(Path(folder))
+        mirror_runs(Path(folder))
         yield Path(folder)

@@ -32,13 +32,13 @@ def serve(
     """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
     from tuneline.cli.views.serving import render_endpoint
     from tuneline.core.errors import StageFailed
-    from tuneline.endpoints.tool_selection import narrowing_of
+    from tuneline.endpoints.tool_selection import load_tool_selector
 
     folder = find_run(run)
     with start_server(folder, kind, port, host) as server:
-        if narrowing := narrowing_of(folder):
+        if selector := load_tool_selector(folder):
             console.print(
-                f"{run} learned to be shown the {narrowing.most} tools nearest to a request; `tuneline chat` and, "
+                f"{run} learned to be shown the {selector.limit} tools nearest to a request; `tuneline chat` and, "
                 "once promoted, the endpoint choose them; here it is shown what a request brings.",
                 **PLAIN,
             )

@@ -15,7 +15,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import environment
-from tests.line.test_front import until
+from tests.line.test_gateway import until
 from tests.line.test_llama_server import ASKED, CALL, CONVERSATIONS, PIZZA, TINY, as_sent, ask, post, request
 from tuneline.configs.recipe import recipe_of
 from tuneline.core.artifacts import open_artifact
@@ -38,9 +38,9 @@ pytestmark = [
 
 SERVE = """
 import sys, uvicorn
-from tuneline.endpoints.engine_pool import Engines
-from tuneline.endpoints.gateway import front
-uvicorn.run(front(Engines(("adapter",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+from tuneline.endpoints.engine_pool import EnginePool
+from tuneline.endpoints.gateway import build_gateway
+uvicorn.run(build_gateway(EnginePool(("adapter",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 HIDDEN = "{%- set tools = none %}"
 

@@ -162,7 +162,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-STAGES = ("volumes/stage_calls.py", "stages/line.py", "core/tracking.py", "configs")
+STAGES = ("volumes/stage_container.py", "stages/line.py", "core/tracking.py", "configs")
 RUNS = {
     "fetch_cpu": (*STAGES, "stages/fetch"),
     "prepare_cpu": (*STAGES, "stages/prepare", "engines/providers.py"),
@@ -172,7 +172,7 @@ RUNS = {
     "convert_compress": (*STAGES, "stages/convert"),
     "evaluate_a10": (*STAGES, "stages/evaluate", "engines"),
     "evaluate_cpu": (*STAGES, "stages/evaluate", "engines"),
-    "walk_cpu": ("volumes/pipeline_run.py",),
+    "walk_cpu": ("volumes/pipeline_run.py", "volumes/stage_calls.py"),
     "policy_cpu": ("endpoints/policy.py",),
     "evaluate_promoted_cpu": (*STAGES, "stages/evaluate", "endpoints"),
     "Endpoint.*": ("volumes/endpoint_container.py", "endpoints/gateway.py", "endpoints/engine_pool.py"),

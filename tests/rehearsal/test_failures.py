@@ -57,14 +57,14 @@ def test_a_stage_that_is_out_of_time(stage: Cloud, tmp_path: Path) -> None:
 
 def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:
     checkout.change("configs/compute.py", "SPARE_S = 60.0", "SPARE_S = 2.0")
-    checkout.change("volumes/stage_calls.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
+    checkout.change("volumes/stage_container.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
     hangs = recipe(checkout.folder, "prepare: {hours: 0.0003, retries: 0}")
     message = last(checkout.run("prepare", hangs, "hangs", "--only", code=1))
     assert "prepare took too long and was stopped" in message and "raise compute.prepare.hours, now 0.0003" in message
 
 
 def test_the_same_command_follows_what_is_being_made_and_is_told_of_its_end(stage: Stage, checkout: Checkout) -> None:
-    checkout.change("volumes/stage_calls.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
+    checkout.change("volumes/stage_container.py", "    began, seconds =", "    time.sleep(600)\n    began, seconds =")
     containers = stage.rehearsal.plane.state.containers
     before, first = len(containers), checkout.start("prepare", MICRO, "held", "--only")
     eventually(lambda: any(c.function.name == "prepare_cpu" for c in list(containers.values())[before:]), 120)

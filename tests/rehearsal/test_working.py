@@ -7,7 +7,7 @@ import pytest
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import StageFailed
 from tuneline.core.paths import ROOT
-from tuneline.volumes import stage_calls
+from tuneline.volumes import stage_container
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml").model_dump_json()
 
@@ -22,8 +22,8 @@ def test_a_call_that_only_started_is_not_followed_by_another(
         given[-1].update(events)
         raise StageFailed("stopped by SIGTERM")
 
-    monkeypatch.setattr(stage_calls, "_work", stopped)
-    outcome = stage_calls.work("train", RECIPE, "run", hours=0.0)
+    monkeypatch.setattr(stage_container, "_run_synchronized", stopped)
+    outcome = stage_container.run_stage("train", RECIPE, "run", hours=0.0)
     assert outcome["state"] == state
     if state == "failed":
         assert "raise compute.train.hours" in outcome["message"]

@@ -16,7 +16,7 @@ from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.promotion import promoted
+from tuneline.endpoints.promotion import read_promotion
 from tuneline.stages.evaluate.suites.items import make_items
 from tuneline.stages.evaluate.verdicts import gate
 
@@ -51,7 +51,7 @@ def test_the_commands_run_in_their_order(demo: Path) -> None:
     for command in commands:
         done = CliRunner(env={"COLUMNS": "200"}).invoke(app, shlex.split(command))
         assert done.exit_code == 0, (command, done.output, done.exception)
-    versions = promoted("router").versions
+    versions = read_promotion("router").versions
     assert [v.override for v in versions] == [None, "the old one is down", None]
     assert versions[0].gate == "pass" and all(v.by for v in versions)
 

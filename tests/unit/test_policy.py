@@ -45,15 +45,15 @@ def test_the_last_promotion_serves_and_a_rollback_goes_back_one_run(home: Path) 
     for run in ("a", "b", "c"):
         make_run(home, run)
         promotion.promote(run, "router")
-    assert promotion.promoted("router").current.run == "c"
+    assert promotion.read_promotion("router").current.run == "c"
     assert promotion.rollback("router").run == "b"
     assert promotion.rollback("router").run == "a"
     with pytest.raises(NotFound, match="is the first"):
         promotion.rollback("router")
-    record = promotion.promoted("router")
+    record = promotion.read_promotion("router")
     assert [v.run for v in record.versions] == ["a", "b", "c", "b", "a"]
     assert [v.number for v in record.versions] == [1, 2, 3, 4, 5]
-    assert promotion.all_promoted() == {"router": record}
+    assert promotion.read_promotions() == {"router": record}
 
 
 def test_a_promotion_after_a_rollback_goes_back_to_what_served_before_it(home: Path) -> None:
@@ -76,7 +76,7 @@ def test_only_what_was_evaluated_is_promoted(home: Path) -> None:
             promotion.promote("good", name)
     assert not (home / "policy").exists()
     with pytest.raises(NotFound, match="promote RUN --as other"):
-        promotion.promoted("other")
+        promotion.read_promotion("other")
 
 
 @pytest.mark.parametrize(("gate", "told"), [(FAILED, "unseen: 3 %"), (IDLE, "nothing was demanded"), ({}, "demanded")])
@@ -87,13 +87,13 @@ def test_without_a_pass_a_reason_is_demanded_and_kept(home: Path, gate: dict[str
     assert refused.value.exit_code == 3 and "--override" in str(refused.value)
     assert not (home / "policy").exists()
     promotion.promote("weak", "router", "the old one is down", "maria")
-    kept = promotion.promoted("router").current
+    kept = promotion.read_promotion("router").current
     assert (kept.override, kept.by, kept.gate) == ("the old one is down", "maria", gate.get("outcome", "none"))
     make_run(home, "good")
     promotion.promote("good", "router", by="ketut")
     back = promotion.rollback("router", by="wayan")
     assert (back.run, back.by, back.override) == ("weak", "wayan", "the old one is down")
-    assert promotion.promoted("router").versions[1].reasons == ("unseen: 99 %",)
+    assert promotion.read_promotion("router").versions[1].reasons == ("unseen: 99 %",)
 
 
 def test_a_record_of_before_is_read(home: Path) -> None:
@@ -104,17 +104,17 @@ def test_a_record_of_before_is_read(home: Path) -> None:
     for new in ("by", "gate", "reasons", "override"):
         del record["versions"][0][new]
     file.write_text(json.dumps(record))
-    assert promotion.promoted("router").current.run == "a"
+    assert promotion.read_promotion("router").current.run == "a"
 
 
 def test_a_key_opens_until_it_is_revoked_and_is_kept_nowhere(home: Path) -> None:
     key = keys.add_key("maria")
-    assert keys.owner_of(key) == "maria" and keys.owner_of(key + "x") is None and keys.owner_of("") is None
+    assert keys.find_owner(key) == "maria" and keys.find_owner(key + "x") is None and keys.find_owner("") is None
     assert key not in (home / "policy/keys.json").read_text()
-    assert list(keys.owners()) == ["maria"]
+    assert list(keys.list_owners()) == ["maria"]
     with pytest.raises(BadRequest, match="revoke maria"):
         keys.add_key("maria")
     keys.revoke_key("maria")
-    assert keys.owner_of(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
+    assert keys.find_owner(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
     with pytest.raises(NotFound, match="nobody"):
         keys.revoke_key("maria")

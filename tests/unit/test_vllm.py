@@ -12,8 +12,8 @@ import pytest
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.engine_pool import Engines
-from tuneline.endpoints.gateway import front
+from tuneline.endpoints.engine_pool import EnginePool
+from tuneline.endpoints.gateway import build_gateway
 from tuneline.engines.vllm import vllm_server
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
@@ -78,9 +78,9 @@ def test_why_it_does_not_start_is_found_above_the_end_of_its_log(tmp_path: Path)
 
 
 @pytest.mark.parametrize("path", ["load_lora_adapter", "unload_lora_adapter", "../health", "chat/completions/render"])
-def test_the_front_door_passes_on_questions_alone(path: str) -> None:
+def test_the_gateway_passes_on_questions_alone(path: str) -> None:
     async def ask() -> int:
-        app = front(Engines(("gguf",)), with_keys=False)
+        app = build_gateway(EnginePool(("gguf",)), with_keys=False)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
             return (await client.post(f"/v1/{path}", json={"model": "m"})).status_code
 

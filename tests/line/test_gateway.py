@@ -1,4 +1,4 @@
-"""The front door before real engines: keys, a boot that says so, streaming, tools, and a promotion while it runs."""
+"""The gateway before real engines: keys, a boot that says so, streaming, tools, and a promotion while it runs."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 
 SERVE = """
 import os, sys, uvicorn
-from tuneline.endpoints.engine_pool import Engines
-from tuneline.endpoints.gateway import front
-uvicorn.run(front(Engines(("gguf",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+from tuneline.endpoints.engine_pool import EnginePool
+from tuneline.endpoints.gateway import build_gateway
+uvicorn.run(build_gateway(EnginePool(("gguf",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
 
 
@@ -64,7 +64,7 @@ def until(url: str, status: int, seconds: float = 60) -> None:
     raise AssertionError(f"/health did not become {status}")
 
 
-def test_the_front_door(home: Path, policy: Path, url: str) -> None:
+def test_the_gateway(home: Path, policy: Path, url: str) -> None:
     key = keys.add_key("maria")
     promote("whole", "router", "a test")
     tools = load_tools(home / "runs/whole/prepare").openai()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.tool_selection import Narrowing, narrowing_of
+from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
 from tuneline.engines.providers import Answer
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.suites.items import make_items
@@ -29,59 +29,59 @@ def catalogue() -> Catalogue:
 
 
 @pytest.fixture(scope="module")
-def narrowing(catalogue: Catalogue) -> Narrowing:
-    return Narrowing(Preselector.of(catalogue), 8)
+def selector(catalogue: Catalogue) -> ToolSelector:
+    return ToolSelector(Preselector.of(catalogue), 8)
 
 
 def names(tools: list[dict[str, Any]]) -> list[str]:
     return [tool["function"]["name"] for tool in tools]
 
 
-def test_it_shows_what_evaluation_shows(narrowing: Narrowing, catalogue: Catalogue, tmp_path: Path) -> None:
+def test_it_shows_what_evaluation_shows(selector: ToolSelector, catalogue: Catalogue, tmp_path: Path) -> None:
     (tmp_path / "prepare").mkdir()
-    (tmp_path / "prepare" / FILE).write_text(json.dumps(narrowing.selector.documents))
+    (tmp_path / "prepare" / FILE).write_text(json.dumps(selector.preselector.documents))
     recipe = Recipe.model_validate({"data": {"sources": [{"path": __file__}], "nearest": 8}})
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     known = Known(catalogue, prepared=tmp_path / "prepare", nearest=8)
     suite = Suite.model_validate(
         {"name": "some", "items": [{"ask": [ASKED, "quanto costa il KITAS?", "hi"], "call": "whatsapp.send"}]}
     )
-    served, prompts = narrowing_of(tmp_path), Prompts("", catalogue)
+    served, prompts = load_tool_selector(tmp_path), Prompts("", catalogue)
     assert served
     for item in make_items(suite, known):
         judged = prompts.tools(item)
         assert judged and len(judged) == 8
-        assert served.tools(prompts.messages(item, []), catalogue.openai()) == judged
-    assert narrowing_of(tmp_path / "other") is None
+        assert served.select(prompts.messages(item, []), catalogue.openai()) == judged
+    assert load_tool_selector(tmp_path / "other") is None
 
 
-def test_it_chooses_among_the_tools_of_the_request(narrowing: Narrowing, catalogue: Catalogue) -> None:
+def test_it_chooses_among_the_tools_of_the_request(selector: ToolSelector, catalogue: Catalogue) -> None:
     some = catalogue.openai([name for name in catalogue.names if not name.startswith("whatsapp.")])
-    shown = narrowing.tools([{"role": "user", "content": ASKED}], some)
+    shown = selector.select([{"role": "user", "content": ASKED}], some)
     assert len(shown) == 8 and all(tool in some for tool in shown)
-    assert narrowing.tools([{"role": "user", "content": ASKED}], some[:8]) == some[:8]
+    assert selector.select([{"role": "user", "content": ASKED}], some[:8]) == some[:8]
 
 
-def test_what_the_run_does_not_know_and_what_is_asked_for_stays(narrowing: Narrowing, catalogue: Catalogue) -> None:
+def test_what_the_run_does_not_know_and_what_is_asked_for_stays(selector: ToolSelector, catalogue: Catalogue) -> None:
     choice = {"type": "function", "function": {"name": "kbli__lookup"}}
     messages = [{"role": "user", "content": ASKED}]
-    shown = narrowing.tools(messages, [STRANGE, *catalogue.openai()], choice)
+    shown = selector.select(messages, [STRANGE, *catalogue.openai()], choice)
     assert len(shown) == 8 and {"whatsapp__send", "coffee__brew", "kbli__lookup"} <= set(names(shown))
-    assert "kbli__lookup" not in names(narrowing.tools(messages, catalogue.openai(), "auto"))
+    assert "kbli__lookup" not in names(selector.select(messages, catalogue.openai(), "auto"))
 
 
-def test_the_last_request_counts_in_parts_or_whole(narrowing: Narrowing, catalogue: Catalogue) -> None:
+def test_the_last_request_counts_in_parts_or_whole(selector: ToolSelector, catalogue: Catalogue) -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": ASKED}]}
     before: list[dict[str, Any]] = [{"role": "user", "content": "How much is a KITAS?"}, {"role": "assistant"}]
     result = {"role": "tool", "content": "{}"}
-    alone = narrowing.tools([{"role": "user", "content": ASKED}], catalogue.openai())
+    alone = selector.select([{"role": "user", "content": ASKED}], catalogue.openai())
     assert (
-        narrowing.tools([*before, parts, {"role": "assistant", "content": None}, result], catalogue.openai()) == alone
+        selector.select([*before, parts, {"role": "assistant", "content": None}, result], catalogue.openai()) == alone
     )
 
 
 def test_a_chat_shows_them_for_each_question(
-    narrowing: Narrowing, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    selector: ToolSelector, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[list[str]] = []
 
@@ -91,8 +91,8 @@ def test_a_chat_shows_them_for_each_question(
 
     monkeypatch.setattr(chat, "_stream_answer", answered)
     questions = [ASKED, "How much is a KITAS?"]
-    chat.hold_conversation(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, narrowing)
+    chat.hold_conversation(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, selector)
     assert shown == [
-        names(narrowing.tools([{"role": "user", "content": question}], catalogue.openai())) for question in questions
+        names(selector.select([{"role": "user", "content": question}], catalogue.openai())) for question in questions
     ]
     assert shown[0] != shown[1]

@@ -1,0 +1,88 @@
+"""What runs in a stage's container: the stage, between a reload of the Volumes and a commit at every checkpoint.
+
+Errors that a retry cannot fix come back as values; only preemption and lost machines are left to Modal's retries.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from typing import Any
+
+from tuneline.configs.recipe import Recipe
+from tuneline.core import paths
+from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.stages.line import in_subprocess
+from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
+from tuneline.volumes.mounts import commit, synchronized
+
+PROGRESS_KINDS = {"progress", "metrics", "checkpoint"}
+"""Kinds of events that show progress; a stage that makes none must not be called again for ever."""
+
+
+def run_stage(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
+    """Run one stage of a run in this container, for at most `hours`."""
+    began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
+    recipe, event_kinds = Recipe.model_validate_json(recipe_json), set[str]()
+    _limit_to_cores(getattr(recipe.compute, stage).cores)
+    try:
+        _run_synchronized(stage, recipe, run, seconds, event_kinds)
+    except TunelineError as error:
+        if isinstance(error, StageFailed) and time.monotonic() - began >= seconds:
+            if event_kinds & PROGRESS_KINDS:
+                return unfinished(str(error))
+            hours = getattr(recipe.compute, stage).hours
+            error = StageFailed(
+                f"{stage} did nothing but start in a call of {seconds / 3600:.3g} h, and another would do no more; "
+                f"raise compute.{stage}.hours, now {hours:g}, and run the same command again"
+            )
+        return failed(error)
+    return succeeded()
+
+
+def _limit_to_cores(cores: float) -> None:
+    """Use as many threads as cores are paid for: a container sees its machine's, and is throttled if it uses more."""
+    available = sorted(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, available[: max(1, math.ceil(cores))])
+
+
+def _run_synchronized(stage: str, recipe: Recipe, run: str, seconds: float, event_kinds: set[str]) -> None:
+    """Run the stage in a subprocess; the kinds of its events are added to `event_kinds`."""
+    from rich.console import Console
+
+    from tuneline.core.progress import Progress
+
+    writes = ("models", "runs") if stage == "fetch" else ("runs",)
+    reads = tuple(name for name in ("data", "models") if name not in writes)
+    with synchronized(reads, writes), Progress(Console()) as progress:
+
+        def follow(event: dict[str, Any]) -> None:
+            progress.event(event)
+            event_kinds.add(event["kind"])
+            if event["kind"] == "checkpoint":
+                commit("runs")
+
+        price = getattr(recipe.compute, stage).usd_per_hour
+        in_subprocess(recipe, paths.run_folder(run), follow, seconds, price)(stage)
+
+
+def change_policy(verb: str, arguments: list[str]) -> Outcome:
+    """Apply a verb of `tuneline.endpoints.policy` to the policy Volume."""
+    from tuneline.endpoints.policy import VERBS
+
+    with synchronized(reads=("runs",), writes=("policy",)):
+        try:
+            return succeeded(VERBS[verb](*arguments))
+        except TunelineError as error:
+            return failed(error)
+
+
+def evaluate_promoted() -> None:
+    """Evaluate every promoted model, and write and print the scores."""
+    from tuneline.endpoints.scheduled_evaluation import evaluate_all
+
+    with synchronized(reads=("data", "models", "policy", "runs"), writes=("scores",)):
+        for score in evaluate_all():
+            print(json.dumps(score), flush=True)
