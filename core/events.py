@@ -11,11 +11,12 @@ Every event has `time` (ISO, UTC), `stage` and `kind`, and fields of its kind:
 """
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from tuneline.core import jsonl
 
 FILE = "events.jsonl"
 Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "sample", "warning", "note"]
@@ -27,7 +28,7 @@ class Events:
     def __init__(self, run: Path, stage: str) -> None:
         self.path, self.stage = run / FILE, stage
         run.mkdir(parents=True, exist_ok=True)
-        self._end_a_cut_line()
+        jsonl.end_cut_line(self.path)
 
     def emit(self, kind: Kind, **fields: Any) -> None:
         event = {
@@ -36,23 +37,10 @@ class Events:
             "kind": kind,
             **fields,
         }
-        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        jsonl.append(self.path, event)
 
     def progress(self, done: float, total: float, unit: str, text: str = "") -> None:
         self.emit("progress", done=done, total=total, unit=unit, text=text)
-
-    def _end_a_cut_line(self) -> None:
-        if not self.path.exists() or not self.path.stat().st_size:
-            return
-        with self.path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
 
 
 class Silent(Events):
@@ -74,17 +62,11 @@ class Follower:
         self._offset = self.path.stat().st_size if from_end and self.path.exists() else offset
 
     def new(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # a line cut by a crash
-                if isinstance(event, dict):
-                    yield event
+        for line in jsonl.whole_lines(self.path, self._offset):
+            self._offset += len(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a line cut by a crash
+            if isinstance(event, dict):
+                yield event

@@ -1,7 +1,6 @@
 """Asks one model every item, a few at a time, and writes each answer as it comes, so that a killed run goes on."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import wire_name
+from tuneline.core import jsonl
 from tuneline.engines.tool_calls import MISTRAL, TAG
 from tuneline.stages.evaluate.scoring.answer_checks import fault
 from tuneline.stages.evaluate.scoring.arguments import same_calls
@@ -169,31 +169,30 @@ async def ask_all(
     """
     done = {answer.id: answer for answer in read_answers(file)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as answers:
+    file.touch()
 
-        async def one(item: Item, before: list[Message]) -> Answer:
-            answer = judge(item, await ask(item, before), known)
-            answers.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
-            answers.flush()
-            answered()
-            return answer
+    async def one(item: Item, before: list[Message]) -> Answer:
+        answer = judge(item, await ask(item, before), known)
+        jsonl.append(file, asdict(answer))
+        answered()
+        return answer
 
-        async def talk(turns: Sequence[Item]) -> None:
-            before: list[Message] = []
-            for item in turns:
-                answer = done.get(item.id) or await one(item, before)
-                before = before + said(item, answer)
+    async def talk(turns: Sequence[Item]) -> None:
+        before: list[Message] = []
+        for item in turns:
+            answer = done.get(item.id) or await one(item, before)
+            before = before + said(item, answer)
 
-        missing = [turns for turns in _talks(items) if turns[-1].id not in done]
-        for turns in missing[:1]:
-            await talk(turns)
-        queue = iter(missing[1:])
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(at_a_time):
-                    group.create_task(_work(queue, talk))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # the rest failed for the same reason
+    missing = [turns for turns in _talks(items) if turns[-1].id not in done]
+    for turns in missing[:1]:
+        await talk(turns)
+    queue = iter(missing[1:])
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_a_time):
+                group.create_task(_work(queue, talk))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # the rest failed for the same reason
 
 
 def _talks(items: Sequence[Item]) -> list[list[Item]]:
@@ -224,21 +223,11 @@ def said(item: Item, answer: Answer) -> list[Message]:
 
 def read_answers(file: Path) -> list[Answer]:
     """The whole answers in a file, one an item; what a crash cut off is removed from it."""
-    if not file.exists():
-        return []
-    answers = [Answer(**json.loads(line)) for line in _whole_lines(file).split("\n") if line]
+    jsonl.remove_cut_line(file)
+    answers = [Answer(**record) for record in jsonl.read(file)]
     return list({answer.id: answer for answer in answers}.values())
 
 
 async def _work(queue: Iterable[Sequence[Item]], talk: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
     for turns in queue:  # the iterator is shared: each worker takes the next one
         await talk(turns)
-
-
-def _whole_lines(file: Path) -> str:
-    content = file.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        with file.open("rb+") as handle:
-            handle.truncate(end)
-    return content[:end].decode()

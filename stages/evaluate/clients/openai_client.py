@@ -11,7 +11,7 @@ from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, dotted_name
 from tuneline.configs.evaluation import Target
-from tuneline.core import paths
+from tuneline.core import jsonl, paths
 from tuneline.core.errors import StageFailed
 from tuneline.engines.providers import Answer, Chat, find_provider
 from tuneline.stages.evaluate.clients.asking import Message, Reply, request
@@ -97,7 +97,10 @@ class Paid:
         self.target, self._chat, self._prompts = target, chat, prompts
         key = hashlib.sha256(f"{chat.provider.base_url} {target.model}".encode()).hexdigest()[:16]
         self.file: Path = paths.cache() / "answers" / f"{key}.jsonl"
-        self._kept = _read(self.file) if target.is_paid else {}
+        self._kept: dict[str, dict[str, Any]] = {}
+        if target.is_paid:
+            jsonl.end_cut_line(self.file)
+            self._kept = {record["key"]: record["reply"] for record in jsonl.read(self.file, skip_broken=True)}
         self.spent = 0.0
         self._reserved = 0.0
 
@@ -151,17 +154,4 @@ class Paid:
 
     def _keep(self, key: str, reply: Reply) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"key": key, "reply": asdict(reply)}, ensure_ascii=False) + "\n")
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """The answers kept; a line cut by a crash is none."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            one = json.loads(line)
-        except ValueError:
-            continue
-        found[one["key"]] = one["reply"]
-    return found
+        jsonl.append(self.file, {"key": key, "reply": asdict(reply)})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tuneline.core import artifacts
+from tuneline.core import artifacts, jsonl
 from tuneline.core.errors import BadData, StageFailed
 from tuneline.stages.evaluate import statistics
 from tuneline.stages.evaluate.clients.asking import Answer, read_answers
@@ -166,26 +166,18 @@ async def judge(
 
 async def _scored(file: Path, answers: Mapping[Key, Answer], ask: Ask) -> dict[Key, bool | None]:
     file.parent.mkdir(exist_ok=True)
-    done: dict[Key, bool | None] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            row = json.loads(line)
-            done[row["suite"], row["id"]] = row["good"]
-        except ValueError:
-            continue  # cut off by a crash: asked again
+    jsonl.end_cut_line(file)
+    records = jsonl.read(file, skip_broken=True)  # what a crash cut off is asked again
+    done: dict[Key, bool | None] = {(record["suite"], record["id"]): record["good"] for record in records}
     missing = iter([key for key in answers if key not in done])
-    with file.open("a", encoding="utf-8") as scores:
-        scores.write("" if not file.stat().st_size or file.read_bytes().endswith(b"\n") else "\n")
 
-        async def work() -> None:
-            for key in missing:
-                reply = await ask(prompt_for(answers[key]))
-                done[key] = verdict(reply)
-                row = {"suite": key[0], "id": key[1], "good": done[key], "reply": reply[:200]}
-                scores.write(json.dumps(row, ensure_ascii=False) + "\n")
-                scores.flush()
+    async def work() -> None:
+        for key in missing:
+            reply = await ask(prompt_for(answers[key]))
+            done[key] = verdict(reply)
+            jsonl.append(file, {"suite": key[0], "id": key[1], "good": done[key], "reply": reply[:200]})
 
-        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
     return done
 
 

@@ -3,13 +3,13 @@
 Learned tokens are what validation loss counts; all tokens are what tools call perplexity: two different things.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneline.core import jsonl
 from tuneline.stages.evaluate.statistics import cluster_bootstrap
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def measure(
         missing = [number for number in fitting if number not in done]
         file.parent.mkdir(parents=True, exist_ok=True)
         if missing:
-            with Gguf(find_llama_cpp(), gguf, context=context, threads=threads) as model, file.open("a") as out:
+            with Gguf(find_llama_cpp(), gguf, context=context, threads=threads) as model:
                 for number in missing:
                     done[number] = _loss(number, fitting[number], model.logits(fitting[number].ids))
-                    out.write(json.dumps(asdict(done[number])) + "\n")
-                    out.flush()
+                    jsonl.append(file, asdict(done[number]))
                     measured(target, number)
         found[target] = [done[number] for number in fitting]
     return found
@@ -95,11 +94,6 @@ def _perplexity(pairs: list[tuple[float, int]], confidence: float) -> Row:
 
 def _read(file: Path) -> dict[int, Loss]:
     """What was measured; a line cut by a crash is measured again."""
-    if not file.exists():
-        return {}
-    content = file.read_text()
-    whole = content[: content.rfind("\n") + 1]
-    if whole != content:
-        file.write_text(whole)
-    losses = [Loss(**json.loads(line)) for line in whole.splitlines()]
+    jsonl.remove_cut_line(file)
+    losses = [Loss(**record) for record in jsonl.read(file)]
     return {loss.row: loss for loss in losses}

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, Tool
 from tuneline.configs.data import Data, Source
-from tuneline.core import paths
+from tuneline.core import jsonl, paths
 from tuneline.core.errors import StageFailed
 from tuneline.stages.prepare.checks.row_checks import Toolbox
 from tuneline.stages.prepare.rows import Row, row_of
@@ -72,23 +72,23 @@ async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]
     assert source.synthesize and source.per_tool
     settings, file = source.synthesize, audit(source, catalogue)
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    file.touch()
+    jsonl.end_cut_line(file)
+    kept = jsonl.read(file, skip_broken=True)
     known, spent = {one["prompt"] for one in kept}, sum(one["cost_usd"] for one in kept)
     async with find_provider(settings.provider).connect(settings.model) as chat:
-        with file.open("a", encoding="utf-8") as out:
-            for tool, prompt in _prompts(source, catalogue):
-                if prompt in known:
-                    continue
-                most = _cost(source, len(prompt) / CHARACTERS_A_TOKEN, ANSWER_TOKENS)
-                if spent + most > settings.budget_usd:
-                    break
-                told = await chat.ask([{"role": "user", "content": prompt}], max_tokens=ANSWER_TOKENS, temperature=1.0)
-                # A server that does not count is paid as if it had used all it could.
-                cost = _cost(source, told.prompt_tokens, told.completion_tokens) if told.completion_tokens else most
-                spent += cost
-                kept.append({"tool": tool, "prompt": prompt, "text": told.text, "cost_usd": cost})
-                out.write(json.dumps(kept[-1], ensure_ascii=False) + "\n")
-                out.flush()
+        for tool, prompt in _prompts(source, catalogue):
+            if prompt in known:
+                continue
+            most = _cost(source, len(prompt) / CHARACTERS_A_TOKEN, ANSWER_TOKENS)
+            if spent + most > settings.budget_usd:
+                break
+            told = await chat.ask([{"role": "user", "content": prompt}], max_tokens=ANSWER_TOKENS, temperature=1.0)
+            # A server that does not count is paid as if it had used all it could.
+            cost = _cost(source, told.prompt_tokens, told.completion_tokens) if told.completion_tokens else most
+            spent += cost
+            kept.append({"tool": tool, "prompt": prompt, "text": told.text, "cost_usd": cost})
+            jsonl.append(file, kept[-1])
     return kept
 
 
