@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.core import artifacts
-from tuneline.core.formatting import template
+from tuneline.core.page_templates import load_template
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
@@ -19,7 +19,7 @@ def write_page(file: Path, examined: Examination, verdict: dict[str, Any]) -> No
     languages: Counter[str] = Counter()
     for part in examined.parts:
         languages.update(part.languages)
-    page = template(Path(__file__).with_name("dataset_page.html.jinja")).render(
+    page = load_template(Path(__file__).with_name("dataset_page.html.jinja")).render(
         verdict=verdict,
         lengths=histogram(list(examined.lengths)) if examined.renderer else [],
         languages=_shares(languages),

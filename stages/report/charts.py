@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import floor, log10
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Point = tuple[float, float]
 LEFT, RIGHT, TOP, BOTTOM = 9.0, 97.0, 5.0, 86.0
@@ -35,7 +39,16 @@ class Mark:
     css: str = "tuned"
 
 
-def whisker(
+class WhiskerRow(NamedTuple):
+    """A row of a whisker chart, as the macro `whiskers` in `parts.html.jinja` unpacks it."""
+
+    label: str
+    drawing: "Markup"
+    value: str
+    n: int
+
+
+def draw_whisker(
     value: float, low: float, high: float, css: str, floor_at: float | None = None, span: tuple[float, float] = (0, 1)
 ) -> str:
     """A dot and its interval on a line from 0 to 1, or over `span`; a floor, if there is one, as a tick."""
@@ -48,7 +61,7 @@ def whisker(
     return _svg(grid + floor_line + caps + marks, "row", text)
 
 
-def whisker_axis(span: tuple[float, float] = (0, 1)) -> str:
+def draw_whisker_axis(span: tuple[float, float] = (0, 1)) -> str:
     """The scale under a column of whiskers."""
     at = _scale(*span, 2, 98)
     anchors = {span[0]: "start", span[1]: "end"}
@@ -61,13 +74,13 @@ def _quarters(span: tuple[float, float]) -> list[float]:
     return [span[0] + (span[1] - span[0]) * quarter / 4 for quarter in range(5)]
 
 
-def lines(series: Sequence[Series], title: str, y_text: Callable[[float], str] = lambda y: f"{y:g}") -> str:
+def draw_lines(series: Sequence[Series], title: str, y_text: Callable[[float], str] = lambda y: f"{y:g}") -> str:
     """Series over steps, on one scale that starts at 0."""
     points = [point for one in series for point in one.points]
     if not points:
         return ""
-    x_ticks = ticks(0, max(x for x, _ in points), 6)
-    y_ticks = ticks(0, max(y for _, y in points), 4)
+    x_ticks = choose_ticks(0, max(x for x, _ in points), 6)
+    y_ticks = choose_ticks(0, max(y for _, y in points), 4)
     x_end, y_end = max(max(x for x, _ in points), 1.0), max(y_ticks[-1], max(y for _, y in points)) or 1.0
     x, y = _scale(0, x_end, LEFT, RIGHT), _scale(0, y_end, BOTTOM, TOP)
     grid = "".join(_line(LEFT, y(t), RIGHT, y(t), "grid") + _text(LEFT - 1, y(t), y_text(t), "end") for t in y_ticks)
@@ -79,7 +92,7 @@ def lines(series: Sequence[Series], title: str, y_text: Callable[[float], str] =
     return _svg(grid + stretched + dots, "plot", title)
 
 
-def scatter(
+def draw_scatter(
     marks: Sequence[Mark],
     title: str,
     x_text: Callable[[float], str],
@@ -89,9 +102,9 @@ def scatter(
     """Marks with intervals over a scale of x that starts at 0; y ends at `top`, or starts at 0 where there is none."""
     if not marks:
         return ""
-    x_ticks = ticks(0, max(m.x for m in marks) * 1.05, 4)
+    x_ticks = choose_ticks(0, max(m.x for m in marks) * 1.05, 4)
     low, high = (min(m.low for m in marks), top) if top is not None else (0.0, max(m.high for m in marks) or 1.0)
-    y_ticks = [t for t in ticks(low, high, 4) if t <= high]
+    y_ticks = [t for t in choose_ticks(low, high, 4) if t <= high]
     y_low = min(y_ticks[0], low)
     x, y = _scale(0, max(m.x for m in marks) * 1.08, LEFT + 4, RIGHT), _scale(y_low, high, BOTTOM - 8, TOP + 8)
     grid = "".join(
@@ -115,7 +128,7 @@ def _anchor(x: float) -> str:
     return "start" if x < LEFT + 10 else "end" if x > RIGHT - 8 else "middle"
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
+def choose_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers from at or below `low` to at or below `high`, about so many."""
     if high <= low:
         return [low]

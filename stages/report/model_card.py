@@ -2,56 +2,45 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 from tuneline.configs.models import Licence, registry
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
-from tuneline.core.formatting import percent, template, words
+from tuneline.core.formatting import format_label, format_percent
+from tuneline.core.page_templates import load_template
 from tuneline.stages.evaluate import served
 from tuneline.stages.evaluate.verdicts.gate import of_run
+from tuneline.stages.report.run_record import Row
+from tuneline.stages.report.sections.scoreboard import read_base_verdicts
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}
+"""The hub's `library_name`, by serving form."""
 RELATIONS = {"gguf": "quantized", "adapter": "adapter", "merged": "finetune"}
-
-Row = dict[str, Any]
+"""The hub's `base_model_relation`, by serving form."""
 
 
 def write_card(run: Path) -> list[Path]:
-    """Writes `convert/README.md`, and `convert/NOTICE` where the licence gives its words; returns their paths.
+    """Write `convert/README.md`, and `convert/NOTICE` where the licence has such a text; return their paths.
 
     Raises:
         NotFound: the run is not converted or not evaluated.
     """
     converted, evaluated = artifacts.open_artifact(run / "convert"), artifacts.open_artifact(run / "evaluate")
     recipe = recipe_of(run)
-    key = registry().find(recipe.base)
-    model = registry().models[key] if key else None
-    licence = registry().licences.get(model.licence) if model else None
-    name = name_of(run.name, licence)
-    body = template(Path(__file__).with_name("card.md.jinja"), escape=False).render(
-        name=name,
-        recipe=recipe,
-        base=recipe.base,
-        revision=recipe.revision,
-        licence=licence,
-        licence_name=licence.name if licence else model.licence if model else "that of the base, which we do not know",
-        prepared=_metrics(run / "prepare"),
-        trained=_metrics(run / "train"),
-        target=served(recipe),
-        board=[row for row in evaluated.metrics.get("scoreboard", []) if row["target"] in ("base", served(recipe))],
-        confidence=evaluated.metrics.get("confidence", recipe.evaluate.confidence),
-        unproving=[suite.name for suite in recipe.evaluate.suites if not suite.proves],
-        gate=of_run(run, evaluated.metrics["gate"]) if "gate" in evaluated.metrics else {},
-        verdicts=_verdicts(evaluated),
-        files=[(name, file.bytes, file.sha256) for name, file in converted.manifest.files.items() if _is_weights(name)],
-        fidelity=converted.metrics.get("fidelity", {}),
-        versions=converted.manifest.versions,
-        evaluate=evaluated.manifest.fingerprint,
-    )
-    text = f"---\n{_head(recipe, name, licence, model.licence if model else None, evaluated)}\n---\n\n{body}"
+    licence_key, licence = _find_licence(recipe.base)
+    name = prefix_name(run.name, licence)
+    context = {
+        "name": name,
+        "licence": licence,
+        "licence_name": licence.name if licence else licence_key or "that of the base, which we do not know",
+        **_describe_training(recipe, run),
+        **_describe_evaluation(recipe, run, evaluated),
+        **_describe_files(converted),
+    }
+    body = load_template(Path(__file__).with_name("card.md.jinja"), escape=False).render(**context)
+    text = f"---\n{_format_metadata(recipe, name, licence, licence_key, evaluated)}\n---\n\n{body}"
     artifacts.write_atomic(converted.path / FILE, text)
     if not (licence and licence.notice):
         return [converted.path / FILE]
@@ -59,41 +48,72 @@ def write_card(run: Path) -> list[Path]:
     return [converted.path / FILE, converted.path / NOTICE]
 
 
-def name_of(run: str, licence: Licence | None) -> str:
-    """The name it may bear: the run's, behind what the licence wants it to begin with."""
-    begins = licence.name_begins if licence else None
-    return run if begins is None or run.startswith(begins) else f"{begins}-{run}"
+def prefix_name(run: str, licence: Licence | None) -> str:
+    """Return the run's name, behind the prefix that the licence requires (such as `Llama`) unless it begins with it."""
+    prefix = licence.name_begins if licence else None
+    return run if prefix is None or run.startswith(prefix) else f"{prefix}-{run}"
 
 
-def _head(recipe: Recipe, name: str, licence: Licence | None, known_as: str | None, evaluated: Artifact) -> str:
-    """The card's YAML, as the hub reads it (huggingface.co/docs/hub/model-cards)."""
+def _find_licence(base: str) -> tuple[str | None, Licence | None]:
+    """Return the registry's key of a base's licence, and the licence; None for what the registry does not know."""
+    key = registry().find(base)
+    if key is None:
+        return None, None
+    licence_key = registry().models[key].licence
+    return licence_key, registry().licences.get(licence_key)
+
+
+def _describe_training(recipe: Recipe, run: Path) -> Row:
+    return {
+        "recipe": recipe,
+        "base": recipe.base,
+        "revision": recipe.revision,
+        "prepared": _read_metrics(run / "prepare"),
+        "trained": _read_metrics(run / "train"),
+    }
+
+
+def _describe_evaluation(recipe: Recipe, run: Path, evaluated: Artifact) -> Row:
+    metrics, target = evaluated.metrics, served(recipe)
+    verdicts = read_base_verdicts(evaluated.path)
+    return {
+        "target": target,
+        "board": [row for row in metrics.get("scoreboard", []) if row["target"] in ("base", target)],
+        "confidence": metrics.get("confidence", recipe.evaluate.confidence),
+        "unproving": [suite.name for suite in recipe.evaluate.suites if not suite.proves],
+        "gate": of_run(run, metrics["gate"]) if "gate" in metrics else {},
+        "verdicts": {task.task: task for task in verdicts.tasks} if verdicts else {},
+        "evaluate": evaluated.manifest.fingerprint,
+    }
+
+
+def _describe_files(converted: Artifact) -> Row:
+    files = converted.manifest.files.items()
+    return {
+        "files": [(name, file.bytes, file.sha256) for name, file in files if _is_tuned_weights(name)],
+        "fidelity": converted.metrics.get("fidelity", {}),
+        "versions": converted.manifest.versions,
+    }
+
+
+def _format_metadata(
+    recipe: Recipe, name: str, licence: Licence | None, licence_key: str | None, evaluated: Artifact
+) -> str:
+    """Return the card's YAML as the hub reads it (https://huggingface.co/docs/hub/model-cards)."""
     from huggingface_hub import EvalResult, ModelCardData
 
     hub = licence.hub if licence else None
-    own: Row = {} if hub else {"license_name": (known_as or "unknown").lower().replace("'", "").replace(" ", "-")}
-    link: Row = {} if hub or not licence else {"license_link": licence.url}
-    results = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=row["suite"],
-            dataset_name=f"{words(row['suite'])} (n = {row['n']})",
-            metric_type="accuracy",
-            metric_name=f"right answers, {percent(row['name_low'])} to {percent(row['name_high'])}".replace(
-                "\u202f", " "
-            ),
-            metric_value=row["name_accuracy"],
-        )
-        for row in evaluated.metrics.get("scoreboard", [])
-        if row["target"] == served(recipe)
-    ]
+    is_on_hub = "/" in recipe.base
+    licence_name = (licence_key or "unknown").lower().replace("'", "").replace(" ", "-")
+    results = [EvalResult(**_to_eval_result(row)) for row in _list_served_rows(recipe, evaluated)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = ModelCardData(
             license=hub or "other",
-            **own,
-            **link,
-            base_model=recipe.base if "/" in recipe.base else None,
-            base_model_relation=RELATIONS[recipe.serve.form] if "/" in recipe.base else None,
+            **({} if hub else {"license_name": licence_name}),
+            **({} if hub or not licence else {"license_link": licence.url}),
+            base_model=recipe.base if is_on_hub else None,
+            base_model_relation=RELATIONS[recipe.serve.form] if is_on_hub else None,
             library_name=LIBRARIES[recipe.serve.form],
             pipeline_tag="text-generation",
             language=list(recipe.data.languages) or None,
@@ -104,16 +124,26 @@ def _head(recipe: Recipe, name: str, licence: Licence | None, known_as: str | No
     return str(data.to_yaml())
 
 
-def _is_weights(name: str) -> bool:
+def _list_served_rows(recipe: Recipe, evaluated: Artifact) -> list[Row]:
+    return [row for row in evaluated.metrics.get("scoreboard", []) if row["target"] == served(recipe)]
+
+
+def _to_eval_result(row: Row) -> Row:
+    """Return the arguments of `huggingface_hub.EvalResult` for a row of the scoreboard."""
+    interval = f"{format_percent(row['name_low'])} to {format_percent(row['name_high'])}".replace("\u202f", " ")
+    return {
+        "task_type": "text-generation",
+        "dataset_type": row["suite"],
+        "dataset_name": f"{format_label(row['suite'])} (n = {row['n']})",
+        "metric_type": "accuracy",
+        "metric_name": f"right answers, {interval}",
+        "metric_value": row["name_accuracy"],
+    }
+
+
+def _is_tuned_weights(name: str) -> bool:
     return name.endswith((".gguf", ".safetensors")) and not name.startswith("base-")
 
 
-def _metrics(stage: Path) -> Row:
+def _read_metrics(stage: Path) -> Row:
     return artifacts.open_artifact(stage).metrics if artifacts.finished(stage) else {}
-
-
-def _verdicts(evaluated: Artifact) -> Row:
-    from tuneline.stages.report.evidence import verdicts
-
-    found = verdicts(evaluated.path)
-    return {task.task: task for task in found.tasks} if found else {}

@@ -11,7 +11,7 @@ from tuneline.cli import app
 from tuneline.configs.models import registry
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.report.model_card import name_of, write_card
+from tuneline.stages.report.model_card import prefix_name, write_card
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_figures_have_n_and_interval_and_limits_are_told(run: Path) -> None:
 
 def test_names_begin_as_the_licence_wants() -> None:
     licences = registry().licences
-    assert name_of("zantara", licences["llama4"]) == "Llama-zantara"
-    assert name_of("Llama-zantara", licences["llama3.3"]) == "Llama-zantara"
-    assert name_of("zantara", licences["llama2"]) == "zantara" and name_of("zantara", None) == "zantara"
+    assert prefix_name("zantara", licences["llama4"]) == "Llama-zantara"
+    assert prefix_name("Llama-zantara", licences["llama3.3"]) == "Llama-zantara"
+    assert prefix_name("zantara", licences["llama2"]) == "zantara" and prefix_name("zantara", None) == "zantara"
 
 
 def test_every_licence_of_a_base_we_train_is_known() -> None:

@@ -16,7 +16,7 @@ from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.clients.asking import Answer, Reply, judge
 from tuneline.stages.evaluate.suites.items import Item
 from tuneline.stages.evaluate.verdicts.comparison import compare
-from tuneline.stages.report.charts import whisker, whisker_axis
+from tuneline.stages.report.charts import draw_whisker, draw_whisker_axis
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 Target = dict[str, list[Answer]]
@@ -134,5 +134,5 @@ def test_json_has_everything(runs: Path) -> None:
 
 
 def test_a_difference_is_drawn_around_zero() -> None:
-    assert 'x1="50.0%"' in whisker(0.1, 0.05, 0.15, "tuned", 0.0, (-0.2, 0.2))
-    assert "+10%" in whisker_axis((-0.2, 0.2)) and "-20%" in whisker_axis((-0.2, 0.2))
+    assert 'x1="50.0%"' in draw_whisker(0.1, 0.05, 0.15, "tuned", 0.0, (-0.2, 0.2))
+    assert "+10%" in draw_whisker_axis((-0.2, 0.2)) and "-20%" in draw_whisker_axis((-0.2, 0.2))

@@ -20,8 +20,9 @@ from tuneline.stages.evaluate.suites.items import Item
 from tuneline.stages.evaluate.verdicts import gate
 from tuneline.stages.evaluate.verdicts.size_tradeoff import Sizes, sizes
 from tuneline.stages.report import write_report
-from tuneline.stages.report.charts import Series, lines, ticks, whisker
-from tuneline.stages.report.evidence import confusion_table, failures
+from tuneline.stages.report.charts import Series, choose_ticks, draw_lines, draw_whisker
+from tuneline.stages.report.sections.confusions import count_confusions
+from tuneline.stages.report.sections.failures import select_failures
 
 SETTINGS = Evaluate(suites=(Suite(name="unseen", grammar=Path("g.yaml"), rows=40, floor=0.9),))
 EVIL = "<script>alert('x')</script>"
@@ -131,21 +132,21 @@ def test_a_finished_run(tmp_path: Path) -> None:
 
 
 def test_what_was_taken_for_what() -> None:
-    found = confusion_table({"unseen": answers(["b", "b", "a", None, "c", "c"])})
+    found = count_confusions({"unseen": answers(["b", "b", "a", None, "c", "c"])})
     assert found and found["columns"] == ["a", "b", "c", "no call", "others"]
     name, n, right, cells = found["rows"][0]
     assert (name, n, right, [cell.count for cell in cells]) == ("a", 6, 1, [1, 2, 2, 1, 0])
     assert [cell.right for cell in cells] == [True, False, False, False, False] and cells[1].share == 1 / 3
-    assert confusion_table({}) is None
+    assert count_confusions({}) is None
 
 
 def test_the_most_telling_failures_come_first() -> None:
     tuned, base = answers(["b", "b", "b", "c", "c", "a", "d"]), answers(["b", "b", "b", "b", "b", "b", "a"])
-    found = failures({"unseen": tuned}, {"unseen": base})
+    found = select_failures({"unseen": tuned}, {"unseen": base})
     assert [row["answer"].got for row in found["shown"]] == ["d", "b", "c", "b", "c", "b"]
     assert found["shown"][0]["why"] == "the base had it right; d for a: 1 time"
     assert (found["wrong"], found["lost"], found["inexact"]) == (6, 1, 0)
-    many = failures({"unseen": answers(["b"] * 90)}, {})
+    many = select_failures({"unseen": answers(["b"] * 90)}, {})
     assert (many["wrong"], len(many["shown"])) == (90, 20)
 
 
@@ -226,12 +227,12 @@ def test_a_resumed_training_is_one_curve(tmp_path: Path) -> None:
 
 
 def test_charts() -> None:
-    assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
-    assert ticks(0.93, 1.0, 4) == pytest.approx([0.92, 0.94, 0.96, 0.98, 1.0])
-    assert ticks(5, 5, 4) == [5]
-    assert 'aria-label="50.0%' in whisker(0.5, 0.4, 0.6, "tuned")
-    assert lines([], "nothing") == ""
-    assert "&lt;b&gt;" in lines([Series("a", "tuned", [(0, 0), (1, 0)])], "<b>")
+    assert choose_ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
+    assert choose_ticks(0.93, 1.0, 4) == pytest.approx([0.92, 0.94, 0.96, 0.98, 1.0])
+    assert choose_ticks(5, 5, 4) == [5]
+    assert 'aria-label="50.0%' in draw_whisker(0.5, 0.4, 0.6, "tuned")
+    assert draw_lines([], "nothing") == ""
+    assert "&lt;b&gt;" in draw_lines([Series("a", "tuned", [(0, 0), (1, 0)])], "<b>")
 
 
 def test_the_plan_stands_beside_what_was_measured(tmp_path: Path) -> None:
