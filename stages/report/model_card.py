@@ -102,16 +102,12 @@ def _format_metadata(
     """Return the card's YAML as the hub reads it (https://huggingface.co/docs/hub/model-cards)."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub = licence.hub if licence else None
     is_on_hub = "/" in recipe.base
-    licence_name = (licence_key or "unknown").lower().replace("'", "").replace(" ", "-")
     results = [EvalResult(**_to_eval_result(row)) for row in _list_served_rows(recipe, evaluated)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = ModelCardData(
-            license=hub or "other",
-            **({} if hub else {"license_name": licence_name}),
-            **({} if hub or not licence else {"license_link": licence.url}),
+            **_describe_licence(licence, licence_key),
             base_model=recipe.base if is_on_hub else None,
             base_model_relation=RELATIONS[recipe.serve.form] if is_on_hub else None,
             library_name=LIBRARIES[recipe.serve.form],
@@ -122,6 +118,14 @@ def _format_metadata(
             eval_results=results or None,
         )
     return str(data.to_yaml())
+
+
+def _describe_licence(licence: Licence | None, licence_key: str | None) -> Row:
+    """Return the hub's identifier of a licence; without one, `other` with the licence's name and page."""
+    if licence and licence.hub:
+        return {"license": licence.hub}
+    name = (licence_key or "unknown").lower().replace("'", "").replace(" ", "-")
+    return {"license": "other", "license_name": name, **({"license_link": licence.url} if licence else {})}
 
 
 def _list_served_rows(recipe: Recipe, evaluated: Artifact) -> list[Row]:
