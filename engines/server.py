@@ -1,10 +1,11 @@
-"""A server process on this machine that speaks OpenAI's API: its address, readiness, stopping, and free ports.
+"""A server process on this machine that speaks OpenAI's API: started, awaited, stopped; and free ports for it.
 
 `engines.llama_cpp.llama_server.start_llama_server` and `engines.vllm.vllm_server.start_vllm` start one.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -12,10 +13,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.core.child_processes import log_tail
+from tuneline.core.child_processes import bind_to_parent, log_tail
 from tuneline.core.errors import BadRequest, StageFailed
 
 LOG_LINES_SHOWN = 6
@@ -30,6 +32,25 @@ class Server:
     base_url: str
     """Of the OpenAI API, with `/v1`."""
     process: subprocess.Popen[bytes]
+
+
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], *, own_session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a server whose output goes to `log`; it is sent SIGTERM when the thread that started it ends.
+
+    With `own_session` it leads a process group, which `stop` can kill as a whole.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=functools.partial(bind_to_parent, os.getpid(), signal.SIGTERM, ignore_interrupt=False),
+            start_new_session=own_session,
+        )
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:

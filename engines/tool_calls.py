@@ -1,9 +1,9 @@
-"""Tool calls as a Llama writes them: rendered for training, parsed from an answer. One place for both.
+"""Tool calls as Llama models write them: rendered for training, and parsed from answers.
 
     <|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}; {"name": …}
 
-This is the JSON form of Llama 3.1 with its `<|python_tag|>`; several calls are joined by exactly `"; "`, which is
-what vLLM's `llama3_json` parser splits on. The chat templates in `configs/templates` write the same text.
+This is Llama 3.1's JSON form with its `<|python_tag|>`. Several calls are joined by exactly `"; "`, on which vLLM's
+`llama3_json` parser splits. The chat templates in `configs/templates` write the same text.
 """
 
 import json
@@ -14,26 +14,26 @@ from tuneline.configs.catalogue import dotted_name, wire_name
 
 TAG = "<|python_tag|>"
 MISTRAL = "[TOOL_CALLS]"
-"""What Mistral writes before its calls, one list of them."""
+"""What Mistral writes before its calls, which are one JSON list."""
 SEPARATOR = "; "
 LLAMA_4_START, LLAMA_4_END = "<|python_start|>", "<|python_end|>"
-"""What Llama 4 writes before its calls, which have nothing between them."""
+"""What Llama 4 writes before its calls, which have no separator."""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool by its dotted name, and its arguments."""
+    """A call of a tool: its dotted name and its arguments."""
 
     name: str
     arguments: dict[str, Any]
 
     def openai(self) -> dict[str, Any]:
-        """As an entry of a message's `tool_calls`; arguments stay an object, as chat templates want them."""
+        """Return an entry for a message's `tool_calls`; arguments stay an object, as chat templates require."""
         return {"type": "function", "function": {"name": wire_name(self.name), "arguments": self.arguments}}
 
     @classmethod
     def from_openai(cls, call: dict[str, Any]) -> "ToolCall":
-        """From an entry of `tool_calls`, its arguments an object or the JSON text of one.
+        """Return the call in an entry of `tool_calls`, whose arguments are an object or the JSON text of one.
 
         Raises:
             ValueError: the arguments are not a JSON object.
@@ -47,17 +47,17 @@ class ToolCall:
 
 
 def render_tool_calls(calls: list[ToolCall]) -> str:
-    """The text a model learns to write for `calls`."""
-    written = [
+    """Return the text that a model learns to write for `calls`."""
+    rendered = [
         f'{{"name": "{wire_name(c.name)}", "parameters": {json.dumps(c.arguments, ensure_ascii=False)}}}' for c in calls
     ]
-    return TAG + SEPARATOR.join(written)
+    return TAG + SEPARATOR.join(rendered)
 
 
 def parse_tool_calls(text: str) -> list[ToolCall]:
-    """The calls in an answer; none if it is not wholly made of well-formed ones.
+    """Return the calls in an answer; none unless the whole text consists of well-formed calls.
 
-    With or without `<|python_tag|>`, `parameters` or `arguments`: both are seen in Llama's answers.
+    `<|python_tag|>` may be missing, and arguments may be called `parameters` or `arguments`: Llama models write both.
     """
     decoder, rest, calls = json.JSONDecoder(), text.strip().removeprefix(TAG).strip(), []
     while rest:
@@ -74,7 +74,7 @@ def parse_tool_calls(text: str) -> list[ToolCall]:
 
 
 def to_llama3_text(text: str) -> str:
-    """The text of calls, whole or not yet, as Llama 3 would have written it."""
+    """Return the text of calls, complete or still being written, as Llama 3 would have written it."""
     decoder, rest, calls = json.JSONDecoder(), text.removeprefix(LLAMA_4_START).removeprefix(LLAMA_4_END), []
     while rest.startswith("{"):
         try:

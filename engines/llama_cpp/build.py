@@ -1,7 +1,7 @@
 """llama.cpp, built once from one pinned source: its converter, its quantizer and its server.
 
-The sdist of llama-cpp-python holds all of llama.cpp; its hash pins the three together, here and in the image.
-`make llama` builds it: this file, run as one.
+The sdist of llama-cpp-python contains all of llama.cpp, so one hash pins all three, here and in the image.
+`make llama` runs this file as a script.
 """
 
 import hashlib
@@ -31,18 +31,18 @@ FLAGS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
     "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",  # else the build asks the hub for the web page
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # or the build downloads the web page from the hub
     "-DLLAMA_OPENSSL=OFF",
     "-DGGML_OPENMP=OFF",
 )
 CMAKE_PROJECT = Path(__file__).parent
 MARK = "built"
-"""Written last: without it a build goes on."""
+"""File written last: without it the build is not finished, and is continued."""
 
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """Where the parts of the installed llama.cpp lie."""
+    """Paths of the parts of a built llama.cpp."""
 
     source: Path
     server: Path
@@ -50,7 +50,7 @@ class LlamaCpp:
 
 
 def find_llama_cpp() -> LlamaCpp:
-    """The built llama.cpp.
+    """Return the built llama.cpp.
 
     Raises:
         NotFound: it is not built yet.
@@ -62,17 +62,17 @@ def find_llama_cpp() -> LlamaCpp:
 
 
 def build() -> LlamaCpp:
-    """Fetch the pinned source and compile what is used; what is there already is kept.
+    """Download the pinned source and compile `TARGETS`; finished steps are not repeated.
 
     Raises:
-        StageFailed: a step failed; its output was shown.
+        StageFailed: a step failed; its output has been shown.
     """
     root = _root()
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
         if not _source(root).exists():
             log.info("llama.cpp: fetching its source (77 MB, once)")
-            _unpack(_sdist(root), root)
+            _unpack(_download_sdist(root), root)
         log.info("llama.cpp: compiling %s in %s (minutes, once; a stopped build goes on)", " and ".join(TARGETS), root)
         source = f"-DLLAMA_CPP_SOURCE={_source(root)}"
         _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *FLAGS)
@@ -83,31 +83,31 @@ def build() -> LlamaCpp:
 
 
 def _root() -> Path:
-    recipe = " ".join((*FLAGS, *TARGETS)) + (CMAKE_PROJECT / "CMakeLists.txt").read_text()
-    flags = hashlib.sha256(recipe.encode()).hexdigest()[:8]
-    return paths.cache() / f"llama.cpp-{VERSION}-{flags}"
+    build_settings = " ".join((*FLAGS, *TARGETS)) + (CMAKE_PROJECT / "CMakeLists.txt").read_text()
+    settings_hash = hashlib.sha256(build_settings.encode()).hexdigest()[:8]
+    return paths.cache() / f"llama.cpp-{VERSION}-{settings_hash}"
 
 
 def _source(root: Path) -> Path:
     return root / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
 
 
-def _sdist(root: Path) -> Path:
-    """Downloaded by pip, which knows the user's index and proxy; building its metadata compiles nothing.
+def _download_sdist(root: Path) -> Path:
+    """Return the sdist, downloaded by pip, which knows the user's index and proxy.
 
-    pip checks the hash itself, before it runs any of the sdist's code.
+    Building its metadata compiles nothing. pip checks the hash before it runs any of the sdist's code.
     """
     sdist = root / f"llama_cpp_python-{VERSION}.tar.gz"
     if not sdist.exists() or artifacts.sha256(sdist) != SHA256:
-        pinned = root / "sdist.txt"
-        pinned.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
-        wanted = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")
-        _run(sys.executable, "-m", "pip", "download", "--quiet", *wanted, "--dest", str(root), "-r", str(pinned))
+        requirements = root / "sdist.txt"
+        requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
+        options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")
+        _run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", str(root), "-r", str(requirements))
     return sdist
 
 
 def _unpack(sdist: Path, root: Path) -> None:
-    """To a folder of its own first, so that a half unpacked source is never built."""
+    """Unpack the sdist into a scratch folder, then move it, so that a half unpacked source is never built."""
     scratch = root / "unpacking"
     shutil.rmtree(scratch, ignore_errors=True)
     with tarfile.open(sdist) as archive:
@@ -117,9 +117,9 @@ def _unpack(sdist: Path, root: Path) -> None:
 
 
 def _cmake() -> str:
-    """The cmake beside this Python (the PyPI package, in the lock), else the system's."""
-    beside = Path(sys.executable).with_name("cmake")
-    return str(beside) if beside.exists() else "cmake"
+    """Return the cmake beside this Python (the PyPI package, in the lock), or else the system's."""
+    beside_python = Path(sys.executable).with_name("cmake")
+    return str(beside_python) if beside_python.exists() else "cmake"
 
 
 def _run(*command: str) -> None:

@@ -1,7 +1,7 @@
-"""A GGUF loaded by libllama: its vocabulary, its template, and the logits it gives; by llama-cpp-python's own bindings.
+"""A GGUF file loaded by libllama: its vocabulary, its chat template and its logits.
 
-The bindings are of the same pinned source. Only their one module of signatures is imported: the package around it wants
-more packages and its own build.
+It is called through llama-cpp-python's bindings, of the same pinned source. Only their module of signatures is
+imported: the package around it requires more packages and a build of its own.
 """
 
 import ctypes
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tuneline.core.errors import StageFailed
 from tuneline.engines.llama_cpp.build import LlamaCpp
+from tuneline.engines.llama_cpp.threads import limit_threads
 
 if TYPE_CHECKING:
     import numpy as np
 
-ONE_THREAD_BYTES = 50_000_000
-"""Threads meet at every matrix; below this size they wait longer than they work."""
-
 
 @cache
-def _bindings(llama: LlamaCpp) -> Any:
+def _load_bindings(llama: LlamaCpp) -> Any:
+    """Import the bindings without their package's `__init__`, silence llama.cpp's log, and initialize it once."""
     os.environ["LLAMA_CPP_LIB_PATH"] = str(llama.quantize.parent)
     package = ModuleType("llama_cpp")
     package.__path__ = [str(llama.source.parents[1] / "llama_cpp")]
@@ -32,13 +31,15 @@ def _bindings(llama: LlamaCpp) -> Any:
 
     silent = bindings.llama_log_callback(lambda level, text, data: None)
     bindings.llama_log_set(silent, None)
-    bindings.silent = silent  # ctypes frees a callback nobody holds
+    bindings.silent = silent  # ctypes frees a callback without a reference
     bindings.llama_backend_init()
     return bindings
 
 
 class Gguf:
-    """One file, loaded; `context` tokens at a time, 0 for its vocabulary alone.
+    """A loaded file, closed at the end of a `with` block.
+
+    `context` is the longest input in tokens; 0 loads the vocabulary alone.
 
     Raises:
         StageFailed: libllama does not load it.
@@ -46,27 +47,26 @@ class Gguf:
 
     def __init__(self, llama: LlamaCpp, file: Path, *, context: int = 0, threads: int = 1) -> None:
         self.file, self.context = file, context
-        self._llama = library = _bindings(llama)
+        self._llama = library = _load_bindings(llama)
         settings = library.llama_model_default_params()
         settings.vocab_only = not context
         self._model = library.llama_model_load_from_file(str(file).encode(), settings)
         if not self._model:
             raise StageFailed(f"{file}: llama.cpp does not load it")
         self._vocabulary = library.llama_model_get_vocab(self._model)
-        self.tokens = library.llama_vocab_n_tokens(self._vocabulary)
-        self._context = self._open(threads) if context else None
+        self.vocabulary_size: int = library.llama_vocab_n_tokens(self._vocabulary)
+        self._context = self._create_context(threads) if context else None
 
-    def _open(self, threads: int) -> Any:
+    def _create_context(self, threads: int) -> Any:
         library, settings = self._llama, self._llama.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = self.context
         settings.n_seq_max = 1
         settings.n_outputs_max = self.context
-        used = 1 if self.file.stat().st_size < ONE_THREAD_BYTES else threads
-        settings.n_threads = settings.n_threads_batch = used
-        opened = library.llama_init_from_model(self._model, settings)
-        if not opened:
+        settings.n_threads = settings.n_threads_batch = limit_threads(self.file, threads)
+        context = library.llama_init_from_model(self._model, settings)
+        if not context:
             raise StageFailed(f"{self.file}: llama.cpp makes no context of {self.context} tokens for it")
-        return opened
+        return context
 
     def __enter__(self) -> Self:
         return self
@@ -79,28 +79,28 @@ class Gguf:
         self._llama.llama_model_free(self._model)
 
     @property
-    def template(self) -> str:
-        """Its chat template, empty if it has none."""
-        found = self._llama.llama_model_chat_template(self._model, None)
-        return found.decode() if found else ""
+    def chat_template(self) -> str:
+        """The file's chat template; empty if it has none."""
+        template = self._llama.llama_model_chat_template(self._model, None)
+        return template.decode() if template else ""
 
-    def ends(self, token: int) -> bool:
-        """Whether generation stops at this token."""
+    def is_end_of_generation(self, token: int) -> bool:
+        """Return whether generation stops at this token."""
         return bool(self._llama.llama_vocab_is_eog(self._vocabulary, token))
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text, special tokens in it read as such, none added."""
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text. Special tokens in it are recognized; none are added."""
         data = text.encode()
-        room = len(data) + 8
-        tokens = (self._llama.llama_token * room)()
-        count = self._llama.llama_tokenize(self._vocabulary, data, len(data), tokens, room, False, True)
+        capacity = len(data) + 8
+        tokens = (self._llama.llama_token * capacity)()
+        count = self._llama.llama_tokenize(self._vocabulary, data, len(data), tokens, capacity, False, True)
         return list(tokens[: max(count, 0)])
 
     def logits(self, ids: list[int]) -> "np.ndarray":
-        """Of every position, [tokens, vocabulary], fp32; valid until the next call.
+        """Return the logits of every position: [tokens, vocabulary], fp32, valid until the next call.
 
         Raises:
-            StageFailed: libllama gives up.
+            StageFailed: libllama cannot compute them.
         """
         import numpy as np
 
@@ -109,12 +109,12 @@ class Gguf:
         batch = library.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
-            for place, token in enumerate(ids):
-                batch.token[place], batch.pos[place], batch.logits[place] = token, place, True
-                batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+            for position, token in enumerate(ids):
+                batch.token[position], batch.pos[position], batch.logits[position] = token, position, True
+                batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
             if library.llama_decode(self._context, batch):
                 raise StageFailed(f"{self.file}: llama.cpp computes no logits of {len(ids)} tokens")
         finally:
             library.llama_batch_free(batch)
-        found = ctypes.cast(library.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(found, (len(ids), self.tokens))
+        logits = ctypes.cast(library.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(logits, (len(ids), self.vocabulary_size))

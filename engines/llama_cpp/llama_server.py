@@ -1,23 +1,17 @@
 """llama.cpp's own server, started for one GGUF file."""
 
 import contextlib
-import functools
 import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuneline.core.child_processes import bind_to_parent
 from tuneline.core.errors import NotFound
 from tuneline.engines.llama_cpp.build import find_llama_cpp
-from tuneline.engines.server import Server, free_port, refuse_port_in_use, stop, wait_until_ready
+from tuneline.engines.llama_cpp.threads import limit_threads
+from tuneline.engines.server import Server, free_port, refuse_port_in_use, start_process, stop, wait_until_ready
 
 START_TIMEOUT_S = 120
 STOP_GRACE_S = 10
-ONE_THREAD_BYTES = 50_000_000
-"""A smaller model is served by one thread: threads meet at every matrix, and where a core is busy with something else
-each meeting waits for the scheduler (0.2 answers a second instead of 30, measured with the tiny base)."""
 
 
 @contextlib.contextmanager
@@ -52,8 +46,6 @@ def start_llama_server(
         port = free_port(host)
     else:
         refuse_port_in_use(host, port)
-    if gguf.stat().st_size < ONE_THREAD_BYTES:
-        threads = 1
     command = [
         str(find_llama_cpp().server),
         "--model",
@@ -65,17 +57,10 @@ def start_llama_server(
         "--port",
         str(port),
     ]
-    command += ["--ctx-size", str(context * slots), "--parallel", str(slots), "--threads", str(threads)]
+    command += ["--ctx-size", str(context * slots), "--parallel", str(slots)]
+    command += ["--threads", str(limit_threads(gguf, threads))]
     command += ["--jinja", "--metrics", "--no-webui"]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(api_key),
-            preexec_fn=functools.partial(bind_to_parent, os.getpid(), signal.SIGTERM, ignore_interrupt=False),
-        )
+    process = start_process(command, log, _environment(api_key))
     try:
         wait_until_ready(process, f"http://{host}:{port}", log, START_TIMEOUT_S)
         yield Server(f"http://{host}:{port}/v1", process)

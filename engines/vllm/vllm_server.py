@@ -4,22 +4,19 @@ It may be installed in a Python environment of its own (docs/vllm.md): only its 
 """
 
 import contextlib
-import functools
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tuneline.core.child_processes import bind_to_parent, python_path
+from tuneline.core.child_processes import python_path
 from tuneline.core.errors import NotFound, StageFailed
-from tuneline.engines.server import Server, free_port, stop, wait_until_ready
+from tuneline.engines.server import Server, free_port, start_process, stop, wait_until_ready
 from tuneline.engines.vllm.lora_ranks import MAX_LORA_RANK
 from tuneline.engines.vllm.tool_parsers import LLAMA_3, LLAMA_4, LLAMA_4_PLUGIN
 
@@ -87,16 +84,8 @@ def start_vllm(
     if vllm is None:
         raise NotFound(f"vLLM is not here: it is not on PATH, and {EXECUTABLE} names none; docs/vllm.md")
     port = free_port(HOST)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(vllm), *serve_arguments(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-            preexec_fn=functools.partial(bind_to_parent, os.getpid(), signal.SIGTERM, ignore_interrupt=False),
-            start_new_session=True,
-        )
+    arguments = serve_arguments(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)
+    process = start_process([str(vllm), *arguments], log, _environment(), own_session=True)
     try:
         try:
             wait_until_ready(process, f"http://{HOST}:{port}", log, START_TIMEOUT_S)

@@ -146,14 +146,14 @@ def _sequences(tokenizer: Any, texts: Sequence[str], tokens: int) -> list[list[i
 
 def _tokens_and_template(llama: LlamaCpp, file: Path, tokenizer: Any, texts: Sequence[str]) -> Iterator[Check]:
     with Gguf(llama, file) as loaded:
-        wrong = [t for t in texts if loaded.ids(t) != tokenizer(t, add_special_tokens=False).input_ids]
+        wrong = [t for t in texts if loaded.tokenize(t) != tokenizer(t, add_special_tokens=False).input_ids]
         told = f"{len(texts)} texts"
         told = f"{len(wrong)} of {told} have other ids than transformers': {wrong[0][:80]!r}" if wrong else told
         yield Check("token_ids", file.name, not wrong, told)
-        same = loaded.template == (tokenizer.chat_template or "")
+        same = loaded.chat_template == (tokenizer.chat_template or "")
         yield Check("template", file.name, same, "the same text" if same else "not the text the model was trained with")
         stops = _stops(tokenizer)
-        missing = [token for token in stops if not loaded.ends(token)]
+        missing = [token for token in stops if not loaded.is_end_of_generation(token)]
         names = ", ".join(tokenizer.convert_ids_to_tokens(missing or stops))
         yield Check("stop_tokens", file.name, not missing, f"{'does not stop at ' if missing else ''}{names}")
 
@@ -264,7 +264,7 @@ def _fidelity(
         losses, divergences, agreed, at = [], [], 0, 0
         with Gguf(llama, file, context=context, threads=threads) as model:
             if wanted is None:  # as large as the text and the vocabulary: on disk
-                wanted = np.memmap(scratch / "reference.f32", np.float32, "w+", shape=(total, model.tokens))
+                wanted = np.memmap(scratch / "reference.f32", np.float32, "w+", shape=(total, model.vocabulary_size))
             for ids in sequences:
                 ours, rows = _log_softmax(model.logits(ids)[:-1]), slice(at, at + len(ids) - 1)
                 if file == reference:
