@@ -67,20 +67,22 @@ with torch.inference_mode():
     converter.write()
 """
 OURS = (
-    "import json, sys\nfrom tuneline.stages.convert.worker import *\n"
+    "import json, sys\nfrom tuneline.stages.convert.task import Task\nfrom tuneline.stages.convert.worker import run\n"
     "run(Task(**json.loads(sys.argv[1])), lambda **told: None)"
 )
 KILLED = """
 import json, sys
 from tuneline.stages.convert import worker
-from tuneline.stages.convert.onepass import stream
+from tuneline.stages.convert.onepass import progress, stream
+from tuneline.stages.convert.task import Task
 stream.DURABLE_BYTES = int(sys.argv[2])
-stream.Paced.__call__ = lambda self, done, total: print(done, flush=True)
-worker.run(worker.Task(**json.loads(sys.argv[1])), lambda **told: None)
+progress.ThrottledProgress.__call__ = lambda self, done, total: print(done, flush=True)
+worker.run(Task(**json.loads(sys.argv[1])), lambda **told: None)
 """
 OUR_MERGE = (
-    "import sys\nfrom pathlib import Path\nfrom tuneline.stages.convert.folders.merged import merge\n"
-    "merge(*map(Path, sys.argv[1:4]), lambda done, total: None, threads=int(sys.argv[4]))"
+    "import sys\nfrom pathlib import Path\n"
+    "from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter\n"
+    "merge_adapter(*map(Path, sys.argv[1:4]), lambda done, total: None, threads=int(sys.argv[4]))"
 )
 
 

@@ -1,4 +1,4 @@
-"""Memory a thread uses again for every block: the kernel gives fresh pages slower than a merge fills them."""
+"""Memory that a thread reuses for every block: the kernel provides fresh pages slower than a merge fills them."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -7,17 +7,17 @@ if TYPE_CHECKING:
     import torch
 
 
-class Room:
-    """Tensors by what they are for. Each is overwritten the next time the same is asked for."""
+class BufferPool:
+    """Reusable tensors by purpose. A tensor is overwritten when its purpose is requested again."""
 
     def __init__(self) -> None:
-        self._held: dict[Any, torch.Tensor] = {}
+        self._buffers: dict[Any, torch.Tensor] = {}
 
     def tensor(self, purpose: Any, dtype: "torch.dtype", *shape: int) -> "torch.Tensor":
-        """Of this type and shape, with whatever is in it."""
+        """Return an uninitialized tensor of this type and shape from the buffer for `purpose`."""
         import torch
 
-        needed = math.prod(shape) * dtype.itemsize
-        if purpose not in self._held or self._held[purpose].numel() < needed:
-            self._held[purpose] = torch.empty(needed, dtype=torch.uint8)
-        return self._held[purpose][:needed].view(dtype).view(shape)
+        size = math.prod(shape) * dtype.itemsize
+        if purpose not in self._buffers or self._buffers[purpose].numel() < size:
+            self._buffers[purpose] = torch.empty(size, dtype=torch.uint8)
+        return self._buffers[purpose][:size].view(dtype).view(shape)

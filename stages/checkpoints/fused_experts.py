@@ -1,7 +1,8 @@
-"""Adapters of single experts, folded into the fused tensors that Llama 4's checkpoints keep them in.
+"""LoRA updates of single experts, merged into the fused tensors of Llama 4 checkpoints.
 
-Training makes a Linear of each expert's projection (`stages/train/model/llama4_experts.py`); a checkpoint holds,
-transposed and side by side, `experts.gate_up_proj` [experts, in, 2 × out] and `experts.down_proj` [experts, in, out].
+Training makes a Linear of each expert's projection (`stages/train/model/llama4_experts.py`). A checkpoint stores the
+experts transposed in two stacks, `experts.gate_up_proj` [experts, in, 2 × out] and `experts.down_proj`
+[experts, in, out].
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuneline.stages.checkpoints.safetensors_files import Stored
+from tuneline.stages.checkpoints.safetensors_files import StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -19,48 +20,61 @@ _FUSED = {"gate": ("gate_up_proj", 0), "up": ("gate_up_proj", 1), "down": ("down
 
 
 @dataclass(frozen=True)
-class Delta:
+class LoraDelta:
     """scale × B A of one Linear, B [out, rank] and A [rank, in]."""
 
-    a: Stored
-    b: Stored
+    a: StoredTensor
+    b: StoredTensor
     scale: float
 
 
-def fused_name(name: str) -> tuple[str, int, int] | None:
-    """The fused tensor an expert's weight lies in, which expert it is, and which of the parts side by side."""
-    found = _EXPERT.fullmatch(name)
-    if not found:
+@dataclass(frozen=True)
+class ExpertSlot:
+    """The place of one expert's projection inside a fused tensor."""
+
+    tensor: str
+    expert: int
+    part: int
+    """0, or 1 for the second of two projections that are stored side by side."""
+
+
+def locate_expert(name: str) -> ExpertSlot | None:
+    """Return where the weight `name` of a single expert is stored, or None if it is not an expert's."""
+    match = _EXPERT.fullmatch(name)
+    if not match:
         return None
-    fused, place = _FUSED[found[3]]
-    return f"{found[1]}.{fused}", int(found[2]), place
+    projection, part = _FUSED[match[3]]
+    return ExpertSlot(f"{match[1]}.{projection}", int(match[2]), part)
 
 
-class Fused:
-    """What an adapter adds to one fused tensor."""
+class FusedUpdate:
+    """The LoRA deltas that an adapter adds to one fused tensor, by expert and part."""
 
     def __init__(self, name: str) -> None:
-        self.deltas: dict[tuple[int, int], Delta] = {}
+        self.deltas: dict[tuple[int, int], LoraDelta] = {}
         self._parts = 2 if name.endswith("gate_up_proj") else 1
 
-    def misfit(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape these deltas would need, if it is not the base's `shape`."""
+    def mismatched_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape that a delta needs, or None if all fit the base's `shape`."""
         for (expert, _), delta in self.deltas.items():
             needed = (max(expert + 1, shape[0]), delta.a.shape[1], delta.b.shape[0] * self._parts)
             if needed != shape:
                 return needed
         return None
 
-    def merged(
-        self, weight: "torch.Tensor", first: int, last: int, read: Callable[[Stored], "torch.Tensor"]
+    def merge_rows(
+        self, weight: "torch.Tensor", first: int, last: int, load: Callable[[StoredTensor], "torch.Tensor"]
     ) -> "torch.Tensor":
-        """Rows `first` up to `last` of the fused tensor, seen as rows of its last dimension."""
+        """Return rows `first` to `last` (exclusive) of the merged tensor, counted over all experts.
+
+        `weight` holds these rows of the base; `load` returns a tensor of the adapter in fp32.
+        """
         merged, height = weight.float(), next(iter(self.deltas.values())).a.shape[1]
-        for (expert, place), delta in self.deltas.items():
+        for (expert, part), delta in self.deltas.items():
             begin, end = max(first, expert * height), min(last, (expert + 1) * height)
             if begin >= end:
                 continue
-            inside, width = slice(begin - expert * height, end - expert * height), delta.b.shape[0]
-            added = read(delta.b) @ read(delta.a)[:, inside] * delta.scale
-            merged[begin - first : end - first, place * width : (place + 1) * width] += added.T
+            rows, width = slice(begin - expert * height, end - expert * height), delta.b.shape[0]
+            update = load(delta.b) @ load(delta.a)[:, rows] * delta.scale
+            merged[begin - first : end - first, part * width : (part + 1) * width] += update.T
         return merged.to(weight.dtype)

@@ -1,4 +1,4 @@
-"""The tensors of safetensors files: what there is, and reading rows of it without the rest.
+"""Safetensors files: which tensors they contain, and single rows of them without reading the rest.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneline.core.errors import StageFailed
-from tuneline.stages.checkpoints.buffers import Room
+from tuneline.stages.checkpoints.buffers import BufferPool
 
 if TYPE_CHECKING:
     import torch
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-"""What can be merged into and quantized, and what torch calls it."""
+"""Types that can be merged into and quantized, by their safetensors name, with torch's name."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One tensor in a file; a vector counts as rows of one element, what has more dimensions as rows of its last."""
+class StoredTensor:
+    """Where a tensor is stored in a file.
+
+    It is read as a matrix: a vector has one column, a tensor of more than two dimensions has rows of its last one.
+    """
 
     name: str
     file: Path
@@ -47,26 +50,35 @@ class Stored:
         return self.bytes // self.rows
 
 
-def stored(file: Path) -> Iterator[Stored]:
-    """The tensors of one file, in the order of their bytes.
+def list_tensors(file: Path) -> Iterator[StoredTensor]:
+    """Yield the tensors of one file, in the order of their bytes.
 
     Raises:
-        StageFailed: it is no safetensors file, or not all of it is there.
+        StageFailed: it is not a safetensors file, or it is truncated.
     """
     start, header = read_header(file)
-    needed = start + max((about["data_offsets"][1] for about in header.values()), default=0)
-    if (there := file.stat().st_size) < needed:
-        raise StageFailed(f"{file}: {there} bytes of {needed}; fetch or train it again")
-    for name, about in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
-        begin, end = about["data_offsets"]
-        yield Stored(name, file, about["dtype"], tuple(about["shape"]), start + begin, end - begin)
+    expected = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if (size := file.stat().st_size) < expected:
+        raise StageFailed(f"{file}: {size} bytes of {expected}; fetch or train it again")
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        yield StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+
+
+def list_model_tensors(model: Path) -> list[StoredTensor]:
+    """Return all tensors of a model folder, shard by shard.
+
+    Raises:
+        StageFailed: the index or a shard is damaged.
+    """
+    return [tensor for shard in list_shards(model) for tensor in list_tensors(shard)]
 
 
 def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where the data starts, and dtype, shape and data_offsets by name.
+    """Return the offset of the data, and each tensor's dtype, shape and data_offsets by name.
 
     Raises:
-        StageFailed: it is no safetensors file.
+        StageFailed: it is not a safetensors file.
     """
     try:
         with file.open("rb") as opened:
@@ -80,8 +92,8 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     return 8 + length, header
 
 
-def shards(model: Path) -> list[Path]:
-    """The weight files of a model folder, those its index names if it has one.
+def list_shards(model: Path) -> list[Path]:
+    """Return the weight files of a model folder: those in its index, or all if it has no index.
 
     Raises:
         StageFailed: the index cannot be read.
@@ -95,36 +107,36 @@ def shards(model: Path) -> list[Path]:
     return sorted(model.glob("*.safetensors"))
 
 
-def rows(tensor: Stored, descriptor: int, first: int, last: int, room: Room) -> "torch.Tensor":
-    """Rows `first` up to `last`, [rows, columns], in `room`; as bytes if their type is none of DTYPES."""
+def read_rows(tensor: StoredTensor, descriptor: int, first: int, last: int, buffers: BufferPool) -> "torch.Tensor":
+    """Return rows `first` to `last` (exclusive) as [rows, columns], in memory of `buffers`.
+
+    `descriptor` is the open file. A type that is not in DTYPES is returned as bytes, uint8.
+
+    Raises:
+        StageFailed: the file ends too early.
+    """
     import torch
 
     dtype = getattr(torch, DTYPES.get(tensor.dtype, "uint8"))
-    found = room.tensor("rows", dtype, last - first, tensor.row_bytes // dtype.itemsize)
-    place, view = tensor.offset + first * tensor.row_bytes, memoryview(found.view(torch.uint8).numpy().data).cast("B")
+    rows = buffers.tensor("rows", dtype, last - first, tensor.row_bytes // dtype.itemsize)
+    position, view = tensor.offset + first * tensor.row_bytes, memoryview(rows.view(torch.uint8).numpy().data).cast("B")
     while view:
-        read = os.preadv(descriptor, [view], place)
-        if not read:
-            raise cut_off(tensor)
-        place, view = place + read, view[read:]
-    return found
+        count = os.preadv(descriptor, [view], position)
+        if not count:
+            raise truncation_error(tensor)
+        position, view = position + count, view[count:]
+    return rows
 
 
-def cut_off(tensor: Stored) -> StageFailed:
-    """The error of a file that has become shorter than it says."""
+def truncation_error(tensor: StoredTensor) -> StageFailed:
+    """Return the error to raise when a file ends before its header says."""
     return StageFailed(f"{tensor.file}: ends inside {tensor.name}; fetch it again")
 
 
-def part(tensor: Stored, first: int, last: int) -> "torch.Tensor":
-    """`rows` of a file that is not open, in memory of their own."""
+def load_rows(tensor: StoredTensor, first: int, last: int) -> "torch.Tensor":
+    """Return rows as `read_rows` does, from a file that is not open and in memory of their own."""
     descriptor = os.open(tensor.file, os.O_RDONLY)
     try:
-        return rows(tensor, descriptor, first, last, Room())
+        return read_rows(tensor, descriptor, first, last, BufferPool())
     finally:
         os.close(descriptor)
-
-
-def is_tied(base: Path) -> bool:
-    """Whether input and output embeddings are one matrix, as config.json says."""
-    config = json.loads((base / "config.json").read_text())
-    return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,34 @@ from tuneline.core.artifacts import Artifact
 from tuneline.core.child_processes import child_process, log_tail
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
-from tuneline.engines.llama_cpp.build import LlamaCpp, find_llama_cpp
-from tuneline.stages.convert.verification.verify import MERGED, REPORT
-from tuneline.stages.convert.worker import Output, Task
+from tuneline.engines.llama_cpp.build import find_llama_cpp
+from tuneline.stages.convert.task import (
+    MERGED,
+    CheckpointSettings,
+    GgufOutput,
+    ImatrixSettings,
+    Task,
+    VerifySettings,
+)
+from tuneline.stages.convert.verification.verify import REPORT
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
 STAGE_VERSION = 2
 BASE, REFERENCE = "base-F16", "tuned-F16"
+"""The 16-bit GGUF files: the base, and what quantizations are compared with."""
 IMATRIX = "imatrix.gguf"
 LAST_LINES = 8
 
 
-@dataclass(frozen=True)
-class Job:
-    """A model folder, the GGUF to make of it, and the name it bears inside."""
-
-    model: Path
-    out: Path
-    name: str
-
-
 def convert(recipe: Recipe, run: Path) -> Artifact:
-    """`convert/base-F16.gguf`, `convert/tuned-TYPE.gguf`, a Modelfile each, `merged/` if wanted, and `verify.json`.
+    """Return the artifact with the model's files and their verification.
 
-    Metrics tell bytes and tensor types of each file, and what was verified.
+    It contains `base-F16.gguf`, `tuned-TYPE.gguf` with a Modelfile each, `merged/` and quantized checkpoints if the
+    recipe asks for them, and `verify.json`. Its metrics have each file's bytes and tensor types, and what was verified.
 
     Raises:
-        BadRecipe: the adapter cannot be merged exactly. StageFailed: it does not fit, or a check failed.
+        BadRecipe: the adapter cannot be merged exactly. StageFailed: it is of another base, or a check failed.
     """
     base = open_base(recipe)
     prepared, trained = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "train")
@@ -60,87 +59,69 @@ def _build(
     recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path, events: Events
 ) -> Mapping[str, Any]:
     find_llama_cpp()
-    scratch, template = folder / artifacts.SCRATCH, prepared / TEMPLATE
-    scratch.mkdir(exist_ok=True)
-    kinds = ("F16", *(kind for kind in recipe.convert.types if kind != "F16"))
-    outputs = [Output(str(folder / f"{BASE}.gguf"), "F16", f"{recipe.base} (base)", tuned=False)]
-    outputs += [Output(str(folder / f"tuned-{kind}.gguf"), kind, recipe.name) for kind in kinds]
-    task = Task(
-        base=str(base),
-        scratch=str(scratch),
-        outputs=[asdict(out) for out in outputs],
-        adapter=str(adapter),
-        template=str(template) if template.exists() else None,
-        merged=_merged(recipe, folder),
+    (folder / artifacts.SCRATCH).mkdir(exist_ok=True)
+    task = make_task(recipe, base, prepared, adapter, folder)
+    result = run_task(task, events)
+    files = {output.path.stem: _measure_gguf(output.path, result["types"][str(output.path)]) for output in task.outputs}
+    checkpoints = {path.name: {"bytes": _folder_bytes(path)} for path in task.quantized_checkpoints.values()}
+    for reason in result["verified"]["skipped"]:
+        events.emit("warning", text=f"not verified: {reason}")
+    return {"files": files, "folders": checkpoints, **result["verified"]}
+
+
+def make_task(recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path) -> Task:
+    """Return what the recipe asks for, to be made in `folder`."""
+    settings, template = recipe.convert, prepared / TEMPLATE
+    kinds = ("F16", *(kind for kind in settings.types if kind != "F16"))
+    outputs = [GgufOutput(path=folder / f"{BASE}.gguf", kind="F16", name=f"{recipe.base} (base)", tuned=False)]
+    outputs += [GgufOutput(path=folder / f"tuned-{kind}.gguf", kind=kind, name=recipe.name) for kind in kinds]
+    folders = CheckpointSettings(prepared=prepared, kinds=settings.folders, tokens=settings.calibration_tokens)
+    imatrix = ImatrixSettings(prepared=prepared, place=folder / IMATRIX, tokens=settings.imatrix_tokens)
+    return Task(
+        base=base,
+        scratch=folder / artifacts.SCRATCH,
+        outputs=tuple(outputs),
+        adapter=adapter,
+        template=template if template.exists() else None,
+        merged=_merged_folder(recipe, folder),
         threads=recipe.compute.threads or len(os.sched_getaffinity(0)),
-        folders={
-            "prepared": str(prepared),
-            "kinds": recipe.convert.folders,
-            "tokens": recipe.convert.calibration_tokens,
-        }
-        if recipe.convert.folders
-        else None,
-        imatrix={
-            "prepared": str(prepared),
-            "place": str(folder / IMATRIX),
-            "tokens": recipe.convert.imatrix_tokens,
-        }
-        if recipe.convert.imatrix_tokens
-        else None,
-        verify={
-            "prepared": str(prepared),
-            "report": str(folder / REPORT),
-            "tokens": recipe.convert.verify_tokens,
-            "floor": recipe.convert.top_1_floor,
-        },
+        folders=folders if settings.folders else None,
+        imatrix=imatrix if settings.imatrix_tokens else None,
+        verify=VerifySettings(
+            prepared=prepared, report=folder / REPORT, tokens=settings.verify_tokens, floor=settings.top_1_floor
+        ),
     )
-    told = _work(task, events)
-    files = {Path(out.path).stem: _about(Path(out.path), told["types"][out.path]) for out in outputs}
-    more = {f"tuned-{kind}": {"bytes": _bytes(folder / f"tuned-{kind}")} for kind in recipe.convert.folders}
-    for why in told["verified"]["skipped"]:
-        events.emit("warning", text=f"not verified: {why}")
-    return {"files": files, "folders": more, **told["verified"]}
 
 
-def _merged(recipe: Recipe, folder: Path) -> str | None:
-    """Where the merged checkpoint goes: to scratch, if it is only wanted to make others of it."""
+def _merged_folder(recipe: Recipe, folder: Path) -> Path | None:
+    """Return where the merged checkpoint goes: to scratch if only quantized checkpoints are made of it."""
     if recipe.convert.format == "safetensors":
-        return str(folder / MERGED)
-    return str(folder / artifacts.SCRATCH / "whole") if recipe.convert.folders else None
+        return folder / MERGED
+    return folder / artifacts.SCRATCH / "whole" if recipe.convert.folders else None
 
 
-def _bytes(folder: Path) -> int:
+def _measure_gguf(file: Path, types: Mapping[str, int]) -> dict[str, Any]:
+    """Return bytes, parameters by tensor type, and the share of parameters in K types."""
+    k_quants = sum(count for kind, count in types.items() if kind.endswith("_K"))
+    share = round(k_quants / sum(types.values()), 4)
+    return {"bytes": file.stat().st_size, "types": types, "k_quant_share": share}
+
+
+def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _gguf(llama: LlamaCpp, scratch: Path, *jobs: Job) -> None:
-    """Plain model folders in F16."""
-    for job in jobs:
-        outputs = [asdict(Output(str(job.out), "F16", job.name, tuned=False))]
-        _work(Task(base=str(job.model), scratch=str(scratch), outputs=outputs), None)
-        (scratch / "whole.json").unlink()
-
-
-def _about(file: Path, types: dict[str, int]) -> dict[str, Any]:
-    """Bytes, parameters by tensor type, and the share of them in K types."""
-    return {"bytes": file.stat().st_size, "types": types, "k_quant_share": _k_share(types)}
-
-
-def _k_share(types: dict[str, int]) -> float:
-    return round(sum(count for kind, count in types.items() if kind.endswith("_K")) / sum(types.values()), 4)
-
-
-def _work(task: Task, events: Events | None) -> dict[str, Any]:
-    """Run a task in a process of its own, passing its progress on as events; return its result.
+def run_task(task: Task, events: Events | None) -> dict[str, Any]:
+    """Run `task` in a process of its own, passing its progress on as events; return the result of `worker.run`.
 
     Raises:
         StageFailed: it ended without a result. Whatever the task raised.
     """
-    log = Path(task.scratch) / "worker.log"
+    log = task.scratch / "worker.log"
     with (
         log.open("wb") as errors,
         child_process(
-            "tuneline.stages.convert.worker", request=json.dumps(asdict(task)), stdout=subprocess.PIPE, stderr=errors
+            "tuneline.stages.convert.worker", request=task.model_dump_json(), stdout=subprocess.PIPE, stderr=errors
         ) as child,
         child.process as worker,
     ):

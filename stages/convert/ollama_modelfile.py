@@ -1,8 +1,8 @@
-"""A Modelfile for Ollama beside the GGUF, and a reader of its format to check it with.
+"""Modelfiles for Ollama, and a reader of their format to check them with.
 
-Ollama's TEMPLATE is in Go's template language, the GGUF's in Jinja. So what the chat template writes around each turn
-is found by rendering, and written as Go; both then have to make the same of other conversations. Ollama puts the first
-token before the prompt itself, so it is left out. https://docs.ollama.com/modelfile
+Ollama's TEMPLATE is in Go's template language, a GGUF's in Jinja. So what the chat template writes around each turn is
+found by rendering, and written in Go; both templates must then render other conversations to the same text. The first
+token is left out: Ollama itself puts it before the prompt. https://docs.ollama.com/modelfile
 """
 
 import json
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SUFFIX = ".Modelfile"
-MOST_CONTEXT = 8192
-"""Ollama reserves memory for all of it at once."""
+MAX_CONTEXT = 8192
+"""Largest context in a Modelfile, in tokens: Ollama reserves memory for all of it at once."""
 ROLES = ("system", "user", "assistant")
 _INSTRUCTION = re.compile(
     r'(FROM|TEMPLATE|PARAMETER \w+) (?:"""((?:.|\n)*?)"""|("(?:[^"\\\n]|\\.)*")|([^"\n][^\n]*))\n'
@@ -24,14 +24,14 @@ _BRANCH = re.compile(r'\{\{ (?:else )?if eq \.Role "(\w+)" \}\}(.*?)\{\{ \.Conte
 
 @dataclass(frozen=True)
 class Turns:
-    """What a chat template writes at the start, around each role's content, and before an answer."""
+    """A chat template as the texts that it writes at the start, around each role's content, and before an answer."""
 
     start: str
     around: dict[str, tuple[str, str]]
     answer: str
 
     @property
-    def go(self) -> str:
+    def go_template(self) -> str:
         """The template in Go's language, over Ollama's list of messages."""
         cases = "{{ else ".join(
             f'{"" if n else "{{ "}if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
@@ -40,63 +40,79 @@ class Turns:
         return f"{self.start}{{{{ range .Messages }}}}{cases}{{{{ end }}}}{{{{ end }}}}{self.answer}"
 
 
-def turns_of(tokenizer: Any) -> Turns | None:
-    """How the tokenizer's chat template writes turns; None if it does more than put a text around each."""
+def find_turns(tokenizer: Any) -> Turns | None:
+    """Return the turns of the tokenizer's chat template, or None if it does more than put a text around each."""
     from jinja2 import TemplateError
 
-    talk = [{"role": role, "content": f"\x01{role}\x01"} for role in ROLES]
-    system, user, _ = talk
+    conversation = [{"role": role, "content": f"\x01{role}\x01"} for role in ROLES]
+    _, user, _ = conversation
 
     def render(messages: Sequence[dict[str, str]], *, prompt: bool = False) -> str:
         text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
         return text.removeprefix(tokenizer.bos_token or "")
 
     try:
-        one, two, three = (render(messages) for messages in ([user], talk[:2], talk))
-        turn = render([user, user]).removeprefix(one)
-        start = one.removesuffix(turn)
-        parts = two.removeprefix(start).removesuffix(turn), turn, three.removeprefix(two)
-        cut = [part.partition(m["content"]) for part, m in zip(parts, talk, strict=True)]
+        question, instructed, answered = (render(m) for m in ([user], conversation[:2], conversation))
+        turn = render([user, user]).removeprefix(question)
+        start = question.removesuffix(turn)
+        parts = instructed.removeprefix(start).removesuffix(turn), turn, answered.removeprefix(instructed)
+        cut = [part.partition(message["content"]) for part, message in zip(parts, conversation, strict=True)]
         around = {role: (before, after) for role, (before, _, after) in zip(ROLES, cut, strict=True)}
-        turns = Turns(start, around, render([user], prompt=True).removeprefix(one))
-        talks = ([user], [system, user], [*talk, user], [user, talk[2], user], [*talk, user, talk[2], user])
-        plain = [[m | {"content": f"text {n}"} for n, m in enumerate(messages)] for messages in talks]
-        same = all(rendered(turns.go, messages) == render(messages, prompt=True) for messages in plain)
+        turns = Turns(start, around, render([user], prompt=True).removeprefix(question))
+        same = all(
+            render_go_template(turns.go_template, messages) == render(messages, prompt=True)
+            for messages in _other_conversations(*conversation)
+        )
     except (TemplateError, ValueError):  # a template may refuse two questions in a row, or a role
         return None
-    return turns if same and '"""' not in turns.go else None
+    return turns if same and '"""' not in turns.go_template else None
 
 
-def written(file: str, turns: Turns, stops: Sequence[str], *, context: int) -> str:
-    """The text of a Modelfile for the GGUF `file`, which lies beside it."""
+def _other_conversations(
+    system: dict[str, str], user: dict[str, str], assistant: dict[str, str]
+) -> list[list[dict[str, str]]]:
+    """Return conversations of these roles that end with the user, with other contents."""
+    conversations = (
+        [user],
+        [system, user],
+        [system, user, assistant, user],
+        [user, assistant, user],
+        [system, user, assistant, user, assistant, user],
+    )
+    return [[message | {"content": f"text {n}"} for n, message in enumerate(turns)] for turns in conversations]
+
+
+def format_modelfile(file: str, turns: Turns, stops: Sequence[str], *, context: int) -> str:
+    """Return the text of a Modelfile for the GGUF `file`, which is in the same folder."""
     parameters = [f"num_ctx {context}", "temperature 0", *(f"stop {json.dumps(stop)}" for stop in stops)]
-    lines = [f"FROM ./{file}", f'TEMPLATE """{turns.go}"""', *(f"PARAMETER {line}" for line in parameters)]
+    lines = [f"FROM ./{file}", f'TEMPLATE """{turns.go_template}"""', *(f"PARAMETER {line}" for line in parameters)]
     return "\n".join(lines) + "\n"
 
 
-def read(text: str) -> dict[str, list[str]]:
-    """Instructions of a Modelfile and their values, in order; a parameter is an instruction with its name.
+def parse_modelfile(text: str) -> dict[str, list[str]]:
+    """Return the values of each instruction in a Modelfile, in order. The key of a parameter includes its name.
 
     Raises:
-        ValueError: a line is none; with its number.
+        ValueError: a line is not an instruction; the message has its number.
     """
-    found: dict[str, list[str]] = {}
+    instructions: dict[str, list[str]] = {}
     at = 0
     while at < len(text):
         match = _INSTRUCTION.match(text, at)
         if match is None:
             raise ValueError(f"line {text.count(chr(10), 0, at) + 1} is no instruction: {text[at : at + 40]!r}")
         long, quoted, bare = match[2], match[3], match[4]
-        found.setdefault(match[1], []).append(long if long is not None else json.loads(quoted) if quoted else bare)
+        value = long if long is not None else json.loads(quoted) if quoted else bare
+        instructions.setdefault(match[1], []).append(value)
         at = match.end()
-    return found
+    return instructions
 
 
-def rendered(template: str, messages: Sequence[dict[str, Any]]) -> str:
-    """What Go makes of a template of the kind written here: a range over messages, and in it a choice by role.
+def render_go_template(template: str, messages: Sequence[dict[str, Any]]) -> str:
+    """Return what Go renders from a template as it is written here: a range over messages, in it a choice by role.
 
     Raises:
-        ValueError: it is of another kind.
+        ValueError: it is a template of another kind.
     """
     parts = _RANGE.fullmatch(template)
     if parts is None:

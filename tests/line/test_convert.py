@@ -25,12 +25,13 @@ from tuneline.core.errors import BadRecipe, StageFailed, from_record
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
 from tuneline.stages import convert as package
-from tuneline.stages.checkpoints.safetensors_files import stored
+from tuneline.stages.checkpoints.safetensors_files import list_tensors
 from tuneline.stages.convert import convert, worker
-from tuneline.stages.convert.folders.merged import merge
-from tuneline.stages.convert.onepass import stream
-from tuneline.stages.convert.onepass.converter import pre_tokenizer_of
-from tuneline.stages.convert.onepass.stream import Target
+from tuneline.stages.convert.onepass import one_pass, stream
+from tuneline.stages.convert.onepass.converter import find_pre_tokenizer
+from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
+from tuneline.stages.convert.onepass.output_files import OutputFile
+from tuneline.stages.convert.task import Task
 from tuneline.stages.convert.verification.verify import verify
 
 TINY = ROOT / "data/tiny"
@@ -140,7 +141,7 @@ def test_the_merge_is_pefts_in_fp32_rounded_once(adapter: Path, tmp_path: Path) 
     from transformers import AutoModelForCausalLM
 
     told: list[tuple[int, int]] = []
-    merge(TINY, adapter, tmp_path / "merged", lambda done, total: told.append((done, total)))
+    merge_adapter(TINY, adapter, tmp_path / "merged", lambda done, total: told.append((done, total)))
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     wanted = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().state_dict()
     before, after = load_file(TINY / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
@@ -165,7 +166,9 @@ def test_every_file_is_made_and_measured(converted: Artifact) -> None:
     assert (folder / "base-F16.gguf").read_bytes() != (folder / "tuned-F16.gguf").read_bytes()
     assert not (folder / artifacts.SCRATCH).exists()
     told = [(e["done"], e["total"]) for e in read_events(folder.parent) if e.get("unit") == "bytes"]
-    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == sum(t.bytes for t in stored(TINY / "model.safetensors"))
+    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == sum(
+        t.bytes for t in list_tensors(TINY / "model.safetensors")
+    )
 
 
 def test_the_sums_are_checked_by_sha256sum(converted: Artifact) -> None:
@@ -202,7 +205,7 @@ def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, i
     """SIGKILL as it begins, writes, moves what is whole, and checks it; the files are the same in the end."""
     folder, log, chance = inputs.run / "convert", inputs.run / "log", random.Random(0)
     command = [sys.executable, "-c", CONVERT, str(inputs.base.path), str(inputs.run), RECIPE.model_dump_json()]
-    for reached in ("scratch", "scratch/journal", f"scratch/{worker.WHOLE}", "tuned-Q4_K_M.gguf"):
+    for reached in ("scratch", "scratch/journal", f"scratch/{one_pass.FINISHED}", "tuned-Q4_K_M.gguf"):
         with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
             while process.poll() is None and not (folder / reached).exists():
                 time.sleep(0.005)
@@ -215,14 +218,14 @@ def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, i
 
 
 def test_too_small_a_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = [Target(tmp_path / "tuned-F16.gguf", 10**15, b"")]
+    targets = [OutputFile(tmp_path / "tuned-F16.gguf", 10**15, b"")]
     with pytest.raises(StageFailed, match=r"1000000\.0 GB are needed for 1 files and .* are free; make room"):
-        worker._refuse_if_full(tmp_path, targets)
+        one_pass.refuse_if_full(tmp_path, targets)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(task: worker.Task, tell: Any) -> None:
+    def full(task: Task, tell: Any) -> None:
         with Path("/dev/full").open("w") as file:
             file.write("x")
 
@@ -258,7 +261,7 @@ def test_files_that_are_not_the_tuned_model_fail_by_name(converted: Artifact, ad
     template = str(run / "prepare/chat_template.jinja")
     paths = {"base": str(TINY), "scratch": str(tmp_path), "adapter": str(adapter), "template": template}
     with pytest.raises(StageFailed, match=r"tuned-F16\.gguf: template: not the text the model was trained with"):
-        verify(worker.Task(**paths, outputs=outputs, verify=wanted), lambda **told: None)
+        verify(Task(**paths, outputs=outputs, verify=wanted), lambda **told: None)
     report = json.loads((folder / "verify.json").read_text())
     failed = {(check["check"], check["file"]) for check in report["checks"] if not check["passed"]}
     assert {("greedy", "tuned-F16.gguf"), ("fidelity", "tuned-Q8_0.gguf")} <= failed
@@ -270,7 +273,7 @@ def test_a_merged_checkpoint_lies_beside_with_the_learned_template(inputs: Input
 
     convert_ = RECIPE.convert.model_copy(update={"types": ("F16",), "format": "safetensors"})
     made = convert(RECIPE.model_copy(update={"convert": convert_}), inputs.run)
-    merge(inputs.base.path, inputs.adapter, tmp_path / "alone", lambda done, total: None)
+    merge_adapter(inputs.base.path, inputs.adapter, tmp_path / "alone", lambda done, total: None)
     weights = (tmp_path / "alone/model.safetensors").read_bytes()
     assert (made.path / "merged/model.safetensors").read_bytes() == weights
     assert AutoTokenizer.from_pretrained(made.path / "merged").chat_template == TEMPLATE
@@ -307,11 +310,11 @@ def test_a_worker_dies_with_its_stage(inputs: Inputs) -> None:
 
 def test_a_split_rule_without_a_name_is_refused(tmp_path: Path) -> None:
     tokenizer = json.loads((TINY / "tokenizer.json").read_text())
-    assert pre_tokenizer_of(TINY / "tokenizer.json") == "llama-bpe"
+    assert find_pre_tokenizer(TINY / "tokenizer.json") == "llama-bpe"
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W"
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(SystemExit, match="llama.cpp has no name for its split rule"):
-        pre_tokenizer_of(tmp_path / "tokenizer.json")
+        find_pre_tokenizer(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -331,7 +334,7 @@ def test_what_cannot_be_merged_exactly_is_refused_by_name(
 ) -> None:
     other = changed_adapter(adapter, tmp_path / "other", **setting)
     with pytest.raises(BadRecipe, match=next(iter(setting))):
-        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
+        merge_adapter(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
 
 
@@ -341,7 +344,7 @@ def test_settings_that_its_weights_contradict_are_refused(
 ) -> None:
     other = changed_adapter(adapter, tmp_path / "other", **setting)
     with pytest.raises(StageFailed, match="use_dora|rank 8"):
-        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
+        merge_adapter(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
 
 
@@ -354,7 +357,7 @@ def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) ->
     }
     save_file(weights, other / "adapter_model.safetensors")
     with pytest.raises(StageFailed, match=r"model\.layers\.7\..*another base"):
-        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
+        merge_adapter(TINY, other, tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
 
 
@@ -383,7 +386,7 @@ def test_damaged_files_are_named_before_anything_is_written(
     place = tmp_path / file
     place.write_bytes(damage(place.read_bytes() if place.exists() else b""))
     with pytest.raises(StageFailed, match=told):
-        merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
+        merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
     assert not (tmp_path / "merged").exists()
 
 
@@ -395,7 +398,7 @@ def test_an_adapter_that_is_no_numbers_is_named(adapter: Path, tmp_path: Path) -
     name = sorted(weights)[0]
     save_file(weights | {name: weights[name] * float("nan")}, other / "adapter_model.safetensors")
     with pytest.raises(StageFailed, match=f"{name}: not all of it are finite"):
-        merge(TINY, other, tmp_path / "merged", lambda done, total: None)
+        merge_adapter(TINY, other, tmp_path / "merged", lambda done, total: None)
 
 
 def test_an_interrupted_merge_goes_on_behind_its_last_tensor(
@@ -403,15 +406,15 @@ def test_an_interrupted_merge_goes_on_behind_its_last_tensor(
 ) -> None:
     monkeypatch.setattr(stream, "DURABLE_BYTES", 1)
     whole, out = tmp_path / "whole", tmp_path / "out"
-    merge(TINY, adapter, whole, lambda done, total: None)
+    merge_adapter(TINY, adapter, whole, lambda done, total: None)
 
     def stop(done: int, total: int) -> None:
         if done > total / 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        merge(TINY, adapter, out, stop)
+        merge_adapter(TINY, adapter, out, stop)
     resumed: list[float] = []
-    merge(TINY, adapter, out, lambda done, total: resumed.append(done / total))
+    merge_adapter(TINY, adapter, out, lambda done, total: resumed.append(done / total))
     assert resumed[0] > 0.5 and resumed[-1] == 1
     assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in whole.iterdir()}

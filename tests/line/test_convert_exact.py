@@ -69,7 +69,8 @@ for case in cases:
 """
 OURS = """
 import json, sys
-from tuneline.stages.convert.worker import Task, run
+from tuneline.stages.convert.task import Task
+from tuneline.stages.convert.worker import run
 for task in json.loads(sys.argv[1]):
     run(Task(**task), lambda **told: None)
 """
@@ -248,10 +249,12 @@ def test_the_merged_checkpoint_is_peft_s_bit_by_bit(made: dict[str, Path], case:
 
 
 def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: dict[str, Path]) -> None:
-    script = "import sys\nfrom tuneline.stages.convert.onepass import gguf_plan, importance_matrix\n"
+    script = "import sys\nfrom tuneline.stages.convert.onepass import converter, importance_matrix\n"
     script += "from tuneline.engines.llama_cpp.build import find_llama_cpp\n"
-    script += "gguf_plan.use_vendored(find_llama_cpp())\nfrom pathlib import Path\n"
-    script += "found = importance_matrix.read(Path(sys.argv[1])).weights\nassert len(found) == 8 * 7, len(found)\n"
+    script += "converter.use_vendored_gguf(find_llama_cpp())\nfrom pathlib import Path\n"
+    script += (
+        "found = importance_matrix.read_importance(Path(sys.argv[1])).weights\nassert len(found) == 8 * 7, len(found)\n"
+    )
     script += "assert all(w.min() >= 0 and w.max() > 2 * w.mean() for w in found.values())\n"
     script += "q, k = found['blk.0.attn_q.weight'], found['blk.0.attn_k.weight']\nassert (q == k).all()\n"
     run("-c", script, str(made["importance matrix"] / "ours/imatrix.gguf"))
@@ -259,11 +262,11 @@ def test_the_importance_matrix_is_of_all_matrices_and_tells_columns_apart(made: 
 
 def test_the_cases_meet_the_rules_they_are_for(made: dict[str, Path]) -> None:
     def types(case: str, kind: str) -> set[str]:
-        script = "import json,sys\nfrom tuneline.stages.convert.onepass import gguf_plan\n"
+        script = "import json,sys\nfrom tuneline.stages.convert.onepass import converter\n"
         script += "from tuneline.engines.llama_cpp.build import find_llama_cpp\n"
-        script += "gguf_plan.use_vendored(find_llama_cpp())\nfrom pathlib import Path\n"
+        script += "converter.use_vendored_gguf(find_llama_cpp())\nfrom pathlib import Path\n"
         script += "from tuneline.stages.convert.onepass.ggml import Ggml\n"
-        script += "print(json.dumps(gguf_plan.types(Path(sys.argv[1]), Ggml(find_llama_cpp()))))"
+        script += "print(json.dumps(Ggml(find_llama_cpp()).count_parameters(Path(sys.argv[1]))))"
         file = made[case] / f"ours/tuned-{kind}.gguf"
         done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT, capture_output=True, check=True)
         return set(json.loads(done.stdout))

@@ -14,7 +14,7 @@ from tuneline.core.errors import StageFailed
 from tuneline.stages import convert as package
 from tuneline.stages.convert import convert
 from tuneline.stages.convert.folders import tensorrt
-from tuneline.stages.convert.folders.environments import python_of
+from tuneline.stages.convert.folders.environments import environment_python
 
 __all__ = ["adapter"]  # a fixture
 
@@ -100,10 +100,10 @@ def test_what_trtllm_serve_takes_has_its_command_and_what_it_would_misread_is_re
     folder = converted.path / "tuned-TensorRT-LLM"
     command = (folder / "serve.sh").read_text()
     assert 'exec trtllm-serve "$(dirname "$0")"' in command and "--max_seq_len 2048" in command
-    assert os.access(folder / "serve.sh", os.X_OK) and tensorrt.misfit(folder) is None
-    assert "weights of 8 bits, float, by tensor" in (tensorrt.misfit(converted.path / "tuned-FP8") or "")
-    assert "weights of 8 bits, int, by channel" in (tensorrt.misfit(converted.path / "tuned-INT8") or "")
-    assert tensorrt.misfit(converted.path / "tuned-NF4") == "quant_method bitsandbytes"
+    assert os.access(folder / "serve.sh", os.X_OK) and tensorrt.explain_refusal(folder) is None
+    assert "weights of 8 bits, float, by tensor" in (tensorrt.explain_refusal(converted.path / "tuned-FP8") or "")
+    assert "weights of 8 bits, int, by channel" in (tensorrt.explain_refusal(converted.path / "tuned-INT8") or "")
+    assert tensorrt.explain_refusal(converted.path / "tuned-NF4") == "quant_method bitsandbytes"
 
 
 def test_without_text_there_is_nothing_to_calibrate_on(
@@ -121,5 +121,5 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(StageFailed, match=r"pip install(.|\n)*No matching distribution found for"):
-        python_of("compress")
+        environment_python("compress")
     assert not list(tmp_path.glob("*/made"))

@@ -24,7 +24,8 @@ from tuneline.engines import tool_calls
 from tuneline.engines.llama_cpp.llama_server import start_llama_server
 from tuneline.engines.server import Server
 from tuneline.engines.tool_calls import ToolCall
-from tuneline.stages.convert import Job, _gguf, find_llama_cpp
+from tuneline.stages.convert import run_task
+from tuneline.stages.convert.task import GgufOutput, Task
 from tuneline.stages.prepare.rendering.chat_templates import FOLDER
 
 TINY = ROOT / "data/tiny"
@@ -63,12 +64,17 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
 ]
 
 
+def write_gguf(model: Path, out: Path) -> None:
+    output = GgufOutput(path=out, kind="F16", name="tiny", tuned=False)
+    run_task(Task(base=model, scratch=out.parent / "scratch", outputs=(output,)), None)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "base.gguf"
     (out.parent / "scratch").mkdir()
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
-    _gguf(find_llama_cpp(), out.parent / "scratch", Job(TINY, out, "tiny"))
+    write_gguf(TINY, out)
     return out
 
 
@@ -186,7 +192,7 @@ def test_what_our_template_for_mistral_writes_is_read(tmp_path: Path, tokenizer:
     (tmp_path / "model/chat_template.jinja").write_text((FOLDER / "mistral.jinja").read_text("utf-8"))
     (tmp_path / "scratch").mkdir()
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
-    _gguf(find_llama_cpp(), tmp_path / "scratch", Job(tmp_path / "model", tmp_path / "base.gguf", "tiny"))
+    write_gguf(tmp_path / "model", tmp_path / "base.gguf")
     calls = [("pizza__order", {"name": 'é" {', "to": "Gebim"}), ("door__lock", {})]
     begun = {"role": "assistant", "content": written((FOLDER / "mistral.jinja").read_text("utf-8"), calls)}
     with start_llama_server(tmp_path / "base.gguf", alias="t", log=tmp_path / "log", context=1024, threads=1) as server:

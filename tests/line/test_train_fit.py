@@ -17,8 +17,8 @@ from tests.unit import llama4
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
 from tuneline.core.paths import ROOT
-from tuneline.stages.convert.folders.merged import merge
-from tuneline.stages.convert.verification.reference_model import tuned_model
+from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
+from tuneline.stages.convert.reference_model import load_tuned_model
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
@@ -53,7 +53,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def merged(base: Path, adapter: Path, out: Path) -> dict[str, torch.Tensor]:
-    merge(base, adapter, out, lambda done, total: None)
+    merge_adapter(base, adapter, out, lambda done, total: None)
     return load_file(out / "model.safetensors")
 
 
@@ -113,7 +113,9 @@ def test_llama_4_is_trained_whole_in_4_bit_and_merged_into_its_checkpoint(here: 
     assert any("router" in name for name in changed)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     tokens = llama4.tokens()
-    assert (plain(input_ids=tokens).logits - tuned_model(base, adapter)(input_ids=tokens).logits).abs().max() < 1e-4
+    assert (
+        plain(input_ids=tokens).logits - load_tuned_model(base, adapter)(input_ids=tokens).logits
+    ).abs().max() < 1e-4
 
 
 def test_full_trains_every_weight_and_merges_exactly(here: Path, untied: Path, tmp_path: Path) -> None:

@@ -10,18 +10,21 @@ import pytest
 
 from tuneline.core.errors import StageFailed
 from tuneline.core.paths import ROOT
-from tuneline.stages.checkpoints.safetensors_files import Stored
+from tuneline.stages.checkpoints.safetensors_files import StoredTensor
 from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.folders import tensorrt
-from tuneline.stages.convert.folders.onnx_exporter import as_transformers_4
+from tuneline.stages.convert.folders.onnx_exporter import to_transformers_4
+from tuneline.stages.convert.onepass import journal as journals
 from tuneline.stages.convert.onepass import stream
-from tuneline.stages.convert.onepass.stream import SAME, Journal, Place, Target, block_ranges
+from tuneline.stages.convert.onepass.journal import Journal
+from tuneline.stages.convert.onepass.output_files import SAME, Destination, OutputFile, write_rows
+from tuneline.stages.convert.onepass.stream import block_ranges
 
 TINY = ROOT / "data/tiny"
 
 
-def tensor(rows: int, columns: int) -> Stored:
-    return Stored("w", Path("f"), "BF16", (rows, columns), 0, rows * columns * 2)
+def tensor(rows: int, columns: int) -> StoredTensor:
+    return StoredTensor("w", Path("f"), "BF16", (rows, columns), 0, rows * columns * 2)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 5_000_000), (128256, 4096), (33, 64), (100_000, 3)])
@@ -41,38 +44,38 @@ def test_rows_lie_where_they_belong(tmp_path: Path, seed: int) -> None:
     file.write_bytes(bytes(10 + 64 * 6))
     descriptor = os.open(file, os.O_WRONLY)
     for first in range(0, 64, 16):
-        stream._write(descriptor, Place(0, True, SAME, 10, 6, order=order), first, data[first : first + 16])
+        write_rows(descriptor, Destination(0, True, SAME, 10, 6, order=order), first, data[first : first + 16])
     os.close(descriptor)
     found = np.frombuffer(file.read_bytes()[10:], np.uint8).reshape(64, 6)
     assert (found[order] == data).all()
 
 
 def test_a_journal_counts_only_for_the_same_files(tmp_path: Path) -> None:
-    target = Target(tmp_path / "a", 3, b"abc")
+    target = OutputFile(tmp_path / "a", 3, b"abc")
     journal = Journal(tmp_path / "journal", [target], durable=True)
     journal.begin()
     journal.add(["x", "y"])
-    assert Journal(journal.path, [target], durable=True).done == set()  # the file itself is not there
+    assert Journal(journal.path, [target], durable=True).finished == set()  # the file itself is not there
     target.path.write_bytes(b"abc")
-    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
-    assert Journal(journal.path, [Target(tmp_path / "a", 3, b"abd")], durable=True).done == set()
+    assert Journal(journal.path, [target], durable=True).finished == {"x", "y"}
+    assert Journal(journal.path, [OutputFile(tmp_path / "a", 3, b"abd")], durable=True).finished == set()
     with journal.path.open("a") as file:
         file.write("half of a na")
-    assert Journal(journal.path, [target], durable=True).done == {"x", "y"}
+    assert Journal(journal.path, [target], durable=True).finished == {"x", "y"}
 
 
 def test_what_is_not_brought_to_the_disk_counts_until_the_machine_starts_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Target(tmp_path / "a", 3, b"abc")
+    target = OutputFile(tmp_path / "a", 3, b"abc")
     target.path.write_bytes(b"abc")
-    monkeypatch.setattr(stream, "_boot", lambda: "today")
+    monkeypatch.setattr(journals, "_boot_id", lambda: "today")
     journal = Journal(tmp_path / "journal", [target], durable=False)
     journal.begin()
     journal.add(["x"])
-    assert Journal(journal.path, [target], durable=False).done == {"x"}
-    monkeypatch.setattr(stream, "_boot", lambda: "tomorrow")
-    assert Journal(journal.path, [target], durable=False).done == set()
+    assert Journal(journal.path, [target], durable=False).finished == {"x"}
+    monkeypatch.setattr(journals, "_boot_id", lambda: "tomorrow")
+    assert Journal(journal.path, [target], durable=False).finished == set()
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +86,16 @@ def tokenizer() -> Any:
 
 
 def test_a_modelfile_says_what_the_chat_template_says(tokenizer: Any) -> None:
-    turns = ollama_modelfile.turns_of(tokenizer)
+    turns = ollama_modelfile.find_turns(tokenizer)
     assert turns
-    text = ollama_modelfile.written("m.gguf", turns, ["<|eot_id|>", 'a "quoted" \\ one'], context=512)
-    found = ollama_modelfile.read(text)
+    text = ollama_modelfile.format_modelfile("m.gguf", turns, ["<|eot_id|>", 'a "quoted" \\ one'], context=512)
+    found = ollama_modelfile.parse_modelfile(text)
     assert found["FROM"] == ["./m.gguf"] and found["PARAMETER num_ctx"] == ["512"]
     assert found["PARAMETER stop"] == ["<|eot_id|>", 'a "quoted" \\ one']
     talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "{{ .Content }}"}]
     talk += [{"role": "assistant", "content": "x\ny"}, {"role": "user", "content": "end"}]
     learned = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.bos_token + ollama_modelfile.rendered(found["TEMPLATE"][0], talk) == learned
+    assert tokenizer.bos_token + ollama_modelfile.render_go_template(found["TEMPLATE"][0], talk) == learned
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, t
     before = tokenizer.chat_template
     tokenizer.chat_template = template
     try:
-        assert ollama_modelfile.turns_of(tokenizer) is None
+        assert ollama_modelfile.find_turns(tokenizer) is None
     finally:
         tokenizer.chat_template = before
 
@@ -117,7 +120,7 @@ def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, t
 @pytest.mark.parametrize("text", ["FROM ./a\nTEMPLATE x", "FROM ./a\nSAY hello\n", 'FROM ./a\nTEMPLATE """x\n'])
 def test_what_is_no_modelfile_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(ValueError, match="line 2"):
-        ollama_modelfile.read(text)
+        ollama_modelfile.parse_modelfile(text)
 
 
 def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp_path: Path) -> None:
@@ -133,10 +136,10 @@ def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp
         (tmp_path / "config.json").write_text(json.dumps(config))
         told = json.dumps(header).encode()
         (tmp_path / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + bytes(3))
-        return tensorrt.misfit(tmp_path)
+        return tensorrt.explain_refusal(tmp_path)
 
     assert misfit() is None
-    tensorrt.finish(tmp_path)
+    tensorrt.add_launch_script(tmp_path)
     assert "--max_seq_len 64" in (tmp_path / "serve.sh").read_text()
     groups["weights"]["type"] = "int"
     assert misfit() == "weights of 8 bits, int, by channel, not of 8, float, by channel"
@@ -146,12 +149,12 @@ def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp
     config["architectures"] = ["GPT2LMHeadModel"]
     misfit()
     with pytest.raises(StageFailed, match="PyTorch backend has no GPT2LMHeadModel; take TensorRT-LLM out"):
-        tensorrt.finish(tmp_path)
+        tensorrt.add_launch_script(tmp_path)
 
 
 def test_transformers_4_is_told_the_rope_of_transformers_5() -> None:
     plain = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "hidden_size": 8}
-    assert as_transformers_4(plain) == {"rope_theta": 5e5, "rope_scaling": None, "hidden_size": 8}
+    assert to_transformers_4(plain) == {"rope_theta": 5e5, "rope_scaling": None, "hidden_size": 8}
     scaled = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}}
-    assert as_transformers_4(scaled) == {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
-    assert as_transformers_4({"rope_theta": 1e4}) == {"rope_theta": 1e4}
+    assert to_transformers_4(scaled) == {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    assert to_transformers_4({"rope_theta": 1e4}) == {"rope_theta": 1e4}

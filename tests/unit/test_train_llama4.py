@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 
 from tests.unit import llama4
 from tuneline.core.errors import StageFailed
-from tuneline.stages.checkpoints.buffers import Room
+from tuneline.stages.checkpoints.buffers import BufferPool
 from tuneline.stages.checkpoints.lora_adapter import Adapter
-from tuneline.stages.checkpoints.safetensors_files import part, stored
-from tuneline.stages.convert.folders.merged import merge
-from tuneline.stages.convert.verification.reference_model import tuned_model
+from tuneline.stages.checkpoints.safetensors_files import list_tensors, load_rows
+from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
+from tuneline.stages.convert.reference_model import load_tuned_model
 from tuneline.stages.train.model.adapter_targets import resolve
 from tuneline.stages.train.model.llama4_experts import PREFIX, linearized, stored_prefix, tuned_llama4
 from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
@@ -151,7 +151,7 @@ def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix
     named = {n.replace("base_model.model.", f"base_model.model.{prefix}"): w for n, w in load_file(adapter).items()}
     save_file(named, adapter)
     assert stored_prefix(sees) == prefix
-    merge(sees, tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
+    merge_adapter(sees, tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
 
     merged = load_file(tmp_path / "merged/model.safetensors")
     tuned = Llama4ForCausalLM(llama4.config())
@@ -161,7 +161,7 @@ def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix
     assert (answers - expected).abs().max() < 5e-6
     assert (answers - untouched).abs().max() > 1e-2
     # As verification opens it, from the checkpoint with its own names.
-    unmerged = tuned_model(sees, tmp_path / "adapter")
+    unmerged = load_tuned_model(sees, tmp_path / "adapter")
     assert (unmerged(input_ids=llama4.tokens()).logits - expected).abs().max() < 1e-6
 
 
@@ -171,7 +171,7 @@ def test_the_fold_is_one_rounding_of_base_and_pefts_delta(base: Path, tmp_path: 
     half = llama4.save(tmp_path / "half", "bfloat16") / "model.safetensors"
     before, adapter = load_file(half), Adapter(tmp_path / "adapter")
     seen = 0
-    for tensor in stored(half):
+    for tensor in list_tensors(half):
         if ".experts." not in tensor.name:
             continue
         parts = ("gate_proj", "up_proj") if "gate_up" in tensor.name else ("down_proj",)
@@ -180,7 +180,9 @@ def test_the_fold_is_one_rounding_of_base_and_pefts_delta(base: Path, tmp_path: 
         exact = (before[tensor.name].float() + torch.stack([torch.cat(pair, 1) for pair in deltas])).bfloat16()
         # In three uneven blocks of rows, as a stream reads a large tensor.
         cuts = [0, 50, 131, tensor.rows]
-        blocks = [adapter.merged(tensor.name, part(tensor, a, b), a, b, Room()) for a, b in pairwise(cuts)]
+        blocks = [
+            adapter.merge_rows(tensor.name, load_rows(tensor, a, b), a, b, BufferPool()) for a, b in pairwise(cuts)
+        ]
         assert torch.equal(torch.cat(blocks).view(tensor.shape), exact)
         assert not torch.equal(exact, before[tensor.name])
         seen += 1
@@ -192,4 +194,4 @@ def test_an_expert_of_another_base_is_refused(base: Path, tmp_path: Path) -> Non
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     other = llama4.save(tmp_path / "other", num_local_experts=2)
     with pytest.raises(StageFailed, match="was it trained on another base"):
-        merge(other, tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
+        merge_adapter(other, tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)

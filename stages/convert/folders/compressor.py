@@ -1,11 +1,11 @@
-"""Runs in the environment `compress`, as a file: a 16-bit checkpoint becomes one of fewer bits, or gives its logits.
+"""A script for the environment `compress`: quantizes a 16-bit checkpoint, or writes the logits of any checkpoint.
 
     python -P compressor.py '{"model": FOLDER, "kind": "AWQ", "texts": IDS, "out": FOLDER}'
     python -P compressor.py '{"model": FOLDER, "texts": IDS, "logits": FILE, "dtype": "float32"}'
 
-IDS is a JSON file, a list of token ids a text; `dtype` is what the logits are computed in. AWQ, GPTQ, INT8 and FP8 are
-llmcompressor's, in the format vLLM loads; NF4 and LLM.int8 are bitsandbytes', for Transformers. Nothing of Tuneline is
-imported here: its packages are other ones.
+IDS is a JSON file: a list of token ids for each text. The logits are computed in `dtype`. AWQ, GPTQ, INT8 and FP8 are
+made by llmcompressor, in the format that vLLM loads; NF4 and LLM.int8 by bitsandbytes, for Transformers. Nothing of
+Tuneline is imported here: this environment has other packages.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 IGNORED = ["lm_head", "re:.*router.*", "re:.*gate$", "re:.*vision.*", "re:.*multi_modal_projector.*"]
-"""Kept in 16 bit: the output, what chooses experts, what sees."""
+"""Kept in 16 bit: the output, the routers of experts, the vision part."""
 
 
 def main() -> None:
@@ -23,37 +23,37 @@ def main() -> None:
     if "logits" in task:
         write_logits(task["model"], task["dtype"], texts, task["logits"])
     elif task["kind"] in ("NF4", "LLM.int8"):
-        by_bitsandbytes(task["model"], task["kind"], task["out"])
+        quantize_with_bitsandbytes(task["model"], task["kind"], task["out"])
     else:
-        by_llmcompressor(task["model"], task["kind"], texts, task["out"])
+        quantize_with_llmcompressor(task["model"], task["kind"], texts, task["out"])
 
 
-def by_llmcompressor(model: str, kind: str, texts: list[list[int]], out: str) -> None:
-    """Calibrated on `texts`, a layer at a time."""
+def quantize_with_llmcompressor(model: str, kind: str, texts: list[list[int]], out: str) -> None:
+    """Quantize with calibration on `texts`, a layer at a time."""
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True)
-    own = loaded.dtype
+    dtype = loaded.dtype
     if not torch.accelerator.is_available():
         loaded = loaded.float()  # most CPUs have no arithmetic in 16 bit
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
     oneshot(
         model=loaded,
         dataset=Dataset.from_list(rows),
-        recipe=modifiers(kind),
+        recipe=make_modifiers(kind),
         num_calibration_samples=len(rows),
         max_seq_length=max(map(len, texts)),
         shuffle_calibration_samples=False,
         pipeline="sequential",
     )
-    loaded.to(own).save_pretrained(out, save_compressed=True)
+    loaded.to(dtype).save_pretrained(out, save_compressed=True)
 
 
-def modifiers(kind: str) -> list[Any]:
-    """llmcompressor's recipe of a kind: 4-bit weights in groups of 128, or weights and activations of 8 bits."""
+def make_modifiers(kind: str) -> list[Any]:
+    """Return llmcompressor's recipe: 4-bit weights in groups of 128, or weights and activations of 8 bits."""
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -61,7 +61,7 @@ def modifiers(kind: str) -> list[Any]:
     if kind == "AWQ":
         from llmcompressor.modifiers.transform.awq import AWQModifier
 
-        _pin_no_memory_without_a_gpu()
+        _avoid_pinned_memory_without_gpu()
         return [AWQModifier(), QuantizationModifier(scheme="W4A16_ASYM", **linears)]
     if kind == "GPTQ":
         return [GPTQModifier(scheme="W4A16", **linears)]
@@ -72,16 +72,17 @@ def modifiers(kind: str) -> list[Any]:
     return [QuantizationModifier(scheme=kind, **linears)]
 
 
-def _pin_no_memory_without_a_gpu() -> None:
-    """AWQ pins what it keeps between layers, which torch refuses where there is no GPU to copy to."""
+def _avoid_pinned_memory_without_gpu() -> None:
+    """Let AWQ keep values between layers in pageable memory: torch refuses to pin memory on a machine without a GPU."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 
     if not torch.accelerator.is_available():
-        IntermediatesCache.pin_memory = lambda *words, **more: None
+        IntermediatesCache.pin_memory = lambda *args, **kwargs: None
 
 
-def by_bitsandbytes(model: str, kind: str, out: str) -> None:
+def quantize_with_bitsandbytes(model: str, kind: str, out: str) -> None:
+    """Quantize to NF4 with double quantization, or else to LLM.int8; neither needs calibration."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -102,14 +103,14 @@ def by_bitsandbytes(model: str, kind: str, out: str) -> None:
 
 
 def write_logits(model: str, dtype: str, texts: list[list[int]], file: str) -> None:
-    """Of each position but the last of each text, one after the other, fp32, [tokens, vocabulary]."""
+    """Write the logits of each token but the last of each text, one text after the other, fp32 [tokens, vocabulary]."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    place = "auto" if torch.cuda.is_available() else None
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=place, local_files_only=True)
+    device_map = "auto" if torch.cuda.is_available() else None
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device_map, local_files_only=True)
     for module in loaded.modules():
-        # On AVX512-BF16 bitsandbytes would answer from repacked weights in bf16: other figures than elsewhere.
+        # On AVX512-BF16 bitsandbytes would compute with repacked weights in bf16: other logits than elsewhere.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     with Path(file).open("wb") as out, torch.inference_mode():

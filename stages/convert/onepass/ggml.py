@@ -1,13 +1,14 @@
 """llama.cpp's own arithmetic and rules, called in its libraries: rows quantized, tensor types chosen, headers written.
 
-`llama-quantize --dry-run` chooses the types, on a file that has a header and a hole instead of data, so that no rule is
-repeated here (70B, experts, tied embeddings, rows that do not divide).
+`llama-quantize --dry-run` chooses the types, on a file with a header and a hole instead of data, so that none of its
+rules is repeated here (70B, experts, tied embeddings, row lengths that no block divides).
 """
 
 import ctypes
 import re
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 
 LAST_LINES = 8
 _LINE = re.compile(r"\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = .*?(?: -> .*\((\w+)\))?")
-"""Of llama-quantize's log: a tensor's name, the type it has, and the one it gets if that differs."""
+"""A line of llama-quantize's log: a tensor's name, the type it has, and the one it gets if that differs."""
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A tensor of a GGUF: its type as ggml calls it, in capitals, and where its data starts in the file."""
+class GgufTensor:
+    """A tensor of a GGUF."""
 
     kind: str
+    """Its type as ggml calls it, in capitals."""
     offset: int
+    """Of its data, from the start of the file."""
     bytes: int
 
 
@@ -38,8 +41,8 @@ class _InitParams(ctypes.Structure):
 
 
 @cache
-def _library(folder: Path) -> Any:
-    """libggml-base; the signatures of ggml.h and gguf.h that are used."""
+def _load_library(folder: Path) -> Any:
+    """Return libggml-base with the signatures of ggml.h and gguf.h that are used here."""
     library, pointer, text, size = (
         ctypes.CDLL(str(folder / "libggml-base.so")),
         ctypes.c_void_p,
@@ -75,27 +78,30 @@ def _library(folder: Path) -> Any:
 
 
 class Ggml:
-    """The libraries of one installed llama.cpp, and the types its gguf-py knows by name."""
+    """The libraries of an installed llama.cpp, and the tensor types that its gguf-py knows by name."""
 
     def __init__(self, llama: LlamaCpp) -> None:
         import gguf
 
-        self.llama, self.library = llama, _library(llama.quantize.parent)
+        self.llama, self.library = llama, _load_library(llama.quantize.parent)
         self.types = {kind.name: int(kind) for kind in gguf.GGMLQuantizationType}
         self.names = {number: name for name, number in self.types.items()}
         self.file_types = {kind.name.removeprefix("MOSTLY_"): int(kind) for kind in gguf.LlamaFileType}
         self.version = gguf.GGML_QUANT_VERSION
 
     def row_bytes(self, kind: str, columns: int) -> int:
+        """Return the size of a row in the tensor type `kind`."""
         return int(self.library.ggml_row_size(self.types[kind], columns))
 
-    def quantized(
+    def quantize(
         self, kind: str, rows: "np.ndarray", importance: "np.ndarray | None", out: "np.ndarray | None" = None
     ) -> "np.ndarray":
-        """Rows, fp32 and contiguous, as rows of bytes of a type; in `out` if it is given.
+        """Return rows, fp32 and contiguous, in the tensor type `kind`: uint8, [rows, bytes of a row].
+
+        They are written to `out` if it is given. `importance` weighs the columns.
 
         Raises:
-            StageFailed: what came out is no number.
+            StageFailed: the result is not finite.
         """
         import numpy as np
 
@@ -109,56 +115,62 @@ class Ggml:
             raise StageFailed(f"{kind}: the weights are not finite numbers; is the adapter broken?")
         return out
 
-    def chosen_types(self, shell: Path, kind: str, importance: Path | None) -> dict[str, str]:
-        """The type of each tensor of `shell` in a file of type `kind`, in the order llama-quantize writes them."""
-        given = ["--imatrix", str(importance)] if importance else []
-        command = [str(self.llama.quantize), *given, "--dry-run", str(shell), kind]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = (done.stdout + done.stderr).splitlines()
-        if done.returncode:
-            raise StageFailed(f"llama-quantize refused {kind}:\n" + "\n".join(lines[-LAST_LINES:]))
-        found = [match for line in lines if (match := _LINE.fullmatch(line.strip()))]
-        return {match[1]: (match[3] or match[2]).upper() for match in found}
+    def choose_types(self, shell: Path, file_type: str, importance: Path | None) -> dict[str, str]:
+        """Return each tensor's type in a file of `file_type`, in the order in which llama-quantize writes them.
 
-    def quantized_header(
-        self, shell: Path, kind: str, types: dict[str, str], more: dict[str, str | int]
-    ) -> tuple[bytes, dict[str, Laid]]:
-        """The header llama-quantize writes for `shell` in `types`, and where each tensor comes to lie."""
+        `shell` is the 16-bit file, of which only the header is read; `importance` is the importance matrix.
+        """
+        options = ["--imatrix", str(importance)] if importance else []
+        command = [str(self.llama.quantize), *options, "--dry-run", str(shell), file_type]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = (process.stdout + process.stderr).splitlines()
+        if process.returncode:
+            raise StageFailed(f"llama-quantize refused {file_type}:\n" + "\n".join(lines[-LAST_LINES:]))
+        matches = [match for line in lines if (match := _LINE.fullmatch(line.strip()))]
+        return {match[1]: (match[3] or match[2]).upper() for match in matches}
+
+    def build_header(
+        self, shell: Path, file_type: str, types: Mapping[str, str], metadata: Mapping[str, str | int]
+    ) -> tuple[bytes, dict[str, GgufTensor]]:
+        """Return the header that llama-quantize writes for `shell` in `types`, and the tensors it describes.
+
+        `metadata` is added to that of `shell`.
+        """
         library, tensors = self.library, ctypes.c_void_p()
         source = library.gguf_init_from_file(str(shell).encode(), _InitParams(True, ctypes.pointer(tensors)))
         out = library.gguf_init_empty()
         try:
             library.gguf_set_kv(out, source)
             library.gguf_set_val_u32(out, b"general.quantization_version", self.version)
-            library.gguf_set_val_u32(out, b"general.file_type", self.file_types[kind])
-            for key, value in more.items():
+            library.gguf_set_val_u32(out, b"general.file_type", self.file_types[file_type])
+            for key, value in metadata.items():
                 if isinstance(value, str):
                     library.gguf_set_val_str(out, key.encode(), value.encode())
                 else:
                     library.gguf_set_val_u32(out, key.encode(), value)
-            for name, chosen in types.items():
+            for name, kind in types.items():
                 library.gguf_add_tensor(out, library.ggml_get_tensor(tensors, name.encode()))
-                library.gguf_set_tensor_type(out, name.encode(), self.types[chosen])
+                library.gguf_set_tensor_type(out, name.encode(), self.types[kind])
             header = ctypes.create_string_buffer(library.gguf_get_meta_size(out))
             library.gguf_get_meta_data(out, header)
-            return header.raw, self._laid(out, len(header))
+            return header.raw, self._list_tensors(out, len(header))
         finally:
             library.gguf_free(out)
             library.gguf_free(source)
             library.ggml_free(tensors)
 
-    def laid(self, file: Path) -> dict[str, Laid]:
-        """The tensors of a GGUF with a whole header."""
+    def read_tensors(self, file: Path) -> dict[str, GgufTensor]:
+        """Return the tensors of a GGUF by name; only its header is read."""
         context = self.library.gguf_init_from_file(str(file).encode(), _InitParams(True, None))
         try:
-            return self._laid(context, int(self.library.gguf_get_meta_size(context)))
+            return self._list_tensors(context, int(self.library.gguf_get_meta_size(context)))
         finally:
             self.library.gguf_free(context)
 
-    def _laid(self, context: Any, start: int) -> dict[str, Laid]:
+    def _list_tensors(self, context: Any, start: int) -> dict[str, GgufTensor]:
         library = self.library
         return {
-            library.gguf_get_tensor_name(context, i).decode(): Laid(
+            library.gguf_get_tensor_name(context, i).decode(): GgufTensor(
                 self.names[library.gguf_get_tensor_type(context, i)],
                 start + library.gguf_get_tensor_offset(context, i),
                 library.gguf_get_tensor_size(context, i),
@@ -166,7 +178,17 @@ class Ggml:
             for i in range(library.gguf_get_n_tensors(context))
         }
 
+    def count_parameters(self, file: Path) -> dict[str, int]:
+        """Return the parameters of a GGUF by tensor type."""
+        import gguf
 
-def file_bytes(laid: Iterable[Laid]) -> int:
-    """How long a GGUF with these tensors is; each is padded to 32 bytes."""
-    return max(-(-(tensor.offset + tensor.bytes) // 32) * 32 for tensor in laid)
+        parameters: Counter[str] = Counter()
+        for tensor in self.read_tensors(file).values():
+            block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.kind]]
+            parameters[tensor.kind] += tensor.bytes // size * block
+        return parameters
+
+
+def file_size(tensors: Iterable[GgufTensor]) -> int:
+    """Return the size of a GGUF with these tensors; each is padded to 32 bytes."""
+    return max(-(-(tensor.offset + tensor.bytes) // 32) * 32 for tensor in tensors)

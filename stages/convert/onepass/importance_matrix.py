@@ -1,59 +1,75 @@
 """The importance matrix: how large each column's inputs are on the run's own training text, in llama.cpp's format.
 
-Measured on base and adapter unmerged, before any file is made, so that one pass over the base still makes them all.
+Measured on base and adapter unmerged, before any file is made, so that one pass over the base still makes all files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneline.core.errors import StageFailed
-from tuneline.stages.convert.onepass.gguf_plan import Importance, gguf_names
-from tuneline.stages.convert.verification.reference_model import (
-    own_talks,
-    own_tokenizer,
-    rendered,
-    too_large,
-    tuned_model,
-)
+from tuneline.stages.convert.conversations import load_tokenizer, read_conversations, render, tokenize
+from tuneline.stages.convert.onepass.row_traces import find_gguf_names
+from tuneline.stages.convert.reference_model import explain_too_large, load_tuned_model
+from tuneline.stages.convert.task import Task
 
 if TYPE_CHECKING:
     import torch
 
-    from tuneline.stages.convert.worker import Task
-
 FILE = "imatrix.gguf"
-MOST_ROWS = 4096
+MAX_ROWS = 4096
+"""Rows of the training data that are read at most."""
 DATASET = "train.jsonl"
+IMPROVED_TYPES = ("Q4_0", "Q4_K_M", "Q5_K_M")
+"""File types with few bits a weight; on larger types the matrix has no measurable effect."""
 
 
-def measured(task: "Task", folder: Path) -> Importance:
-    """`imatrix.gguf` in `folder`, made unless it is there, over `task.imatrix["tokens"]` tokens of the run's text.
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """An importance matrix in a file."""
+
+    file: Path
+    weights: Mapping[str, Any]
+    """The weight of each column by tensor, fp32, [matrices, columns]."""
+    dataset: str
+    chunks: int
+
+    @property
+    def metadata(self) -> dict[str, str | int]:
+        """What llama-quantize notes about it in a GGUF."""
+        return {
+            "quantize.imatrix.file": self.file.name,
+            "quantize.imatrix.dataset": self.dataset,
+            "quantize.imatrix.entries_count": len(self.weights),
+            "quantize.imatrix.chunks_count": self.chunks,
+        }
+
+
+def measure_importance(task: Task) -> ImportanceMatrix:
+    """Return the importance matrix in scratch, measured first unless it exists, on `task.imatrix.tokens` tokens.
 
     Raises:
-        StageFailed: the base is too large for this machine, or the run has no such text.
+        StageFailed: the base is too large for this machine, or the run has no conversations.
     """
     assert task.imatrix and task.adapter
-    file = folder / FILE
+    file = task.scratch / FILE
     if not file.exists():
-        if why := too_large(Path(task.base)):
-            raise StageFailed(f"convert.imatrix_tokens: {why}; set it to 0, or give compute.convert.gpu")
-        tokenizer = own_tokenizer(task)
-        talks = own_talks(Path(task.imatrix["prepared"]), (DATASET,), MOST_ROWS)
-        sequences = _sequences(tokenizer, [rendered(tokenizer, talk) for talk in talks], task.imatrix["tokens"])
+        if reason := explain_too_large(task.base):
+            raise StageFailed(f"convert.imatrix_tokens: {reason}; set it to 0, or give compute.convert.gpu")
+        sequences = _read_sequences(task, task.imatrix.prepared, task.imatrix.tokens)
         if not sequences:
             raise StageFailed("convert.imatrix_tokens: the run has no conversations to measure on; set it to 0")
-        sums = _sums(tuned_model(Path(task.base), Path(task.adapter)), sequences)
-        part = folder / f"{FILE}.part"
-        _write(
-            part, {gguf: sums[name] for name, gguf in gguf_names(Path(task.base)).items() if name in sums}, sequences
-        )
-        part.replace(file)
-    return read(file)
+        sums = _sum_squared_inputs(load_tuned_model(task.base, task.adapter), sequences)
+        unfinished = task.scratch / f"{FILE}.part"
+        by_tensor = {gguf: sums[name] for name, gguf in find_gguf_names(task.base).items() if name in sums}
+        _write(unfinished, by_tensor, sequences)
+        unfinished.replace(file)
+    return read_importance(file)
 
 
-def read(file: Path) -> Importance:
-    """As llama-quantize reads it: the mean of squares by column."""
+def read_importance(file: Path) -> ImportanceMatrix:
+    """Return an importance matrix as llama-quantize reads it: the mean of squares by column."""
     import gguf
     import numpy as np
 
@@ -66,46 +82,51 @@ def read(file: Path) -> Importance:
             weights[tensor] = (sums.reshape(1, -1) / tensors[f"{tensor}.counts"].reshape(1, 1)).astype(np.float32)
     chunks = reader.get_field("imatrix.chunk_count")
     assert chunks
-    return Importance(file, weights, DATASET, int(chunks.contents()))
+    return ImportanceMatrix(file, weights, DATASET, int(chunks.contents()))
 
 
-def _sequences(tokenizer: Any, texts: Sequence[str], tokens: int) -> list[list[int]]:
-    found: list[list[int]] = []
-    for text in texts:
-        left = tokens - sum(map(len, found))
+def _read_sequences(task: Task, prepared: Path, tokens: int) -> list[list[int]]:
+    """Return token ids of the training data's conversations, `tokens` in all."""
+    tokenizer = load_tokenizer(task)
+    sequences: list[list[int]] = []
+    for conversation in read_conversations(prepared, (DATASET,), MAX_ROWS):
+        left = tokens - sum(map(len, sequences))
         if left > 0:
-            found.append(tokenizer(text, add_special_tokens=False).input_ids[:left])
-    return found
+            sequences.append(tokenize(tokenizer, render(tokenizer, conversation))[:left])
+    return sequences
 
 
-def _sums(model: Any, sequences: list[list[int]]) -> dict[str, "torch.Tensor"]:
-    """Sums of squared inputs by weight, over all tokens; the output matrix is left out, as llama-imatrix does."""
+def _sum_squared_inputs(model: Any, sequences: Sequence[Sequence[int]]) -> dict[str, "torch.Tensor"]:
+    """Return the squared inputs of each weight by column, summed over all tokens.
+
+    The output matrix is left out, as in llama-imatrix.
+    """
     import torch
 
-    found: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
 
-    def listen(name: str) -> Any:
-        def hook(module: Any, given: tuple[torch.Tensor, ...], out: Any) -> None:
-            squares = given[0].detach().reshape(-1, given[0].shape[-1]).float().square().sum(0).cpu()
-            found[name] = found.get(name, 0) + squares
+    def make_hook(name: str) -> Any:
+        def add_inputs(module: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+            squares = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float().square().sum(0).cpu()
+            sums[name] = sums.get(name, 0) + squares
 
-        return hook
+        return add_inputs
 
     hooks = []
     for name, module in model.get_base_model().named_modules():
         plain = name.removesuffix(".base_layer")
         adapted = plain == name and hasattr(module, "base_layer")
         if isinstance(module, torch.nn.Linear) and not adapted and ".lora_" not in name and plain != "lm_head":
-            hooks.append(module.register_forward_hook(listen(f"{plain}.weight")))
+            hooks.append(module.register_forward_hook(make_hook(f"{plain}.weight")))
     with torch.inference_mode():
         for ids in sequences:
             model(torch.tensor([ids], device=model.device))
     for hook in hooks:
         hook.remove()
-    return found
+    return sums
 
 
-def _write(file: Path, sums: dict[str, "torch.Tensor"], sequences: list[list[int]]) -> None:
+def _write(file: Path, sums: Mapping[str, "torch.Tensor"], sequences: Sequence[Sequence[int]]) -> None:
     import gguf
     import numpy as np
 

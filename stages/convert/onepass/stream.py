@@ -1,109 +1,44 @@
-"""Base and adapter, read once and row block by row block, into every file that is wanted of them.
+"""One pass over base and adapter, row block by row block, that writes every output file.
 
-Tensors that nothing changes are copied first, while torch loads. The rows of the others are read in the order of the
-base's files, merged, brought into each wanted type (once, however many files want it) and written to their places. A
-journal names the tensors whose rows all lie on disk, so that a killed pass goes on behind them. Memory holds a block
-for each thread, whatever the size of the model.
+Tensors that nothing changes are copied first, while torch is imported. The rows of the others are read in the order of
+the base's files, merged, encoded in each type (once, however many files use it) and written to their destinations. A
+journal names the tensors whose rows are all on the disk, so that a killed pass continues after them. Memory holds a
+few blocks for each thread, whatever the size of the model.
 """
 
 import gc
-import hashlib
-import json
 import os
 import threading
-import time
-import uuid
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tuneline.stages.checkpoints.buffers import Room
+from tuneline.stages.checkpoints.buffers import BufferPool
 from tuneline.stages.checkpoints.lora_adapter import Adapter
-from tuneline.stages.checkpoints.safetensors_files import Stored, cut_off, rows
+from tuneline.stages.checkpoints.safetensors_files import StoredTensor, read_rows, truncation_error
 from tuneline.stages.convert.onepass.ggml import Ggml
+from tuneline.stages.convert.onepass.journal import Journal
+from tuneline.stages.convert.onepass.output_files import SAME, Destination, OutputFile, write_at, write_rows
+from tuneline.stages.convert.onepass.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 BLOCK_BYTES = 2 << 20
-"""Of the base, read at a time by one thread; in fp32 and in the wanted types it is several times that."""
+"""Bytes of the base that a thread reads at a time; in fp32 and in the output types a block is several times that."""
 ROWS_MULTIPLE = 32
-"""Blocks end at a multiple of so many rows, where rows are short enough: matrix products of odd heights are slower."""
+"""Blocks end at a multiple of so many rows if rows are short enough: matrix products of odd heights are slower."""
 DURABLE_BYTES = 256 << 20
-"""After so much of the base, the journal says so; if it is to be durable, once that is on the disk."""
-SAME = "same"
-"""In place of a type of ggml: the stored bytes as they are."""
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes of the base are done, of how many."""
+"""Bytes of the base after which the journal is written; if the pass is durable, once they are on the disk."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the rows of one tensor go in one file."""
-
-    file: int
-    tuned: bool
-    """The adapter is merged into them."""
-    kind: str
-    """A type of ggml, in capitals, or SAME."""
-    offset: int
-    row_bytes: int
-    rounded: str = "float32"
-    """Torch's name of the type the values are rounded to first, as a GGUF in between would."""
-    order: "np.ndarray | None" = None
-    """The row each row becomes; None keeps them where they are."""
-    importance: "np.ndarray | None" = None
-    """How much each column counts, fp32; for a stack of matrices, one row of it each."""
-    matrix: int = 0
-    """Which matrix of the stack these rows are."""
-
-
-@dataclass
-class Target:
-    """A file to write: how long it gets, and what is in it before any tensor."""
-
-    path: Path
-    size: int
-    header: bytes
-    more: list[tuple[int, Callable[[], bytes]]] = field(default_factory=list)
-    """What no rows of the base become: offset, and what makes it."""
-
-    def describe(self) -> list[Any]:
-        return [self.path.name, self.size, hashlib.sha256(self.header).hexdigest()]
-
-
-class Journal:
-    """Which tensors are done; only if begun for the same files and, unless `durable`, since the machine started."""
-
-    def __init__(self, path: Path, targets: Sequence[Target], *, durable: bool) -> None:
-        self.path, self.durable = path, durable
-        plan = json.dumps([[target.describe() for target in targets], "" if durable else _boot()])
-        self.plan = hashlib.sha256(plan.encode()).hexdigest()
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        sizes = all(t.path.exists() and t.path.stat().st_size == t.size for t in targets)
-        self.done = set(lines[1:]) if lines[:1] == [self.plan] and sizes else set()
-        self.goes_on = bool(self.done)
-
-    def begin(self) -> None:
-        if not self.goes_on:
-            self.path.write_text(f"{self.plan}\n")
-
-    def add(self, names: Sequence[str]) -> None:
-        with self.path.open("a") as file:
-            file.write("".join(f"{name}\n" for name in names))
-            file.flush()
-            if self.durable:
-                os.fsync(file.fileno())
-
-
-def stream(
-    base: Sequence[Stored],
-    places: dict[str, list[Place]],
-    targets: Sequence[Target],
+def stream_tensors(
+    base: Sequence[StoredTensor],
+    destinations: Mapping[str, Sequence[Destination]],
+    files: Sequence[OutputFile],
     adapter: Adapter | None,
     ggml: Ggml | None,
     *,
@@ -112,46 +47,36 @@ def stream(
     progress: Progress,
     durable: bool = True,
 ) -> None:
-    """Write every target whole, each tensor of `base` to its `places`; on top of what a killed call left.
+    """Write all `files`: each tensor of `base` to its destinations. What a killed call finished is kept.
 
-    All is on the disk when it returns if it is to be `durable`. Else the kernel writes it when it likes, and after a
-    crash of the machine, though not of the process, the next call begins anew.
+    If `durable`, all data is on the disk on return. Otherwise the kernel writes it when it likes, and after a crash of
+    the machine, though not of the process, the next call starts again from the beginning.
     """
-    record = Journal(journal, targets, durable=durable)
-    if not record.goes_on:
-        for target in targets:
-            _begin(target)
+    record = Journal(journal, files, durable=durable)
+    if not record.resumes:
+        for file in files:
+            file.create()
     record.begin()
-    files = [os.open(target.path, os.O_WRONLY) for target in targets]
-    readers = {file: os.open(file, os.O_RDONLY) for file in {tensor.file for tensor in base}}
-    wanted = [tensor for tensor in base if places.get(tensor.name)]
-    total, done = sum(t.bytes for t in wanted), sum(t.bytes for t in wanted if t.name in record.done)
-    todo = [tensor for tensor in wanted if tensor.name not in record.done]
-    todo.sort(key=lambda tensor: not _is_copied(tensor, places[tensor.name], adapter))
-    pending: list[str] = []
-    unsafe = 0
-
-    def note(names: Sequence[str]) -> None:
-        for file in files if durable else ():
-            os.fdatasync(file)
-        record.add(names)
-
+    outputs = [os.open(file.path, os.O_WRONLY) for file in files]
+    inputs = {path: os.open(path, os.O_RDONLY) for path in {tensor.file for tensor in base}}
+    used = [tensor for tensor in base if destinations.get(tensor.name)]
+    total = sum(tensor.bytes for tensor in used)
+    finished = sum(tensor.bytes for tensor in used if tensor.name in record.finished)
+    remaining = [tensor for tensor in used if tensor.name not in record.finished]
+    remaining.sort(key=lambda tensor: not _is_copied(tensor, destinations[tensor.name], adapter))
     try:
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as disk:  # blocks do not wait for the disk
-            noted: list[Future[None]] = []
-            progress(done, total)
-            loaded = pool.submit(_load_torch)
-            for tensor in _finished(pool, threads, todo, _Work(places, files, readers, adapter, ggml, loaded)):
-                done, unsafe = done + tensor.bytes, unsafe + tensor.bytes
-                pending.append(tensor.name)
-                if unsafe >= DURABLE_BYTES or done == total:
-                    noted.append(disk.submit(note, pending))
-                    pending, unsafe = [], 0
-                progress(done, total)
-            for one in noted:
-                one.result()
+            checkpoints = _Checkpoints(record, outputs, disk)
+            progress(finished, total)
+            torch_loaded = pool.submit(_load_torch)
+            blocks = _BlockWriter(destinations, outputs, inputs, adapter, ggml, torch_loaded)
+            for tensor in _write_blocks(pool, threads, remaining, blocks):
+                finished += tensor.bytes
+                checkpoints.add(tensor, last=finished == total)
+                progress(finished, total)
+            checkpoints.wait()
     finally:
-        for descriptor in (*files, *readers.values()):
+        for descriptor in (*outputs, *inputs.values()):
             os.close(descriptor)
 
 
@@ -159,106 +84,142 @@ def _load_torch() -> None:
     gc.disable()
     import torch
 
-    gc.freeze()  # else all that torch is made of is looked through again and again, at exit for half a second
+    gc.freeze()  # otherwise torch's many objects are scanned again and again, at exit for half a second
     gc.enable()
-    torch.set_num_threads(1)  # threads are over blocks
+    torch.set_num_threads(1)  # blocks are processed in parallel already
 
 
-def _boot() -> str:
-    """Which start of which machine this is. random(4)"""
-    known = Path("/proc/sys/kernel/random/boot_id")
-    return known.read_text().strip() if known.exists() else uuid.uuid4().hex
+class _Checkpoints:
+    """Writes finished tensors to the journal, in the thread of `disk`, every DURABLE_BYTES."""
 
+    def __init__(self, journal: Journal, descriptors: Sequence[int], disk: ThreadPoolExecutor) -> None:
+        self._journal, self._descriptors, self._disk = journal, descriptors, disk
+        self._names: list[str] = []
+        self._bytes = 0
+        self._writes: list[Future[None]] = []
 
-def _begin(target: Target) -> None:
-    with target.path.open("wb") as file:
-        file.write(target.header)
-        for place, content in target.more:
-            file.seek(place)
-            file.write(content())
-        file.truncate(target.size)
+    def add(self, tensor: StoredTensor, *, last: bool) -> None:
+        self._names.append(tensor.name)
+        self._bytes += tensor.bytes
+        if self._bytes >= DURABLE_BYTES or last:
+            self._writes.append(self._disk.submit(self._write, self._names))
+            self._names, self._bytes = [], 0
+
+    def wait(self) -> None:
+        """Wait until the journal is written, and raise what failed."""
+        for write in self._writes:
+            write.result()
+
+    def _write(self, names: Sequence[str]) -> None:
+        for descriptor in self._descriptors if self._journal.durable else ():
+            os.fdatasync(descriptor)
+        self._journal.add(names)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a thread needs to do a block."""
+class _Encoding:
+    """What the bytes of a row depend on, beside the row itself."""
 
-    places: dict[str, list[Place]]
-    files: Sequence[int]
-    readers: dict[Path, int]
+    tuned: bool
+    kind: str
+    rounded: str
+    weighted: bool
+
+
+@dataclass(frozen=True)
+class _BlockWriter:
+    """Reads a block of rows, merges and encodes it, and writes it to its destinations. Used by all threads."""
+
+    destinations: Mapping[str, Sequence[Destination]]
+    outputs: Sequence[int]
+    inputs: Mapping[Path, int]
     adapter: Adapter | None
     ggml: Ggml | None
-    loaded: "Future[None]"
-    """Done once torch can be used."""
-    rooms: threading.local = field(default_factory=threading.local)
+    torch_loaded: "Future[None]"
+    local: threading.local = field(default_factory=threading.local)
 
-    def block(self, tensor: Stored, first: int, last: int) -> None:
-        if _is_copied(tensor, self.places[tensor.name], self.adapter):
+    def write(self, tensor: StoredTensor, first: int, last: int) -> None:
+        """Write rows `first` to `last` (exclusive) of a tensor."""
+        if _is_copied(tensor, self.destinations[tensor.name], self.adapter):
             self._copy(tensor, first, last)
             return
-        self.loaded.result()
-        room = self._room()
-        base = rows(tensor, self.readers[tensor.file], first, last, room)
-        changed = self.adapter is not None and tensor.name in self.adapter.names
-        places = self.places[tensor.name]
+        self.torch_loaded.result()
+        buffers = self._buffers()
+        base = read_rows(tensor, self.inputs[tensor.file], first, last, buffers)
+        changed = self.adapter is not None and tensor.name in self.adapter.weight_names
+        destinations = self.destinations[tensor.name]
         tuned = base
-        if changed and any(place.tuned for place in places):
+        if changed and any(destination.tuned for destination in destinations):
             assert self.adapter
-            tuned = self.adapter.merged(tensor.name, base, first, last, room)
-        made: dict[Any, np.ndarray] = {}
-        for place in places:
-            key = (place.tuned and changed, place.kind, place.rounded, place.importance is not None)
-            if key not in made:
-                made[key] = self._encoded(tuned if key[0] else base, place, key, room)
-            _write(self.files[place.file], place, first, made[key])
+            tuned = self.adapter.merge_rows(tensor.name, base, first, last, buffers)
+        encoded: dict[_Encoding, np.ndarray] = {}
+        for destination in destinations:
+            encoding = _Encoding(
+                destination.tuned and changed, destination.kind, destination.rounded, destination.importance is not None
+            )
+            if encoding not in encoded:
+                encoded[encoding] = self._encode(tuned if encoding.tuned else base, destination, encoding, buffers)
+            write_rows(self.outputs[destination.file], destination, first, encoded[encoding])
 
-    def _copy(self, tensor: Stored, first: int, last: int) -> None:
+    def _copy(self, tensor: StoredTensor, first: int, last: int) -> None:
         offset, length = tensor.offset + first * tensor.row_bytes, (last - first) * tensor.row_bytes
         while length:
-            found = os.pread(self.readers[tensor.file], length, offset)
-            if not found:
-                raise cut_off(tensor)
-            for place in self.places[tensor.name]:
-                _pwrite(self.files[place.file], found, place.offset + offset - tensor.offset)
-            offset, length = offset + len(found), length - len(found)
+            data = os.pread(self.inputs[tensor.file], length, offset)
+            if not data:
+                raise truncation_error(tensor)
+            for destination in self.destinations[tensor.name]:
+                write_at(self.outputs[destination.file], data, destination.offset + offset - tensor.offset)
+            offset, length = offset + len(data), length - len(data)
 
-    def _encoded(self, weights: "torch.Tensor", place: Place, key: Hashable, room: Room) -> "np.ndarray":
+    def _encode(
+        self, weights: "torch.Tensor", destination: Destination, encoding: _Encoding, buffers: BufferPool
+    ) -> "np.ndarray":
+        """Return rows in the type of `destination`, uint8; they may be in memory of `buffers`."""
         import numpy as np
         import torch
 
-        if place.kind == SAME:
+        kind, importance = destination.kind, destination.importance
+        if kind == SAME:
             return weights.view(torch.uint8).numpy()
         assert self.ggml
-        values = room.tensor((key, "fp32") if place.kind == "F32" else "fp32", torch.float32, *weights.shape)
-        values.copy_(weights.to(getattr(torch, place.rounded)))
-        if place.kind == "F32":
+        values = buffers.tensor((encoding, "fp32") if kind == "F32" else "fp32", torch.float32, *weights.shape)
+        values.copy_(weights.to(getattr(torch, destination.rounded)))
+        if kind == "F32":
             return values.view(torch.uint8).numpy()
-        weighed = None if place.importance is None else np.ascontiguousarray(place.importance[place.matrix])
+        column_weights = None if importance is None else np.ascontiguousarray(importance[destination.matrix])
         count, columns = values.shape
-        out = room.tensor(key, torch.uint8, count, self.ggml.row_bytes(place.kind, columns))
-        return self.ggml.quantized(place.kind, values.numpy(), weighed, out.numpy())
+        out = buffers.tensor(encoding, torch.uint8, count, self.ggml.row_bytes(kind, columns))
+        return self.ggml.quantize(kind, values.numpy(), column_weights, out.numpy())
 
-    def _room(self) -> Room:
-        """This thread's own."""
-        if not hasattr(self.rooms, "one"):
-            self.rooms.one = Room()
-        room: Room = self.rooms.one
-        return room
-
-
-def _is_copied(tensor: Stored, places: Sequence[Place], adapter: Adapter | None) -> bool:
-    """Whether its bytes go into every file as they are."""
-    tuned = adapter is not None and tensor.name in adapter.names
-    return all(place.kind == SAME and place.order is None and not (tuned and place.tuned) for place in places)
+    def _buffers(self) -> BufferPool:
+        """Return this thread's own buffers."""
+        if not hasattr(self.local, "buffers"):
+            self.local.buffers = BufferPool()
+        buffers: BufferPool = self.local.buffers
+        return buffers
 
 
-def _finished(pool: ThreadPoolExecutor, threads: int, todo: Sequence[Stored], work: _Work) -> Iterator[Stored]:
-    """Does the blocks of all tensors, few ahead of the threads; yields a tensor when its last block is done."""
-    open_blocks = {tensor.name: 0 for tensor in todo}
-    running: dict[Future[None], Stored] = {}
-    blocks = [(tensor, first, last) for tensor in todo for first, last in block_ranges(tensor)]
+def _is_copied(tensor: StoredTensor, destinations: Sequence[Destination], adapter: Adapter | None) -> bool:
+    """Return whether the tensor's bytes go into every file as they are."""
+    changed = adapter is not None and tensor.name in adapter.weight_names
+    return all(
+        destination.kind == SAME and destination.order is None and not (changed and destination.tuned)
+        for destination in destinations
+    )
+
+
+def _write_blocks(
+    pool: ThreadPoolExecutor, threads: int, tensors: Sequence[StoredTensor], writer: _BlockWriter
+) -> Iterator[StoredTensor]:
+    """Write the blocks of all tensors; yield a tensor when its last block is written.
+
+    At most two blocks a thread are submitted at a time.
+    """
+    blocks = [(tensor, first, last) for tensor in tensors for first, last in block_ranges(tensor)]
+    open_blocks = {tensor.name: 0 for tensor in tensors}
     for tensor, _, _ in blocks:
         open_blocks[tensor.name] += 1
+    running: dict[Future[None], StoredTensor] = {}
     upcoming = iter(blocks)
     exhausted = False
     while running or not exhausted:
@@ -267,7 +228,7 @@ def _finished(pool: ThreadPoolExecutor, threads: int, todo: Sequence[Stored], wo
             if block is None:
                 exhausted = True
             else:
-                running[pool.submit(work.block, *block)] = block[0]
+                running[pool.submit(writer.write, *block)] = block[0]
         for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
             future.result()
             tensor = running.pop(future)
@@ -276,53 +237,9 @@ def _finished(pool: ThreadPoolExecutor, threads: int, todo: Sequence[Stored], wo
                 yield tensor
 
 
-def block_ranges(tensor: Stored) -> Iterator[tuple[int, int]]:
-    """First and last row of each block."""
-    fit = max(1, BLOCK_BYTES // tensor.row_bytes)
-    step = fit - fit % ROWS_MULTIPLE if fit > ROWS_MULTIPLE else fit
+def block_ranges(tensor: StoredTensor) -> Iterator[tuple[int, int]]:
+    """Yield the first and last (exclusive) row of each block."""
+    fitting = max(1, BLOCK_BYTES // tensor.row_bytes)
+    step = fitting - fitting % ROWS_MULTIPLE if fitting > ROWS_MULTIPLE else fitting
     for first in range(0, tensor.rows, step):
         yield first, min(tensor.rows, first + step)
-
-
-def _write(descriptor: int, place: Place, first: int, data: "np.ndarray") -> None:
-    """Rows to where they belong, in as few writes as they are runs of neighbours."""
-    import numpy as np
-
-    if place.order is None:
-        _pwrite(descriptor, _bytes(data), place.offset + first * place.row_bytes)
-        return
-    rows_at = place.order[first : first + len(data)]
-    sorting = np.argsort(rows_at)
-    rows_at, data = rows_at[sorting], data[sorting]
-    cuts = np.flatnonzero(np.diff(rows_at) != 1) + 1
-    for start, run in zip((0, *cuts), np.split(data, cuts), strict=True):
-        _pwrite(descriptor, _bytes(run), place.offset + int(rows_at[start]) * place.row_bytes)
-
-
-def _bytes(data: "np.ndarray") -> memoryview:
-    return memoryview(data.tobytes() if not data.flags.c_contiguous else data.data).cast("B")
-
-
-def _pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-class Paced:
-    """Passes progress on, twice a second at most, with the speed and the time that is left."""
-
-    def __init__(self, tell: Callable[[int, int, str], None]) -> None:
-        self.tell, self.started, self.at, self.last = tell, time.monotonic(), -1, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.at < 0:
-            self.at = done
-        if done < total and now - self.last < 0.5:
-            return
-        self.last = now
-        speed = (done - self.at) / max(now - self.started, 1e-9)
-        left = f", {(total - done) / speed:.0f} s left" if speed and done < total else ""
-        self.tell(done, total, f"{speed / 1e6:.0f} MB/s{left}" if speed else "")

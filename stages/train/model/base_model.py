@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
+from tuneline.stages.checkpoints.base_config import is_tied, read_config
 from tuneline.stages.checkpoints.lora_adapter import WEIGHTS
-from tuneline.stages.checkpoints.safetensors_files import is_tied
 from tuneline.stages.train.model.adapter_targets import SAVED, check, resolve
 from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
 
@@ -123,7 +123,7 @@ def _adapted(
 ) -> PeftModel:
     if settings.method == "full":
         modules: Any = DUMMY_TARGET_MODULES
-        parameters, saved = None, _leaves(model, tied=is_tied(base), events=events)
+        parameters, saved = None, _leaves(model, tied=is_tied(read_config(base)), events=events)
     else:
         found = resolve(kind, settings.targets, dict(model.named_modules()), dict(model.named_parameters()))
         told = ", ".join(f"{name} {number}" for name, number in found.found.items())

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from tuneline.stages.checkpoints.safetensors_files import shards
+from tuneline.stages.checkpoints.safetensors_files import list_shards
 from tuneline.stages.train.model.base_model import fill
 from tuneline.stages.train.model.sparse_experts import SparseMoe, use_sparse_experts
 
@@ -82,7 +82,7 @@ def linearized(experts: int) -> Iterator[None]:
 
 def stored_prefix(base: Path) -> str:
     """What stands before the language model's names in the checkpoint, and not in the loaded model."""
-    with safe_open(shards(base)[0], "pt") as file:
+    with safe_open(list_shards(base)[0], "pt") as file:
         return PREFIX if any(name.startswith(PREFIX) for name in file.keys()) else ""  # noqa: SIM118
 
 

@@ -1,7 +1,7 @@
-"""Environments of their own, for tools whose pins differ from ours: `NAME.txt` here lists all packages of one.
+"""Virtual environments for tools whose pins differ from ours; `NAME.txt` in this folder lists all packages of one.
 
-Made on first use, in the cache; on Modal, in the image: `python -m tuneline.stages.convert.folders.environments NAME`.
-TORCH_INDEX chooses PyTorch's build, as in the Makefile.
+They are created on first use, in the cache; on Modal, in the image, by
+`python -m tuneline.stages.convert.folders.environments NAME`. TORCH_INDEX chooses PyTorch's build, as in the Makefile.
 """
 
 import hashlib
@@ -19,49 +19,49 @@ from tuneline.core.errors import StageFailed
 log = logging.getLogger(__name__)
 
 MARK = "made"
-"""Written last: without it, packages are installed again."""
+"""A file that is written last: without it, packages are installed again."""
 LAST_LINES = 8
 
 
-def python_of(name: str) -> Path:
-    """The Python of the environment `name`, made unless it is there.
+def environment_python(name: str) -> Path:
+    """Return the Python of the environment `name`, which is created if it is missing.
 
     Raises:
         StageFailed: a package cannot be installed; the end of pip's output is shown.
     """
-    listed = Path(__file__).with_name(f"{name}.txt")
+    requirements = Path(__file__).with_name(f"{name}.txt")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    root = paths.cache() / f"{name}-{version}-{hashlib.sha256(listed.read_bytes()).hexdigest()[:8]}"
+    root = paths.cache() / f"{name}-{version}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:8]}"
     python = root / "bin/python"
     if not (root / MARK).exists():
         log.info("%s: making its environment in %s (minutes, once)", name, root)
         _run(sys.executable, "-m", "venv", "--clear", str(root))
-        torch = next(line for line in listed.read_text().splitlines() if line.startswith("torch=="))
+        torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
         if index := os.environ.get("TORCH_INDEX"):  # first and alone: what needs it later keeps the chosen build
             _run(str(python), "-m", "pip", "install", "--quiet", "--index-url", index, torch)
-        _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(listed))
+        _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements))
         (root / MARK).touch()
     return python
 
 
-def run_in(name: str, script: Path, words: dict[str, Any], scratch: Path) -> None:
-    """`script` in the environment `name`, given `words`.
+def run_in_environment(name: str, script: Path, arguments: dict[str, Any], scratch: Path) -> None:
+    """Run `script` in the environment `name`. It is passed `arguments` as JSON; its log is written to `scratch`.
 
     Raises:
-        StageFailed: it failed; the end of what it said is shown.
+        StageFailed: it failed; the end of its log is shown.
     """
     log = scratch / f"{name}.log"
     with log.open("w") as out:
-        # -P: the files beside it, gguf.py for one, are no packages of that environment.
-        command = [str(python_of(name)), "-P", str(script), json.dumps(words)]
+        # -P: files beside the script, such as onnx.py, would hide packages of that environment.
+        command = [str(environment_python(name)), "-P", str(script), json.dumps(arguments)]
         code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
     if code:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        raise StageFailed(f"{words['model']}: {script.name} ended with {code}; the end of its log:\n{last}")
+        raise StageFailed(f"{arguments['model']}: {script.name} ended with {code}; the end of its log:\n{last}")
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-LAST_LINES:])
-        raise StageFailed(f"`{' '.join(command)}` ended with {done.returncode}; the end of its output:\n{last}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last = "\n".join((process.stdout + process.stderr).splitlines()[-LAST_LINES:])
+        raise StageFailed(f"`{' '.join(command)}` ended with {process.returncode}; the end of its output:\n{last}")

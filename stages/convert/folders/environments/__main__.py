@@ -1,9 +1,9 @@
-"""Make an environment before it is needed."""
+"""Create an environment before it is used."""
 
 import logging
 import sys
 
-from tuneline.stages.convert.folders.environments import python_of
+from tuneline.stages.convert.folders.environments import environment_python
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-python_of(sys.argv[1])
+environment_python(sys.argv[1])
