@@ -19,15 +19,15 @@ class EvaluationRecord:
     suites: Sequence[str]
     targets: Sequence[str]
     """Names of the models: `base`, `tuned-F16`, …"""
-    judged: str
+    main_target: str
     """The target the report is about: what the run serves."""
     answers: Mapping[str, AnswersBySuite]
     """Answers by target and suite, in the order of the items; what has no answers file is left out."""
 
     @property
-    def judged_answers(self) -> AnswersBySuite:
+    def main_answers(self) -> AnswersBySuite:
         """Answers of the target the report is about."""
-        return self.answers.get(self.judged, {})
+        return self.answers.get(self.main_target, {})
 
 
 def read_evaluation(run: RunRecord) -> EvaluationRecord:
@@ -36,12 +36,12 @@ def read_evaluation(run: RunRecord) -> EvaluationRecord:
     scoreboard: list[Row] = metrics.get("scoreboard", [])
     suites = list(dict.fromkeys(row["suite"] for row in scoreboard))
     targets = list(dict.fromkeys(row["target"] for row in scoreboard))
-    judged = _select_judged_target(targets, metrics.get("gate", {}).get("target"))
+    main_target = _select_main_target(targets, metrics.get("gate", {}).get("target"))
     answers = _read_answers_by_target(run.path / "evaluate" / "answers", suites, targets)
-    return EvaluationRecord(scoreboard, suites, targets, judged, answers)
+    return EvaluationRecord(scoreboard, suites, targets, main_target, answers)
 
 
-def _select_judged_target(targets: Sequence[str], served: str | None) -> str:
+def _select_main_target(targets: Sequence[str], served: str | None) -> str:
     """Return the served target, or the 16-bit file in an evaluation whose gate does not name one."""
     tuned = [target for target in targets if target != "base"]
     if served in tuned:

@@ -5,10 +5,10 @@ from tuneline.stages.report.run_record import STAGES, Row, RunRecord
 
 
 def describe_lineage(run: RunRecord) -> Row:
-    """Return the template variables `times`, `versions` and `settings`."""
+    """Return the template variables `manifests`, `versions` and `settings`."""
     manifests = _list_manifests(run)
     return {
-        "times": manifests,
+        "manifests": manifests,
         "versions": _list_versions([manifest for _, manifest in manifests]),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
     }

@@ -16,13 +16,13 @@ SHOWN_SETTINGS = {
 
 
 def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
-    """Return the template variables `state`, `headline`, `asked`, `gate` and `gate_reasons`."""
+    """Return the template variables `stage_states`, `headline`, `shown_settings`, `gate` and `gate_reasons`."""
     recorded_gate = run.metrics("evaluate").get("gate")
     gate = of_run(run.path, recorded_gate) if recorded_gate else None
     return {
-        "state": _list_stage_states(run),
+        "stage_states": _list_stage_states(run),
         "headline": _write_headline(run, evaluation),
-        "asked": _list_settings(run),
+        "shown_settings": _list_settings(run),
         "gate": gate,
         "gate_reasons": _mark_reasons(gate) if gate else [],
     }
@@ -37,26 +37,26 @@ def _write_headline(run: RunRecord, evaluation: EvaluationRecord) -> tuple[str, 
     """Return the result on the first suite in a sentence, and the line under it with interval and other models."""
     suite = next(iter(evaluation.suites), None)
     rows = {row["target"]: row for row in evaluation.scoreboard if row["suite"] == suite}
-    if suite is None or evaluation.judged not in rows:
+    if suite is None or evaluation.main_target not in rows:
         unfinished = next(
             (f"{stage} is {state}" for stage, state in _list_stage_states(run) if state != "finished"), ""
         )
         return "Not evaluated yet", f"So far: {unfinished}."
-    row, base = rows[evaluation.judged], rows.get("base")
+    row, base = rows[evaluation.main_target], rows.get("base")
     before = f"{format_percent(base['name_accuracy'])} → " if base else ""
     accuracy = format_percent(row["name_accuracy"])
     sentence = f"Right tool on {format_label(suite)}: {before}{accuracy} (n = {row['n']})"
-    return sentence, _write_interval(run, rows, evaluation.judged) + _write_classifier(run, suite)
+    return sentence, _write_interval(run, rows, evaluation.main_target) + _write_classifier(run, suite)
 
 
-def _write_interval(run: RunRecord, rows: dict[str, Row], judged: str) -> str:
-    row = rows[judged]
+def _write_interval(run: RunRecord, rows: dict[str, Row], main_target: str) -> str:
+    row = rows[main_target]
     low, high = format_percent(row["name_low"]), format_percent(row["name_high"])
-    interval = f"{100 * run.confidence:g}\u202f% interval {low} to {high} for {format_label(judged)}."
+    interval = f"{100 * run.confidence:g}\u202f% interval {low} to {high} for {format_label(main_target)}."
     others = [
         f"{target.removeprefix('tuned-')} {format_percent(other['name_accuracy'])}"
         for target, other in rows.items()
-        if target not in ("base", judged)
+        if target not in ("base", main_target)
     ]
     return interval + (f" Other files: {', '.join(others)}." if others else "")
 

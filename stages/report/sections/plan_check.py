@@ -14,7 +14,7 @@ def compare_with_plan(run: RunRecord) -> list[Row]:
             "what": figure.what,
             "planned": f"{_format_range(figure.planned)} {figure.unit}",
             "measured": f"{_format_range((figure.measured, figure.measured))} {figure.unit}",
-            "mend": figure.mend,
+            "fix": figure.mend,
         }
         for figure in against(run.path, manifest.seconds, read_events(run.path))
     ]

@@ -20,9 +20,9 @@ def describe_scoreboard(run: RunRecord, evaluation: EvaluationRecord) -> Row:
     return {
         "evaluated": run.metrics("evaluate"),
         "confidence": run.confidence,
-        "suites": [_describe_suite(run, suite, evaluation.judged) for suite in evaluation.suites],
+        "suites": [_describe_suite(run, suite, evaluation.main_target) for suite in evaluation.suites],
         "targets": evaluation.targets,
-        "judged": evaluation.judged,
+        "main_target": evaluation.main_target,
         "axis": mark_safe(draw_whisker_axis()),
         "verdicts": read_base_verdicts(run.path / "evaluate"),
     }
@@ -35,24 +35,24 @@ def read_base_verdicts(evaluate_folder: Path) -> Verdicts | None:
     return None
 
 
-def _describe_suite(run: RunRecord, suite: str, judged: str) -> Row:
+def _describe_suite(run: RunRecord, suite: str, main_target: str) -> Row:
     metrics = run.metrics("evaluate")
     rows = [row for row in metrics["scoreboard"] if row["suite"] == suite]
     classifier = [row for row in metrics.get("classifier", []) if row["suite"] == suite]
     settings = _find_suite_settings(run, suite)
     floor = settings.get("floor")
-    confusions = [r for r in metrics.get("confusions", []) if r["suite"] == suite and r["target"] == judged]
+    confusions = [r for r in metrics.get("confusions", []) if r["suite"] == suite and r["target"] == main_target]
     return {
         "name": suite,
         "floor": floor,
-        "one_by_one": settings.get("independent") == "items",
+        "counts_items": settings.get("independent") == "items",
         "rows": rows,
-        "peers": classifier,
-        "names": [
+        "classifier": classifier,
+        "name_chart": [
             *(_draw_accuracy(row, "name", floor) for row in rows),
             *(_draw_classifier(row, floor) for row in classifier),
         ],
-        "exact": [_draw_accuracy(row, "exact") for row in rows],
+        "exact_chart": [_draw_accuracy(row, "exact") for row in rows],
         "handlers": _group_by_tool(metrics, suite),
         "confusions": confusions[:CONFUSIONS_SHOWN],
         "confusions_more": len(confusions[CONFUSIONS_SHOWN:]),
