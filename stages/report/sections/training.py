@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from tuneline.core.events import read_events
 from tuneline.core.page_templates import mark_safe
-from tuneline.stages.report.charts import Point, Series, draw_lines
+from tuneline.stages.report.charts import Series, draw_lines
 from tuneline.stages.report.run_record import Row, RunRecord
+from tuneline.stages.report.svg import Point
 
 
 def describe_training(run: RunRecord) -> Row:
