@@ -1,4 +1,4 @@
-"""The catalogue of tools: dotted names, JSON Schema for arguments, and the names models see.
+"""The catalogue of tools: dotted names, JSON Schema for arguments, and the names that models see.
 
 OpenAI's pattern for a tool's name is `^[a-zA-Z0-9_-]{1,64}$` and `llama4_pythonic` takes identifiers only, so
 `whatsapp.send` is written `whatsapp__send` wherever a model or an API sees it. The mapping is one to one.
@@ -18,24 +18,24 @@ from tuneline.core.errors import BadData
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
 LONGEST_WIRE_NAME = 64
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""By libyaml where PyYAML was built with it: ten times faster."""
+"""libyaml's loader, if PyYAML was built with it: ten times faster."""
 
 
 def wire_name(dotted: str) -> str:
-    """The name a model sees: each `.` as `__`."""
+    """Return the name that a model sees: each `.` becomes `__`."""
     return dotted.replace(".", "__")
 
 
 def dotted_name(wire: str) -> str:
-    """The catalogue's name for a name a model wrote; the inverse of `wire_name`."""
+    """Return the catalogue's name for a name that a model wrote; the inverse of `wire_name`."""
     return wire.replace("__", ".")
 
 
 class Phrases(StrictModel):
-    """How people ask for a tool in one language; `{name}` stands for an argument. Models never see these."""
+    """Phrasings of requests for a tool in one language; `{name}` is replaced by an argument. Models never see these."""
 
     what: str
-    """What it does, as one says what one wants: `create a document`."""
+    """What the tool does, in the imperative: `create a document`."""
     say: tuple[str, ...] = ()
     """Requests for training."""
     ask: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Tool(StrictModel):
     description: str
     parameters: dict[str, Any]
     phrases: dict[str, Phrases] = Field({}, exclude=True)
-    """By language, ISO 639-1; for examples made from the catalogue."""
+    """Phrasings by language (ISO 639-1), for examples generated from the catalogue."""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -56,8 +56,8 @@ class Tool(StrictModel):
 
     @property
     def properties(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = self.parameters.get("properties", {})
-        return found
+        properties: dict[str, dict[str, Any]] = self.parameters.get("properties", {})
+        return properties
 
 
 class Catalogue(StrictModel):
@@ -66,7 +66,7 @@ class Catalogue(StrictModel):
     tools: dict[str, Tool]
 
     @model_validator(mode="after")
-    def _names_map_one_to_one(self) -> "Catalogue":
+    def _check_names(self) -> "Catalogue":
         for name in self.tools:
             if not DOTTED.fullmatch(name):
                 raise ValueError(f"{name!r}: words of letters and digits, joined by '.' or one '_', only")
@@ -79,7 +79,7 @@ class Catalogue(StrictModel):
         return tuple(self.tools)
 
     def openai(self, names: tuple[str, ...] | list[str] | None = None) -> list[dict[str, Any]]:
-        """The named tools (all, if None) as the `tools` of an OpenAI chat request, under their wire names."""
+        """Return the named tools (None: all) as the `tools` of an OpenAI chat request, under their wire names."""
         return [
             {"type": "function", "function": {"name": wire_name(name), **self.tools[name].model_dump()}}
             for name in (self.names if names is None else names)
@@ -87,10 +87,10 @@ class Catalogue(StrictModel):
 
 
 def load_catalogue(path: Path) -> Catalogue:
-    """The catalogue in a YAML file.
+    """Return the catalogue in a YAML file.
 
     Raises:
-        BadData: not readable as one, or a name that cannot be mapped.
+        BadData: unreadable, not a catalogue, or a name that cannot be mapped.
     """
     try:
         return Catalogue.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER))

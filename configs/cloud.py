@@ -1,4 +1,4 @@
-"""What is deployed, and what may cost money by itself: `cloud.yaml`, checked."""
+"""What is deployed, and what may cost money unattended: the schema and reader of `cloud.yaml`."""
 
 from functools import cache
 from pathlib import Path
@@ -13,28 +13,28 @@ from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "cloud.yaml"
 SECRETS = {"huggingface": "HF_TOKEN", "wandb": "WANDB_API_KEY", "webhook": "TUNELINE_WEBHOOK"}
-"""Secret (`tuneline-NAME` on Modal) and the key it must have."""
+"""Secrets (`tuneline-NAME` on Modal), each with the key that it must have."""
 
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 class Schedule(Section):
-    """The evaluation of every promoted model."""
+    """The scheduled evaluation of every promoted model."""
 
     cron: str | None = None
     """Five fields, UTC; None is off."""
     max_cost_usd: float = Field(5, gt=0)
-    """What one evaluation may cost at most; a longer one is stopped."""
+    """Most that one evaluation may cost; it is stopped when it could cost more."""
 
     def seconds(self, cores: float, memory_gib: float) -> int:
-        """How long it may take on a CPU of that size; never as long as Modal's longest call."""
+        """Return its time limit on a container of that size; always below that of Modal's calls."""
         facts = hardware()
         longest = 3600 * (facts.longest_call_hours - 1)
         return int(max(1, min(longest, self.max_cost_usd / facts.usd_per_second(None, cores, memory_gib))))
 
     @field_validator("cron")
     @classmethod
-    def _is_cron(cls, cron: str | None) -> str | None:
+    def _check_cron(cls, cron: str | None) -> str | None:
         if cron is None:
             return None
         fields = cron.split()
@@ -60,14 +60,14 @@ class Endpoint(Section):
     cores: float = Field(2, gt=0)
     memory_gib: float = Field(4, gt=0)
     min_containers: int = Field(0, ge=0)
-    """Containers that stay up, and cost, while nobody asks."""
+    """Containers that stay up, and cost, without requests."""
     scaledown_minutes: float = Field(5, gt=0, le=60)
-    """How long a container waits for another request before it stops."""
+    """Idle time after which a container stops."""
     concurrency: int = Field(8, gt=0)
-    """Requests one container answers at a time."""
+    """Requests that one container answers at a time."""
 
     @model_validator(mode="after")
-    def _has_what_its_engine_needs(self) -> Self:
+    def _check_engine(self) -> Self:
         if self.form != "gguf" and not self.gpu:
             raise ValueError(f"form {self.form} is served by vLLM, which needs a gpu")
         if self.form == "adapter" and not self.base:
@@ -76,7 +76,7 @@ class Endpoint(Section):
 
     @property
     def usd_per_hour(self) -> float:
-        """Of one container that is up."""
+        """The price of one running container."""
         return 3600 * hardware().usd_per_second(self.gpu, self.cores, self.memory_gib)
 
 
@@ -90,10 +90,10 @@ class Cloud(Section):
 
 @cache
 def cloud(file: Path = FILE) -> Cloud:
-    """The file as it stands.
+    """Return the settings in a file.
 
     Raises:
-        BadRecipe: an unknown key or a wrong value.
+        BadRecipe: not YAML, an unknown key or a wrong value.
     """
     try:
         return Cloud.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""`data` in a recipe: where rows come from, how they are shown to the model, and what they must reach."""
+"""`data` in a recipe: the sources of rows, how rows are written for the model, and requirements on them."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from tuneline.configs.section import Section
 
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
-"""A measure's bound in `data.require`."""
+"""A bound in `data.require`, as in `<4096`."""
 COLUMN_TARGETS = (
     *("messages", "conversations", "instruction", "input", "output", "prompt", "completion"),
     *("system", "text", "style", "tools"),
 )
-"""What a column of a source can stand for."""
+"""What a column of a source can be mapped to."""
 Measure = Literal[
     "rows",
     "tokens",
@@ -32,49 +32,49 @@ Measure = Literal[
 
 
 class Synthesis(Section):
-    """A model that writes examples, instead of the built-in grammars."""
+    """A model that writes the examples, instead of the built-in grammars."""
 
     provider: str
     """`groq`, `together`, `openai`, `local`, …, or the URL of any server that speaks OpenAI's API."""
     model: str
     budget_usd: float = Field(gt=0)
-    """No request is sent that could cost more than what is left of this."""
+    """A request that could cost more than what is left of this is not sent."""
     usd_per_million_input: float = Field(ge=0)
     usd_per_million_output: float = Field(ge=0)
-    """What the provider charges for a million tokens, so that the budget can be kept."""
+    """The provider's prices, from which the spending is counted."""
 
 
 class Source(Section):
-    """Where rows come from: a path with rows or text, a grammar that makes them, or the catalogue (`per_tool`)."""
+    """A source of rows: a path with rows or text, a grammar that generates them, or the catalogue (`per_tool`)."""
 
     path: Path | None = None
-    """A file or a folder: JSONL, JSON, CSV, Parquet or text, also gz or zst. docs/data.md lists the formats."""
+    """A file or a folder: JSONL, JSON, CSV, Parquet or text, also as gz or zst. docs/data.md lists the formats."""
     format: Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"] | None = None
-    """How its records are to be read; found by their keys, and told, if not given."""
+    """The format of its records; if not given, it is detected by their keys, and reported."""
     columns: dict[str, str] = {}
-    """Names a format uses, each with the column that stands for it: `{prompt: Question, completion: Answer}`."""
+    """The format's names, each with the column that holds it: `{prompt: Question, completion: Answer}`."""
     style: str | None = None
-    """A label for its text; `folder` or `file` takes the name of each file's folder or of the file."""
+    """The style label of its text; `folder` or `file` takes the name of each file's folder or of the file."""
     learn: Literal["instruction", "continuation"] = "instruction"
-    """instruction: text with a style answers a request to write in it. continuation: text is learned as it is."""
+    """instruction: text with a style answers a request for that style. continuation: the text itself is learned."""
     passage_words: int = Field(180, gt=10)
-    """About how many words of a text file make a row; paragraphs stay whole."""
+    """Approximate words of a text file per row; paragraphs are not split."""
     weight: float = Field(1.0, gt=0)
-    """How often each of its training rows is seen: 2 is twice an epoch, 0.5 takes half of them."""
+    """How often each of its training rows is seen per epoch: 2 is twice, 0.5 takes half of them."""
     grammar: Path | None = None
-    """YAML of phrasings, expanded into requests and their tool calls."""
+    """A YAML file of phrasings, expanded into requests and their tool calls."""
     rows: int | None = Field(None, gt=0)
-    """How many rows to make from a grammar."""
+    """Rows to generate from the grammar."""
     per_tool: int | None = Field(None, gt=0)
-    """How many examples to make for each tool of the catalogue."""
+    """Examples to generate for each tool of the catalogue."""
     languages: tuple[Literal["en", "it", "id"], ...] = ("en", "it", "id")
-    """Languages of examples made from the catalogue."""
+    """Languages of the examples generated from the catalogue."""
     synthesize: Synthesis | None = None
-    """A model that writes the examples of `per_tool`."""
+    """The model that writes the examples of `per_tool`."""
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
-        if sum(given is not None for given in (self.path, self.grammar, self.per_tool)) != 1:
+    def _check_combinations(self) -> Self:
+        if sum(origin is not None for origin in (self.path, self.grammar, self.per_tool)) != 1:
             raise ValueError("give either path or grammar, or per_tool")
         if (self.grammar is None) != (self.rows is None):
             raise ValueError("rows goes with grammar, and grammar needs it")
@@ -86,57 +86,57 @@ class Source(Section):
 
     @field_validator("columns")
     @classmethod
-    def _are_known(cls, columns: dict[str, str]) -> dict[str, str]:
+    def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         if unknown := [target for target in columns if target not in COLUMN_TARGETS]:
             raise ValueError(f"{unknown[0]!r} is no name of a format; known are {', '.join(COLUMN_TARGETS)}")
         return columns
 
 
 class Data(Section):
-    """What the model learns from."""
+    """The training data."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Training rows, merged in this order, then shuffled."""
+    """Sources of training rows, merged in this order, then shuffled."""
     tools: Path | None = None
-    """The catalogue of tools, YAML."""
+    """The catalogue of tools, a YAML file."""
     catalogue: Literal["shown", "learned"] = "shown"
-    """shown: each prompt lists tools. learned: prompts list none, the model knows the catalogue by heart; shorter
-    prompts, but a new tool needs a new training."""
+    """shown: each prompt lists tools. learned: prompts list none, since the model has memorized the catalogue; prompts
+    are shorter, but a new tool requires new training."""
     show: Literal["schemas", "signatures", "nearest", "auto"] = "schemas"
-    """How tools are written: whole schemas, a line each, or those nearest to the request (`nearest` of them). auto: the
-    first of these that leaves half of max_tokens free."""
+    """How tools are listed: full schemas, a line each, or only the `nearest` ones to the request. auto: the first of
+    these that leaves half of max_tokens free."""
     nearest: int = Field(16, gt=0)
-    """How many tools a preselector by character n-grams leaves of the catalogue."""
+    """Tools that the preselector, by character n-grams, keeps of the catalogue."""
     system: str = ""
-    """System message put before rows that have none."""
+    """System message for rows that have none."""
     distractors: tuple[int, int] = (3, 7)
-    """Fewest and most other tools shown beside the right ones in a training row."""
+    """Minimum and maximum of other tools shown with the right ones in a training row."""
     whole_catalogue: float = Field(0.2, ge=0, le=1)
-    """Share of training rows that show every tool."""
+    """Share of training rows that list every tool."""
     max_tokens: int = Field(2048, gt=0)
-    """Longest example kept, in tokens; longer ones are counted and left out, never cut."""
+    """Longest row, in tokens; longer ones are counted and left out, never cut."""
     validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of rows kept for validation."""
+    """Share of rows in the validation split."""
     validation_rows: int = Field(500, gt=0)
-    """At most this many rows are kept for validation."""
+    """Maximum number of rows in the validation split."""
     keep_thinking: bool = False
-    """Whether the thinking of older transcripts (`[THINK] …`) is learned, as text before the answer."""
+    """Whether the thinking in older transcripts (`[THINK] …`) is kept, as text before the answer."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes its text may be in; rows in another are warned of. Empty: any."""
+    """ISO 639-1 codes of the expected languages; rows in others cause a warning. Empty: any."""
     personal: Literal["regex", "presidio"] = "regex"
-    """How personal data is looked for: by our own patterns, or by Presidio (an extra) too, for people's names."""
+    """How personal data is detected: by our own patterns, or also by Presidio (an extra), for people's names."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """Rows of files that are equal, or nearly, to an earlier one: counted, and never on both sides of a split."""
+    """Exact and near-duplicates of earlier rows; they are counted, and never on both sides of a split."""
     held_out: tuple[Path, ...] = ()
-    """Files of test rows that must not stand in training, exactly or nearly."""
+    """Files of test rows; no exact or near-duplicate of them may be in the training data."""
     require: dict[Measure, int | float | str] = {}
-    """What the data must reach, written to validation.json: a number, or one behind <, <=, >, >= or =."""
+    """Requirements by measure, reported in validation.json: a number, or one after <, <=, >, >= or =."""
     seed: int = 0
 
     @field_validator("require")
     @classmethod
-    def _can_be_compared(cls, require: dict[Measure, int | float | str]) -> dict[Measure, int | float | str]:
-        for name, wanted in require.items():
-            if isinstance(wanted, str) and not BOUND.fullmatch(wanted):
-                raise ValueError(f"{name}: {wanted!r}: a number, or one behind <, <=, >, >= or =, as in '<4096'")
+    def _check_bounds(cls, require: dict[Measure, int | float | str]) -> dict[Measure, int | float | str]:
+        for name, bound in require.items():
+            if isinstance(bound, str) and not BOUND.fullmatch(bound):
+                raise ValueError(f"{name}: {bound!r}: a number, or one behind <, <=, >, >= or =, as in '<4096'")
         return require

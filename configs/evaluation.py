@@ -1,4 +1,4 @@
-"""`evaluate` in a recipe: suites and what they ask, targets, and the gate."""
+"""`evaluate` in a recipe: suites and their requests, targets, and the gate."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,46 +13,46 @@ FORGETTING = "configs/suites/forgetting.yaml"
 
 
 class WantedCall(Section):
-    """One of several calls that an answer must make, in any order."""
+    """One of several tool calls that an answer must make, in any order."""
 
     call: str
     """The tool."""
     arguments: dict[str, Any] | None = None
-    """Not looked at if not given."""
+    """Its arguments; not compared if not given."""
 
 
 class Turn(Section):
-    """What is asked, and what answers it: a call, several, words, or no call if none of these is given."""
+    """A user message and its right answer: a tool call, several, words, or no call if none of these is given."""
 
     ask: str | tuple[str, ...]
-    """What is asked; `{name}` stands for a value of `each`. Several are as many items; of a later turn, one each."""
+    """The message; `{name}` is replaced by a value of `each`. Several are as many items; of a later turn, one each."""
     call: str | None = None
     """The tool that must be called."""
     arguments: dict[str, Any] | None = None
-    """Its arguments; not looked at if not given."""
+    """Its arguments; not compared if not given."""
     calls: tuple[WantedCall, ...] = ()
-    """Several calls that must be made at once, in any order, and no other."""
+    """Several calls that must be made at once, in any order, and no others."""
     says: tuple[str, ...] = ()
-    """Words the answer must have; case and punctuation do not count. `Paris|Parigi` takes either."""
+    """Words the answer must contain, ignoring case and punctuation. `Paris|Parigi` accepts either."""
     never: tuple[str, ...] = ()
-    """Words it must not have."""
+    """Words the answer must not contain."""
     price: str | None = None
-    """The one price it must tell, as in `€2,500`."""
+    """The only price the answer must state, as in `€2,500`."""
     language: str | None = None
-    """ISO 639-1 code of the language asked in; with `in_language`, of the answer too."""
+    """ISO 639-1 code of the message's language; with `in_language`, of the answer's too."""
     in_language: bool = False
-    """The answer must be in `language`, whole, neither cut off nor repeating itself."""
+    """Whether the answer must be in `language`, and neither cut off nor repetitive."""
     reference: str | None = None
-    """A good answer, to which chrF and BLEU are measured."""
+    """A reference answer for chrF and BLEU."""
     style: str | None = None
-    """The style of the run that the answer must be told to be in."""
+    """The style of the run that the answer must be recognized as."""
     fact: str | None = None
-    """A sentence hidden in a long text before the question, in a suite with `lengths`."""
+    """A sentence hidden in a long text before the message, in a suite with `lengths`."""
     tools: bool = True
-    """Whether the catalogue is offered with it."""
+    """Whether the catalogue is offered with the message."""
 
     @model_validator(mode="after")
-    def _call_or_words(self) -> Self:
+    def _check_combinations(self) -> Self:
         words = self.says or self.never or self.price or self.in_language or self.style
         if (self.call or self.calls) and words:
             raise ValueError("call goes without says, never, price, in_language and style")
@@ -64,49 +64,49 @@ class Turn(Section):
 
 
 class Request(Turn):
-    """Requests of a suite, the first of a conversation if others come `then`."""
+    """A request of a suite, or the first turn of a conversation if others follow in `then`."""
 
     each: tuple[dict[str, str], ...] = ({},)
-    """Values; every one of `ask` is asked with every one of these."""
+    """Values for `{name}`; every message of `ask` is combined with every entry."""
     then: tuple[Turn, ...] = ()
-    """What is asked next, after the model's own answers; each is an item, and all of them are one cluster."""
+    """The next turns, after the model's own answers; each is an item, and all of them are one cluster."""
 
 
 class Suite(Section):
-    """Requests with known answers, made from a grammar, written out, or both."""
+    """Requests with known answers: generated from a grammar, written out, or both."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     grammar: Path | tuple[Path, ...] | None = None
-    """What requests are made from; of several, such as one a language, each makes an equal part."""
+    """The grammar of requests; of several, such as one per language, each generates an equal share."""
     rows: int | None = Field(None, gt=0)
-    """How many to make from the grammar."""
+    """Requests to generate from the grammar."""
     parallel: int = Field(0, ge=0)
-    """How many more to make of two requests in one, joined as the grammar's `both` says."""
+    """Further requests that join two in one, as the grammar's `both` says."""
     items: tuple[Request, ...] = ()
     """Requests written out."""
     offered: int | None = Field(None, gt=0)
-    """How many tools are shown with each request, chosen for it by the preselector; None: the whole catalogue."""
+    """Tools offered with each request, chosen by the preselector; None: the whole catalogue."""
     styles: bool = False
-    """Every request is asked for each `{style}` of the run, with `{other}` for the next one."""
+    """Whether every request is repeated for each `{style}` of the run, with `{other}` for the next one."""
     lengths: tuple[int, ...] = ()
-    """Tokens of the long texts in which each `fact` is hidden; those that do not fit `serve.context` are left out."""
+    """Lengths, in tokens, of the texts in which each `fact` is hidden; those beyond `serve.context` are left out."""
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Where in a long text, 0 being its beginning."""
+    """Positions of the fact in a long text, from 0, its beginning, to 1."""
     max_tokens: int = Field(96, gt=0)
-    """Longest answer; a right call takes far fewer, and a model that rambles is stopped."""
+    """Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
     floor: float | None = Field(None, ge=0, le=1)
-    """The served model's share of right answers must reach this with its one-sided lower bound."""
+    """Required one-sided lower bound of the served model's share of right answers."""
     independent: Literal["frames", "items"] = "frames"
-    """What the floor's bound counts as one draw. frames: it holds for ways of asking that nobody has written here, so
-    requests of one frame are worth less. items: it holds for requests of this suite's own kind."""
+    """What the floor's bound counts as an independent draw. frames: the bound holds for phrasings that are not in the
+    suite, so requests of one frame count for less. items: it holds for requests like those in the suite."""
     seed: int = 1
     proves: bool = True
-    """false: shown, and left out of verdicts and gate; for items too few to prove anything."""
+    """Whether it counts in verdicts and gate; false only reports it, for suites with too few items for proof."""
     only_compared: bool = False
-    """Held against the base alone: no part of the composite, and no tool or kind of answer must be known."""
+    """Compared with the base alone: not part of the composite, and no tool or kind of answer must be known."""
 
     @model_validator(mode="after")
-    def _has_requests(self) -> Self:
+    def _check_combinations(self) -> Self:
         if (self.grammar is None) != (self.rows is None) and not self.lengths:
             raise ValueError("rows goes with grammar, and grammar needs it")
         if not self.grammar and not self.items:
@@ -121,69 +121,70 @@ class Suite(Section):
 
     @property
     def grammars(self) -> tuple[Path, ...]:
+        """`grammar` as a tuple: empty, one, or several."""
         return self.grammar if isinstance(self.grammar, tuple) else (self.grammar,) if self.grammar else ()
 
 
 class Service(Section):
-    """What the served model must do under load, as `tuneline load` measured it; null takes a demand out."""
+    """Requirements on the served model under load, as measured by `tuneline load`; null drops one."""
 
     p95_latency_s: float | None = Field(None, gt=0)
-    """At most this, from when a request is due to its last token, for 95 of 100 requests."""
+    """Upper limit of the 95th percentile of latency, from when a request is due to its last token."""
     p95_first_token_s: float | None = Field(None, gt=0)
-    """At most this, from when a request is due to its first token, for 95 of 100 requests."""
+    """Upper limit of the 95th percentile of TTFT, from when a request is due to its first token."""
     requests_per_second: float | None = Field(None, gt=0)
-    """At least this, answered."""
+    """Lower limit of answered requests per second."""
     memory_gb: float | None = Field(None, gt=0)
-    """At most this much resident memory of the server, in 10^9 bytes."""
+    """Upper limit of the server's resident memory, in 10^9 bytes."""
     usd_per_1000_queries: float | None = Field(None, gt=0)
-    """At most this, at the rate that was measured."""
+    """Upper limit of the cost at the measured rate."""
     errors: float = Field(0.01, ge=0, le=1)
-    """At most this share of requests fails."""
+    """Upper limit of the share of failed requests."""
 
 
 class Gate(Section):
-    """What a run must show before it goes live, beside its suites' floors; null takes a demand out."""
+    """What a run must show before it goes live, in addition to its suites' floors; null drops a requirement."""
 
     no_task_worse: bool = True
-    """On no suite may the served model be worse than the base."""
+    """Whether the served model may not be worse than the base on any suite."""
     composite: float | None = Field(90.0, ge=0, le=100)
-    """At least this: 100 × the unweighted mean of the suites' shares."""
+    """Lower limit of the composite: 100 × the unweighted mean of the suites' shares of right answers."""
     whole_catalogue: bool = True
-    """Every tool of the catalogue must be asked for in some suite, and some requests must need none."""
+    """Whether suites must cover every tool of the catalogue, and have requests that need none."""
     forgetting: bool = True
-    """configs/suites/forgetting.yaml is asked too: what the base could do, the served model must still be able to."""
+    """Whether configs/suites/forgetting.yaml is asked too: the served model must still do what the base could."""
     validation_loss: float | None = Field(None, gt=0)
-    """Below this, in nats per learned token, as training measures it on validation rows; 0.4 is a usual target."""
+    """Upper limit of training's validation loss, in nats per token in the loss; 0.4 is a usual target."""
     perplexity: float | None = Field(None, gt=1)
-    """Below this, for prose: the served file's, over all tokens of the run's own rows, validation first, as convert
-    measures it; 3.5 is a usual target. It is not exp(validation_loss), which counts learned tokens alone."""
+    """Upper limit of the served file's perplexity, for prose: over all tokens of the run's own rows, validation first,
+    as convert measures it; 3.5 is a usual target. Not exp(validation_loss), which counts tokens in the loss alone."""
     service: Service | None = None
-    """What it must do under load."""
+    """Requirements under load."""
     judged: float | None = Field(None, ge=0, le=1)
-    """The lower bound of the share of answers that a judge (`tuneline judge`) finds good must reach this; it counts
-    only where the judge's agreement with people was measured."""
+    """Required lower bound of the share of answers that a judge (`tuneline judge`) finds good; it counts only if the
+    judge's agreement with people was measured."""
 
 
 class Target(Section):
-    """A model elsewhere that is asked the same suites: any endpoint, or a closed model through a provider."""
+    """An external model that is asked the same suites: any endpoint, or a closed model through a provider."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """What it is called in tables, beside `base` and `tuned-Q4_K_M`."""
+    """Its name in tables, beside `base` and `tuned-Q4_K_M`."""
     provider: str
     """`openai`, `anthropic`, `groq`, `local`, …, or the URL of any server that speaks OpenAI's API."""
     model: str
     key_variable: str | None = None
-    """Environment variable that holds the key, where it is not the provider's usual one."""
+    """Environment variable that holds the key, if it is not the provider's usual one."""
     usd_per_million_input: float = Field(ge=0)
     usd_per_million_output: float = Field(ge=0)
-    """What is charged for a million tokens; 0 both for an endpoint of your own."""
+    """Its prices; both 0 for an endpoint of your own."""
     budget_usd: float = Field(0.0, ge=0)
-    """No request is sent that could cost more than what is left of this."""
+    """A request that could cost more than what is left of this is not sent."""
     sampling: dict[str, Any] = {}
-    """What is sent beside the messages, over `temperature` and `max_tokens`; null leaves one of them out."""
+    """Parameters of the requests, which override `temperature` and `max_tokens`; null omits one of them."""
 
     @model_validator(mode="after")
-    def _has_a_budget(self) -> Self:
+    def _check_budget(self) -> Self:
         if self.is_paid and not self.budget_usd:
             raise ValueError("budget_usd: a model that costs needs one")
         return self
@@ -194,58 +195,58 @@ class Target(Section):
 
 
 class Standard(Section):
-    """Public benchmarks by name, asked by lm-eval; their data must be at hand (docs/suites.md)."""
+    """Public benchmarks, run by lm-eval; their data must be on this machine (docs/suites.md)."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    """As lm-eval calls them: `gsm8k`, `ifeval`, `mgsm_direct_it`, …"""
+    """lm-eval's names: `gsm8k`, `ifeval`, `mgsm_direct_it`, …"""
     limit: int | None = Field(None, gt=0)
-    """At most so many items of each."""
+    """Maximum number of items per task."""
     include: Path | None = None
-    """A folder with tasks of your own, in lm-eval's YAML."""
+    """A folder with your own tasks, in lm-eval's YAML."""
 
 
 class Evaluate(Section):
-    """What the models are asked, and what they must show."""
+    """What the models are asked, and what they must achieve."""
 
     suites: tuple[Suite, ...] = ()
-    """Written out, or files that are: `configs/suites/pricing.yaml`."""
+    """Suites, or the names of their files: `configs/suites/pricing.yaml`."""
     perplexity_rows: int = Field(0, ge=0)
-    """Validation rows on which each file's perplexity is measured, over all tokens and over learned ones."""
+    """Validation rows on which each file's perplexity is measured, over all tokens and over those in the loss."""
     targets: tuple[Target, ...] = ()
-    """Models elsewhere, asked the same."""
+    """External models that are asked the same suites."""
     standard: Standard | None = None
-    """Public benchmarks, of base and tuned."""
+    """Public benchmarks for base and tuned model."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Of the two-sided intervals, of the one-sided bounds and of the tests."""
+    """Confidence level of two-sided intervals, one-sided bounds and tests."""
     gate: Gate | None = None
-    """Demands beside the suites' floors; `gate: {}` makes the usual ones."""
+    """Requirements in addition to the suites' floors; `gate: {}` takes the defaults."""
     tolerance_points: float = Field(1.0, ge=0, le=100)
-    """Percentage points of right answers that a smaller file may lose against 16 bit and still be recommended."""
+    """Percentage points of right answers that a smaller file may lose to 16 bit and still be recommended."""
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_forgotten(cls, given: Any) -> Any:
-        """A gate that wants it has the suite of what a model could do before."""
-        gate = given.get("gate") if isinstance(given, dict) else None
+    def _add_forgetting_suite(cls, raw: Any) -> Any:
+        """Add the suite `forgetting`, if the gate requires it and it is not among the suites."""
+        gate = raw.get("gate") if isinstance(raw, dict) else None
         if not isinstance(gate, dict) or not gate.get("forgetting", True):
-            return given
-        suites = list(given.get("suites") or ())
-        names = [one.get("name") if isinstance(one, dict) else Path(str(one)).stem for one in suites]
-        return given if "forgetting" in names else {**given, "suites": [*suites, FORGETTING]}
+            return raw
+        suites = list(raw.get("suites") or ())
+        names = [suite.get("name") if isinstance(suite, dict) else Path(str(suite)).stem for suite in suites]
+        return raw if "forgetting" in names else {**raw, "suites": [*suites, FORGETTING]}
 
     @field_validator("suites", mode="before", json_schema_input_type=tuple[Suite | str, ...])
     @classmethod
-    def _read_files(cls, suites: Any) -> Any:
-        return [_suite_file(Path(one)) if isinstance(one, str) else one for one in suites]
+    def _read_suite_files(cls, suites: Any) -> Any:
+        return [_read_suite(Path(suite)) if isinstance(suite, str) else suite for suite in suites]
 
 
-def _suite_file(path: Path) -> dict[str, Any]:
-    """A suite's file as settings; they stand in the run's recipe, so that the file may change later."""
+def _read_suite(path: Path) -> dict[str, Any]:
+    """Return a suite's file as settings. They are copied into the run's recipe, so that the file may change later."""
     try:
-        written = yaml.safe_load(find(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(find(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a suite: {error}") from None
-    if not isinstance(written, dict):
-        raise ValueError(f"{path}: a suite is a mapping of keys; this is {type(written).__name__}")
-    inherited = _suite_file(path.parent / written.pop("inherit")) if "inherit" in written else {}
-    return inherited | {"name": path.stem} | written
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: a suite is a mapping of keys; this is {type(settings).__name__}")
+    inherited = _read_suite(path.parent / settings.pop("inherit")) if "inherit" in settings else {}
+    return inherited | {"name": path.stem} | settings

@@ -1,4 +1,4 @@
-"""Hashes of the files that a recipe names: fingerprints hold contents, not paths."""
+"""Hashes of the files that a recipe names: fingerprints contain their contents, not their paths."""
 
 import hashlib
 import re
@@ -9,8 +9,11 @@ from pydantic import BaseModel
 
 from tuneline.core.paths import find
 
+CHUNK_BYTES = 1 << 20
+
 
 def hash_paths(value: Any) -> Any:
+    """Return a section, tuple or plain value as JSON-able settings, with each path replaced by its content's hash."""
     if isinstance(value, Path):
         return "sha256:" + hash_content(find(value))[:16]
     if isinstance(value, BaseModel):
@@ -21,22 +24,22 @@ def hash_paths(value: Any) -> Any:
 
 
 def hash_content(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's file names and contents, read in pieces."""
+    """Return the SHA-256 of a file and the files it includes, or of a folder's file names and contents."""
     digest = hashlib.sha256()
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     for file in files:
         if path.is_dir():
             digest.update(f"{file.relative_to(path)}\0".encode())
         with file.open("rb") as content:
-            while piece := content.read(1 << 20):
-                digest.update(piece)
+            while chunk := content.read(CHUNK_BYTES):
+                digest.update(chunk)
     for file in included_files(path):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def included_files(path: Path) -> list[Path]:
-    """Files a YAML file leans on: a grammar is also what it inherits, and the catalogue it is made from."""
+    """Return the files that a YAML file refers to: what a grammar inherits, and the catalogue it is made from."""
     if path.suffix not in (".yaml", ".yml"):
         return []
     return [path.parent / name for name in re.findall(r"^(?:inherit|catalogue): *(\S+)", path.read_text(), re.M)]

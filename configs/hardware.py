@@ -1,4 +1,4 @@
-"""What hardware can do, what it costs, and what may be asked for: `hardware.yaml`, checked."""
+"""What hardware can do, what it costs, and what Modal rents out: the schema and reader of `hardware.yaml`."""
 
 import os
 from datetime import date
@@ -18,32 +18,32 @@ OVERRIDES = "TUNELINE_HARDWARE"
 GIB = 1 << 30
 HOURS_A_MONTH = 730
 Range = tuple[float, float]
-"""Lowest and highest."""
+"""Lowest and highest value."""
 
 
 class Gpu(StrictModel):
-    """One kind of GPU for hire on Modal."""
+    """One kind of GPU that Modal rents out."""
 
     usd_per_second: float
     most: int
-    """In one container."""
+    """Maximum number in one container."""
 
 
 class Chip(StrictModel):
-    """What one kind of GPU can do, wherever it is."""
+    """The properties of one kind of GPU, wherever it is."""
 
     memory_gib: float
     tflops: float
-    """Dense 16-bit matrices, 32-bit sums."""
+    """Peak TFLOP/s with dense 16-bit matrices and 32-bit accumulation."""
     gb_per_second: float
-    """From its own memory."""
+    """Memory bandwidth."""
     consumer: bool = False
     bf16: bool = True
-    """Whether it can train in bf16, which is what we train in."""
+    """Whether it supports bf16, in which models are trained."""
 
 
 class Speed(StrictModel):
-    """What of a chip's speed training reaches, and what else takes time."""
+    """The shares of a chip's peak that training reaches, and other durations."""
 
     lora: Range
     qlora: Range
@@ -61,7 +61,7 @@ class PriceSource(StrictModel):
     as_of: date
     source: str
     verified: bool
-    """Whether on the provider's own page."""
+    """Whether it was read on the provider's own page."""
     note: str = ""
 
 
@@ -70,28 +70,28 @@ class GpuRental(PriceSource):
 
     usd_per_hour: dict[str, Range]
     only: dict[str, int] = {}
-    """Kinds rented out only so many at a time."""
+    """Kinds that are rented out only in machines of this many GPUs."""
 
 
 class FlatRate(PriceSource):
-    """An offer at a price a month."""
+    """An offer with a monthly price."""
 
     usd_per_month: float
     hours: dict[str, Range] = {}
-    """Of a GPU in that price."""
+    """GPU hours included in the price, by kind."""
     cores: float = 0
     memory_gib: float = 0
 
 
 class TokenPrices(PriceSource):
-    """What others ask for tokens."""
+    """What hosted APIs charge for tokens."""
 
     usd_per_million: dict[str, Range]
-    """In and out."""
+    """Prices of (input, output) tokens, by size of the model."""
 
 
 class Hardware(StrictModel):
-    """Chips everywhere; prices and limits of Modal, prices of others."""
+    """`hardware.yaml`: GPUs, Modal's prices and limits, and other providers' prices."""
 
     as_of: date
     provider: Literal["modal"]
@@ -108,7 +108,7 @@ class Hardware(StrictModel):
     api: TokenPrices
 
     def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float, disk_gib: float = 0) -> float:
-        """Of one container; `gpu` is a kind, or a kind and a count (`H100:2`), `disk_gib` what is asked for.
+        """Return the price of one container; `gpu` is a kind with an optional count, as in `H100:2`.
 
         Raises:
             BadRecipe: no such kind, or more than fit in a container.
@@ -121,10 +121,10 @@ class Hardware(StrictModel):
         return price
 
     def parse_gpu(self, gpu: str) -> tuple[str, int]:
-        """(kind, count) of `H100` or `H100:2`.
+        """Return (kind, count) of `H100` or `H100:2`.
 
         Raises:
-            BadRecipe: no such kind, or more than fit in a container. Modal's client would send either on.
+            BadRecipe: no such kind, or more than fit in a container. Modal's client checks neither.
         """
         kind, _, count = gpu.partition(":")
         if kind not in self.gpus:
@@ -134,38 +134,38 @@ class Hardware(StrictModel):
         return kind, int(count or 1)
 
     def usable_bytes(self, chip: str) -> float:
-        """Of one GPU."""
+        """Return the memory of one GPU that a process can use."""
         return self.chips[chip].memory_gib * GIB * self.usable
 
 
 @cache
 def hardware() -> Hardware:
-    """The table as shipped, with the user's own prices over it.
+    """Return the shipped table, in which the user's own file replaces keys.
 
     Raises:
-        BadRecipe: the user's file is not there, or wrong.
+        BadRecipe: the user's file is missing or wrong.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is
     table = yaml.load(FILE.read_text(encoding="utf-8"), loader)
-    own = os.environ.get(OVERRIDES)
-    if not own:
+    overrides = os.environ.get(OVERRIDES)
+    if not overrides:
         return Hardware.model_validate(table)
     try:
-        return Hardware.model_validate(_over(table, yaml.safe_load(Path(own).read_text(encoding="utf-8"))))
+        return Hardware.model_validate(_merge(table, yaml.safe_load(Path(overrides).read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
-        raise BadRecipe(f"{OVERRIDES}={own}: {error}") from None
+        raise BadRecipe(f"{OVERRIDES}={overrides}: {error}") from None
 
 
-def _over(table: Any, own: Any) -> Any:
-    if not (isinstance(table, dict) and isinstance(own, dict)):
-        return own
-    return table | {key: _over(table.get(key), value) for key, value in own.items()}
+def _merge(table: Any, overrides: Any) -> Any:
+    if not (isinstance(table, dict) and isinstance(overrides, dict)):
+        return overrides
+    return table | {key: _merge(table.get(key), value) for key, value in overrides.items()}
 
 
-def _for_hire(gpu: str) -> str:
+def _check_gpu(gpu: str) -> str:
     hardware().parse_gpu(gpu)
     return gpu
 
 
-ModalGpu = Annotated[str, AfterValidator(_for_hire)]
-"""A kind of GPU that Modal rents out, alone or with a count, as in `H100:2`."""
+ModalGpu = Annotated[str, AfterValidator(_check_gpu)]
+"""A kind of GPU that Modal rents out, with an optional count, as in `H100:2`."""

@@ -1,6 +1,6 @@
-"""The bases Tuneline knows, and what follows from a model's shape: `models.yaml`, checked.
+"""The known bases, and parameter counts by a model's shape: the schema and reader of `models.yaml`.
 
-Counts come from the shape alone, so a plan needs neither weights nor torch.
+Counts follow from the shape alone, so a plan needs neither weights nor torch.
 """
 
 import re
@@ -17,12 +17,12 @@ from tuneline.core.errors import NotFound
 
 FILE = Path(__file__).parent / "models.yaml"
 FAMILIES = ("llama", "llama4", "llama4_text", "mistral")
-"""`model_type` in config.json of the models Tuneline trains."""
+"""`model_type` in the config.json of models that Tuneline trains."""
 UNVERIFIED = "unverified"
 
 
 class Shape(StrictModel):
-    """The sizes of a decoder, as its config.json has them; all counts in parameters."""
+    """The sizes of a decoder, as in its config.json. Its properties count parameters."""
 
     family: str
     layers: int
@@ -35,22 +35,22 @@ class Shape(StrictModel):
     tied: bool = False
     qkv_bias: bool = False
     mlp_matrices: int = 3
-    """3 with a gate, 2 without (then its norms have a bias too)."""
+    """3 with a gate, 2 without (then its norms also have a bias)."""
     experts: int = 0
     experts_per_token: int = 0
     expert_ffn: int = 0
     shared_ffn: int = 0
-    """Of the expert that every token goes through."""
+    """Of the expert that every token passes through."""
     expert_every: int = 1
-    """Every so many layers has experts; the others have the feed-forward `ffn`."""
+    """One in so many layers has experts; the others have the feed-forward `ffn`."""
     local_tokens: int = 0
-    """What most layers see of a longer context; 0 is all of it."""
+    """Tokens of the context that most layers attend to; 0 is all."""
     global_every: int = 1
-    """Every so many layers sees all."""
+    """One in so many layers attends to the whole context."""
     other: int = 0
     """Parameters outside the text model: a vision tower and its projector."""
     published: float | None = None
-    """Billions, as its publisher says."""
+    """Billions of parameters, as its publisher says."""
 
     @property
     def expert_layers(self) -> int:
@@ -64,12 +64,12 @@ class Shape(StrictModel):
 
     @property
     def expert(self) -> int:
-        """One expert of one layer."""
+        """Of one expert of one layer."""
         return 3 * self.hidden * self.expert_ffn
 
     @property
     def dense(self) -> int:
-        """All feed-forwards that every token goes through, the shared experts too."""
+        """Of all feed-forwards that every token passes through, including shared experts."""
         plain = (self.layers - self.expert_layers) * self.mlp_matrices * self.hidden * self.ffn
         return plain + self.expert_layers * 3 * self.hidden * self.shared_ffn
 
@@ -79,12 +79,12 @@ class Shape(StrictModel):
 
     @property
     def linear(self) -> int:
-        """What a 4-bit base has in 4 bit: all matrices of the layers, experts too, but not routers."""
+        """Of all matrices in the layers, including experts, without routers: what is quantized in a 4-bit base."""
         return self.layers * self.attention + self.dense + self.expert_layers * self.experts * self.expert
 
     @property
     def embeddings(self) -> int:
-        """Input and output together."""
+        """Of input and output embeddings together."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
@@ -103,52 +103,58 @@ class Shape(StrictModel):
 
     @property
     def active(self) -> int:
-        """What one token of text goes through."""
+        """Of what one token of text passes through."""
         return self.text - self.expert_layers * (self.experts - self.experts_per_token) * self.expert
 
     def kv_bytes(self, context: int, *, local: bool = False) -> int:
-        """KV cache of one stream at 16 bit; `local`: an engine that keeps of local layers only what they see."""
-        a_token = 2 * self.kv_heads * self.head_dim * 2
+        """Return the size of one stream's KV cache at 16 bit.
+
+        `local` is for an engine that keeps only the tokens that a local layer attends to.
+        """
+        bytes_per_token = 2 * self.kv_heads * self.head_dim * 2
         if not (local and self.local_tokens):
-            return self.layers * context * a_token
-        far = self.layers // self.global_every
-        return a_token * (far * context + (self.layers - far) * min(context, self.local_tokens))
+            return self.layers * context * bytes_per_token
+        global_layers = self.layers // self.global_every
+        local_layers = self.layers - global_layers
+        return bytes_per_token * (global_layers * context + local_layers * min(context, self.local_tokens))
 
 
 class Model(StrictModel):
-    """One base: where it is, what it may be used for, what shape it has."""
+    """One base: its place on the hub, licence, shape and template."""
 
     hub: str | None
     revision: str = UNVERIFIED
     shape: str
     kind: Literal["base", "instruct"]
     context: int
-    """Longest, in tokens."""
+    """Longest context, in tokens."""
     licence: str
     gated: bool
     template: str | None = None
     tool_parser: str | None = None
     tested: bool = False
-    """Whether the whole line is run on it by our tests."""
+    """Whether our tests run the whole pipeline on it."""
 
 
 class Licence(StrictModel):
-    """What a base's licence asks of whoever passes on what was made of it."""
+    """What a base's licence requires of those who publish models made from it."""
 
     name: str
     url: str
     hub: str | None
     """Its name on the hub; None is `other` there."""
     built_with: str | None = None
-    """Words to be shown prominently."""
+    """Words that must be shown prominently."""
     name_begins: str | None = None
-    """What the tuned model's name must begin with."""
+    """Required beginning of the tuned model's name."""
     notice: str | None = None
-    """For a text file `NOTICE` beside the model."""
+    """The text of a file `NOTICE` beside the model."""
     asks: tuple[str, ...] = ()
 
 
-class _Never(StrictModel):
+class _Nonexistent(StrictModel):
+    """A name that people bring of a model that does not exist."""
+
     name: str
     because: str
     instead: tuple[str, ...]
@@ -161,13 +167,18 @@ class Registry(StrictModel):
     shapes: dict[str, Shape]
     models: dict[str, Model]
     licences: dict[str, Licence] = Field(default={})
-    never: tuple[_Never, ...] = Field(default=())
+    never: tuple[_Nonexistent, ...] = Field(default=())
 
     def find(self, name: str) -> str | None:
-        """The entry of a name: its key, its hub id or that without the owner, whatever their case; None if none."""
-        asked = _plain(name)
+        """Return the key of a model, or None.
+
+        `name` is its key, its hub id, or the hub id without the owner; case is ignored.
+        """
+        normalized = _normalize(name)
         for key, model in self.models.items():
-            if asked in (_plain(key), _plain(model.hub or key)) and ("/" not in name or _same(name, model.hub)):
+            if normalized in (_normalize(key), _normalize(model.hub or key)) and (
+                "/" not in name or _same(name, model.hub)
+            ):
                 return key
         return None
 
@@ -178,45 +189,45 @@ class Registry(StrictModel):
         return self.shape(key).family in FAMILIES
 
     def explain_missing(self, name: str) -> str | None:
-        """Why a name people bring cannot be, and what does exist; None if nothing is known against it."""
+        """Return why a name cannot be a model, and what does exist; None if there is no such entry."""
         owner = name.strip().lower().rpartition("/")[0]
         if owner not in ("", "meta-llama") or self.find(name):
-            return None  # others may call theirs what they like
+            return None  # other owners may use any name
         for never in self.never:
-            if re.fullmatch(never.name, _plain(name)):
+            if re.fullmatch(never.name, _normalize(name)):
                 return f"{name!r} does not exist: {never.because}.\nThese do: {', '.join(never.instead)}"
         return None
 
 
 @cache
 def registry() -> Registry:
-    """The table as shipped."""
+    """Return the shipped table."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is
     return Registry.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), loader))
 
 
 def resolve_key(name: str) -> str:
-    """The registry's key of a name.
+    """Return the registry's key of a model, as `Registry.find` does.
 
     Raises:
-        NotFound: no such model; says what does exist.
+        NotFound: no such model; the message names those that exist.
     """
-    if found := registry().find(name):
-        return found
+    if key := registry().find(name):
+        return key
     if reason := registry().explain_missing(name):
         raise NotFound(reason)
     import difflib
 
-    close = difflib.get_close_matches(_plain(name), registry().models, 3, 0.5)
+    close = difflib.get_close_matches(_normalize(name), registry().models, 3, 0.5)
     hint = f"did you mean {', '.join(close)}?" if close else "`tuneline models ls` shows those that are"
     raise NotFound(f"model {name!r}: not in {FILE.name}; {hint}")
 
 
 def read_shape(config: dict[str, Any]) -> Shape | None:
-    """The shape in a config.json; None if it does not say all sizes."""
+    """Return the shape in a parsed config.json, or None if it lacks a size."""
     config = config.get("text_config", config)
     experts = int(config.get("num_local_experts") or 0)
-    four = str(config.get("model_type", "")).startswith("llama4")
+    is_llama4 = str(config.get("model_type", "")).startswith("llama4")
     try:
         heads, ffn = int(config["num_attention_heads"]), int(config["intermediate_size"])
         return Shape(
@@ -226,23 +237,23 @@ def read_shape(config: dict[str, Any]) -> Shape | None:
             heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads,
             head_dim=config.get("head_dim") or int(config["hidden_size"]) // heads,
-            ffn=config["intermediate_size_mlp"] if four else ffn,
+            ffn=config["intermediate_size_mlp"] if is_llama4 else ffn,
             vocabulary=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=bool(config.get("attention_bias", False)),
             experts=experts,
             experts_per_token=config.get("num_experts_per_tok") or 0,
             expert_ffn=ffn if experts else 0,
-            shared_ffn=ffn if four else 0,
+            shared_ffn=ffn if is_llama4 else 0,
             expert_every=config.get("interleave_moe_layer_step") or 1,
-            local_tokens=config.get("attention_chunk_size") or 0 if four else 0,
-            global_every=config.get("no_rope_layer_interval") or 4 if four else 1,
+            local_tokens=config.get("attention_chunk_size") or 0 if is_llama4 else 0,
+            global_every=config.get("no_rope_layer_interval") or 4 if is_llama4 else 1,
         )
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.strip().lower().rpartition("/")[2])
 
 

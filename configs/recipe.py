@@ -1,6 +1,6 @@
-"""The recipe: every decision that shapes a model. A YAML states only what differs from the defaults here.
+"""The recipe: every decision that shapes a model. A YAML file states only what differs from the defaults here.
 
-A recipe says what, never where: `compute` and `watch` (nothing else) are left out of every fingerprint.
+A recipe says what, not where: `compute` and `watch`, and nothing else, are left out of every fingerprint.
 """
 
 from pathlib import Path
@@ -16,47 +16,47 @@ from tuneline.configs.section import Section
 from tuneline.configs.training import Train, Watch
 
 RECIPE = "recipe.json"
-"""The file of a run's folder that holds the recipe its artifacts were made from."""
+"""The file in a run's folder with the recipe that its artifacts are made from."""
 GgufType = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
 FolderType = Literal["AWQ", "GPTQ", "INT8", "FP8", "NF4", "LLM.int8", "ONNX", "TensorRT-LLM"]
 
 
 class Convert(Section):
-    """Which files are made of base and adapter."""
+    """The files made from base and adapter."""
 
     types: tuple[GgufType, ...] = ("F16", "Q8_0", "Q4_K_M")
     """GGUF files of the tuned model; F16 is the 16-bit reference."""
     format: Literal["gguf", "safetensors"] = "gguf"
-    """safetensors: beside the GGUF files (they are what is evaluated) a merged 16-bit checkpoint, for vLLM."""
+    """safetensors: a merged 16-bit checkpoint for vLLM, in addition to the GGUF files, which are what is evaluated."""
     folders: tuple[FolderType, ...] = ()
-    """Quantized checkpoints beside them: by llmcompressor for vLLM; NF4, LLM.int8 by bitsandbytes for Transformers.
-    ONNX, in fp32, is for onnxruntime; TensorRT-LLM is a folder in FP8 for trtllm-serve."""
+    """More checkpoints. AWQ, GPTQ, INT8, FP8: quantized by llmcompressor for vLLM. NF4, LLM.int8: by bitsandbytes
+    for Transformers. ONNX is in fp32 for onnxruntime, TensorRT-LLM a folder in FP8 for trtllm-serve."""
     calibration_tokens: int = Field(65_536, ge=512)
-    """Tokens of the run's own training text on which llmcompressor measures what to keep."""
+    """Tokens of the run's own training text on which llmcompressor calibrates."""
     imatrix_tokens: int = Field(0, ge=0)
-    """Tokens of the run's own training text on which is measured which weights count, for the types of few bits."""
+    """Tokens of the run's own training text for the importance matrix of low-bit types; 0 makes none."""
     verify_tokens: int = Field(2048, ge=64)
-    """Tokens of the run's own text on which each quantization is compared with 16 bit."""
+    """Tokens of the run's own text on which each quantized file is compared with the 16-bit one."""
     top_1_floor: float = Field(0.5, ge=0, le=1)
-    """A quantization that would choose 16 bit's next token less often than this is broken: the stage fails."""
+    """The stage fails if a quantized file chooses the 16-bit file's next token less often than this."""
 
 
 class Serve(Section):
-    """How the result is served; the form decides the engine."""
+    """How the result is served; the form determines the engine."""
 
     form: Literal["gguf", "adapter", "merged"] = "gguf"
     """gguf: llama.cpp. adapter (on the base) and merged: vLLM."""
     type: GgufType = "Q4_K_M"
     """Which file answers when the form is gguf."""
     context: int = Field(2048, gt=0)
-    """Tokens a request and its answer may take."""
+    """Longest request and answer together, in tokens."""
 
 
 class Recipe(Section):
     """Every decision that shapes a model."""
 
     name: str = Field("", max_length=64)
-    """Called after its file unless told otherwise; a run is called after its recipe."""
+    """The file's name by default; a run takes its recipe's name."""
     base: str = "tiny"
     """A name of models.yaml (`tiny`, `llama-3.1-8b-instruct`, …), a hub id, or a local folder."""
     revision: str | None = None
@@ -78,15 +78,14 @@ class Recipe(Section):
         return self
 
     def section(self, *names: str) -> dict[str, Any]:
-        """The named sections as JSON-able settings, each file replaced by the hash of its content."""
-        dumped = {name: getattr(self, name) for name in names}
-        return {name: hash_paths(value) for name, value in dumped.items()}
+        """Return the named sections as JSON-able settings, with each path replaced by the hash of its content."""
+        return {name: hash_paths(getattr(self, name)) for name in names}
 
 
 def recipe_of(run: Path) -> Recipe:
-    """Return the recipe that the run in the folder `run` was last executed with.
+    """Return the recipe of the run in the folder `run`.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
+        FileNotFoundError: no stage has been run there.
     """
     return Recipe.model_validate_json((run / RECIPE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A recipe's YAML file: read, checked, and each mistake explained with its key."""
+"""A recipe's YAML file: loading, checking, and the explanation of each mistake by its key."""
 
 import difflib
 from collections.abc import Callable
@@ -9,16 +9,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tuneline.configs.data import Measure
+from tuneline.configs.models import UNVERIFIED, registry
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import NAME, find
+from tuneline.core.pins import pin_of
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file, called after the file unless it has a name.
+    """Return the recipe in a YAML file. Its name is the file's unless the YAML states one.
 
     Raises:
-        BadRecipe: not there, not YAML, an unknown key, a wrong value, or a file it names is missing.
+        BadRecipe: no such file, not YAML, an unknown key, a wrong value, or a file that it names is missing.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -31,23 +33,23 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate({"name": path.stem} | raw)
     except ValidationError as error:
-        causes = [e for e in error.errors() if e["type"] != "too_short"]  # as a list also is whose items are wrong
-        raise BadRecipe("\n".join(_explain(path, e) for e in causes or error.errors())) from None
+        # pydantic also calls a list too short whose items are wrong.
+        causes = [e for e in error.errors() if e["type"] != "too_short"]
+        raise BadRecipe("\n".join(_explain_error(path, e) for e in causes or error.errors())) from None
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
-    for key, file in _files(recipe):
+    for key, file in _list_paths(recipe):
         if not find(file).exists() or (find(file).is_dir() and not key.endswith(("].path", ".include"))):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
-    return _named(recipe)
+    return _resolve_base(recipe)
 
 
-def _named(recipe: Recipe) -> Recipe:
-    """A name of models.yaml as the hub id and commit it stands for, so that nothing else has to know the table.
+def _resolve_base(recipe: Recipe) -> Recipe:
+    """Replace a name of models.yaml by its hub id and commit, so that nothing else has to look it up.
 
-    Without a commit, the one that this machine has verified and pinned.
+    If neither the recipe nor the table states a commit, it is the one pinned on this machine, if any. It is resolved
+    here, once: a run's recipe.json, its adapter and its model card state the commit.
     """
-    from tuneline.configs.models import UNVERIFIED, registry
-
     if recipe.base == "tiny" or find(Path(recipe.base)).is_dir():
         return recipe
     base, revision = recipe.base, recipe.revision
@@ -56,27 +58,26 @@ def _named(recipe: Recipe) -> Recipe:
         base = model.hub or key
         revision = revision or (None if model.revision == UNVERIFIED else model.revision)
     if revision is None and "/" in base:
-        from tuneline.core.pins import pin_of
-
         revision = pin_of(base)
     return recipe.model_copy(update={"base": base, "revision": revision})
 
 
-def replace_paths(recipe: Recipe, moved: Callable[[Path], Path]) -> Recipe:
-    """The recipe with `moved(path)` for each file it names; fingerprints hash contents, so they stay the same."""
+def replace_paths(recipe: Recipe, new_path: Callable[[Path], Path]) -> Recipe:
+    """Return the recipe with `new_path(path)` for each path in it; its fingerprints stay the same."""
 
-    def replaced(value: Any) -> Any:
+    def replace(value: Any) -> Any:
         if isinstance(value, Path):
-            return moved(value)
+            return new_path(value)
         if isinstance(value, BaseModel):
-            return value.model_copy(update={name: replaced(getattr(value, name)) for name in type(value).model_fields})
-        return tuple(replaced(item) for item in value) if isinstance(value, tuple) else value
+            return value.model_copy(update={name: replace(getattr(value, name)) for name in type(value).model_fields})
+        return tuple(replace(item) for item in value) if isinstance(value, tuple) else value
 
-    changed: Recipe = replaced(recipe)
-    return changed
+    replaced: Recipe = replace(recipe)
+    return replaced
 
 
-def _files(value: Any, key: str = "") -> list[tuple[str, Path]]:
+def _list_paths(value: Any, key: str = "") -> list[tuple[str, Path]]:
+    """Return (key, path) for every path in a section; `data.sources[0].path` is a key."""
     if isinstance(value, Path):
         return [(key, value)]
     if isinstance(value, BaseModel):
@@ -85,17 +86,18 @@ def _files(value: Any, key: str = "") -> list[tuple[str, Path]]:
         children = [(f"{key}[{i}]", item) for i, item in enumerate(value)]
     else:
         return []
-    return [found for name, child in children for found in _files(child, name)]
+    return [entry for name, child in children for entry in _list_paths(child, name)]
 
 
-def _explain(path: Path, error: Any) -> str:
-    measure = error["loc"][-1:] == ("[key]",)
-    location = error["loc"][:-1] if measure else error["loc"]
+def _explain_error(path: Path, error: Any) -> str:
+    """Return one line for one of pydantic's errors: file, key, value, what is wrong, and the nearest known key."""
+    is_measure = error["loc"][-1:] == ("[key]",)
+    location = error["loc"][:-1] if is_measure else error["loc"]
     key = ".".join(str(part) for part in location) or "recipe"
-    if error["type"] == "extra_forbidden" or measure:
-        known = list(get_args(Measure)) if measure else _keys_of(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, 1, 0.6)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+    if error["type"] == "extra_forbidden" or is_measure:
+        keys = list(get_args(Measure)) if is_measure else _keys_of(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), keys, 1, 0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(keys)}"
         return f"{path}: {key}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{path}: {key}: required"
@@ -108,6 +110,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _keys_of(location: tuple[str | int, ...]) -> list[str]:
+    """Return the keys of the section at a location in the recipe, as pydantic's errors give it."""
     section: type[BaseModel] = Recipe
     for part in location:
         if isinstance(part, str):

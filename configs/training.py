@@ -1,4 +1,4 @@
-"""`train` and `watch` in a recipe: how the adapter is trained, and what raises an alert meanwhile."""
+"""`train` and `watch` in a recipe: how the adapter is trained, and what raises an alert during training."""
 
 from typing import Literal, Self
 
@@ -17,41 +17,41 @@ class Train(Section):
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[Literal["attention", "mlp", "router", "experts"], ...] = ("attention", "mlp")
-    """Which weights get an adapter, by meaning; `mlp` is the shared expert too."""
+    """Module groups that receive LoRA adapters; `mlp` includes the shared expert."""
     modules_to_save: tuple[Literal["embeddings", "head"], ...] = ()
-    """What is trained whole beside the adapter."""
+    """Modules that are trained fully, in addition to the adapter."""
     init_from: str | None = Field(None, pattern=rf"^{NAME.pattern}$")
-    """A run whose adapter is gone on from; its targets and rank must be these."""
+    """A run whose adapter training starts from; its targets and rank must be the same."""
     learning_rate: float = Field(2e-4, gt=0)
     final_learning_rate: float = Field(0.0, ge=0)
-    """Where a cosine schedule ends."""
+    """The learning rate at the end of a cosine schedule."""
     lora_plus: float = Field(1.0, ge=1)
-    """How much faster the adapter's B learns than its A (LoRA+, arXiv 2402.12354); 1 is plain LoRA."""
+    """Ratio of the learning rates of the adapter's B and A (LoRA+, arXiv 2402.12354); 1 is plain LoRA."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, gt=0)
-    """Stops here, whatever `epochs` says."""
+    """Training stops after this many steps, whatever `epochs` is."""
     batch_rows: int = Field(32, gt=0)
     """Rows per optimizer step, over all GPUs; micro-batch and accumulation follow from the hardware."""
     max_gradient_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     save_steps: int = Field(50, gt=0)
-    """A checkpoint every so many steps."""
+    """Steps between checkpoints."""
     evaluate_steps: int = Field(50, gt=0)
-    """Validation loss every so many steps."""
+    """Steps between measurements of the validation loss."""
     keep: Literal["last", "best"] = "last"
-    """Which weights are the result: those of the last step, or of the lowest validation loss."""
+    """Which weights are the result: those of the last step, or those with the lowest validation loss."""
     patience: int | None = Field(None, gt=0)
-    """Stops after so many validations in a row without a lower loss; None never does."""
+    """Training stops after so many validations in a row without a lower loss; None: never."""
     min_delta: float = Field(0.0, ge=0)
-    """How much lower, in nats a token, counts as lower."""
+    """Smallest decrease, in nats per token, that counts as a lower loss."""
     packing: bool = False
-    """Rows packed into sequences of `data.max_tokens`, each seeing itself alone."""
+    """Whether rows are packed into sequences of `data.max_tokens`; each row attends only to itself."""
     seed: int = 0
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if not self.targets and self.method != "full":
             raise ValueError("targets: at least one; `full` needs none")
         if "router" in self.targets and self.dropout:
@@ -64,7 +64,7 @@ class Train(Section):
 
 
 class Watch(Section):
-    """What raises an alert, in the log, the terminal and W&B, and stops nothing."""
+    """Alert thresholds. An alert appears in the log, the terminal and W&B; training goes on."""
 
     gradient_norm: float | None = Field(None, gt=0)
     """Alert at this gradient norm or above."""
