@@ -67,20 +67,20 @@ def main(items: int) -> None:
 def _ours(url: str, items: int) -> float:
     from tuneline.configs.catalogue import load_catalogue
     from tuneline.configs.evaluation import Suite
-    from tuneline.stages.evaluate.clients.asking import ask_all
-    from tuneline.stages.evaluate.clients.openai_client import asker
+    from tuneline.stages.evaluate.clients.openai_client import connect_engine
+    from tuneline.stages.evaluate.clients.suite_runner import ask_all
     from tuneline.stages.evaluate.clients.target_engines import Engine
-    from tuneline.stages.evaluate.suites.items import make_items
-    from tuneline.stages.evaluate.suites.run_context import Known
+    from tuneline.stages.evaluate.suites.run_context import RunContext
+    from tuneline.stages.evaluate.suites.suite_items import make_items
 
     catalogue = load_catalogue(ROOT / "configs/tools/business.yaml")
     questions = make_items(Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=items))
 
     async def ask_them(file: Path) -> float:
-        async with asker(Engine(url, "m"), "", catalogue) as ask:
-            await ask_all(questions[:8], ask, file, known=Known(catalogue))  # connections, imports
+        async with connect_engine(Engine(url, "m"), "", catalogue) as ask:
+            await ask_all(questions[:8], ask, file, run_context=RunContext(catalogue))  # connections, imports
             started = time.process_time()
-            await ask_all(questions, ask, file, known=Known(catalogue))
+            await ask_all(questions, ask, file, run_context=RunContext(catalogue))
             return time.process_time() - started
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,17 +93,17 @@ def _inspect(url: str, items: int) -> float:
 
     from tuneline.configs.catalogue import load_catalogue
     from tuneline.configs.evaluation import Suite
-    from tuneline.stages.evaluate.clients.inspect_tasks import task_of
-    from tuneline.stages.evaluate.suites.run_context import Known
+    from tuneline.stages.evaluate.clients.inspect_tasks import make_task
+    from tuneline.stages.evaluate.suites.run_context import RunContext
 
     os.environ |= {"TUNELINE_API_KEY": "none", "TUNELINE_BASE_URL": url}
-    known = Known(load_catalogue(ROOT / "configs/tools/business.yaml"))
+    known = RunContext(load_catalogue(ROOT / "configs/tools/business.yaml"))
 
     def cpu(rows: int) -> float:
         suite = Suite(name="bench", grammar=ROOT / "data/synthesis/ask/en.yaml", rows=rows)
         started = time.process_time()
         with tempfile.TemporaryDirectory() as logs:
-            evaluate(task_of(suite, known), model="openai-api/tuneline/m", log_dir=logs, display="none",
+            evaluate(make_task(suite, known), model="openai-api/tuneline/m", log_dir=logs, display="none",
                      max_connections=4)  # fmt: skip
         return time.process_time() - started
 

@@ -20,7 +20,7 @@ from scipy.special import ndtri
 
 from benchmarks.common.rounds import print_result
 from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval, items_needed, lower_bound
-from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Paired, Verdict, judge_tasks
+from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, PairedOutcomes, Verdict, compare_tasks
 
 COMPARISONS = int(os.environ.get("TUNELINE_COMPARISONS", "2000"))
 CONFIDENCE, ITEMS, TASKS = 0.95, 500, 6
@@ -164,7 +164,7 @@ def needed(tasks: int) -> int:
 
 def judged(tasks: dict[str, tuple[list[bool], list[bool]]], world: World) -> tuple[Verdict, ...]:
     clusters = frames(world)
-    return judge_tasks("a", "b", {t: Paired(a, b, clusters) for t, (a, b) in tasks.items()}, CONFIDENCE).tasks
+    return compare_tasks("a", "b", {t: PairedOutcomes(a, b, clusters) for t, (a, b) in tasks.items()}, CONFIDENCE).tasks
 
 
 def pairs(

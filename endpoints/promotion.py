@@ -15,7 +15,7 @@ from tuneline.configs.recipe import RECIPE, Serve, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
 from tuneline.core.paths import NAME
-from tuneline.stages.evaluate.verdicts.gate import of_run
+from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 
 
 class Version(BaseModel):
@@ -81,7 +81,7 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
     recipe = recipe_of(folder)
     conversion, evaluation = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
     versions = _read_versions(name)
-    gate = of_run(folder, evaluation.metrics["gate"]) if "gate" in evaluation.metrics else {}
+    gate = gate_of_run(folder, evaluation.metrics["gate"]) if "gate" in evaluation.metrics else {}
     if not override:
         _refuse_unless_passed(run, name, gate)
     version = Version(

@@ -15,11 +15,13 @@ from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.notification import notify
 from tuneline.endpoints.promotion import Promotion, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
-from tuneline.stages.evaluate import answers_of, ask_target, served
-from tuneline.stages.evaluate.clients.target_engines import REFERENCE, Engines
+from tuneline.stages.evaluate.answers import read_answers_of
+from tuneline.stages.evaluate.clients.local_targets import ask_engine
+from tuneline.stages.evaluate.clients.target_engines import Engines
 from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
-from tuneline.stages.evaluate.suites.items import make_items
-from tuneline.stages.evaluate.suites.run_context import of_run
+from tuneline.stages.evaluate.suites.run_context import open_run_context
+from tuneline.stages.evaluate.suites.suite_items import make_items
+from tuneline.stages.evaluate.targets import REFERENCE, served_target
 
 TOLERANCE = 0.02
 """A share that fell by more than this is a regression; engines and sampling alone cause smaller differences."""
@@ -87,13 +89,16 @@ def find_regressions(suites: dict[str, Any], references: dict[str, Any]) -> list
 
 def _evaluate(recipe: Recipe, run: Path, target: str) -> dict[str, Any]:
     """Return suite → scoreboard row of `target`, evaluated now."""
-    context = of_run(recipe, run)
+    context = open_run_context(recipe, run)
     suites = {suite.name: make_items(suite, context) for suite in recipe.evaluate.suites}
     if not suites:
         raise StageFailed(f"{run.name}: its recipe has no suites to ask")
     with tempfile.TemporaryDirectory() as scratch, Engines(recipe, run, Path(scratch)) as engines:
-        ask_target(recipe, context, engines.of(target, run / "convert" / f"{target}.gguf"), suites, Path(scratch))
-        answers = {suite: answers_of(Path(scratch), suite, target, items) for suite, items in suites.items()}
+        ask_engine(recipe, context, engines.start(target, run / "convert" / f"{target}.gguf"), suites, Path(scratch))
+        answers = {
+            suite: read_answers_of(Path(scratch), suite, target, [item.id for item in items])
+            for suite, items in suites.items()
+        }
     rows = [scoreboard_row(suite, target, records, recipe.evaluate.confidence) for suite, records in answers.items()]
     return {row["suite"]: row for row in rows}
 
@@ -126,4 +131,4 @@ def _read_newest_evaluation(promoted_run: str) -> dict[str, Any] | None:
     if not others:
         return None
     newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)
-    return _read_evaluation(newest, served(recipe_of(newest)))
+    return _read_evaluation(newest, served_target(recipe_of(newest)))

@@ -65,10 +65,10 @@ def _run_stages(recipe: Recipe, run: str, stages: list[str], functions: Function
 
 
 def _check_gate(run: str) -> None:
-    from tuneline.stages.evaluate.verdicts.gate import leave_unless_passed
+    from tuneline.stages.evaluate.verdicts.gate import require_pass
 
     with synchronized(reads=("runs",), writes=()):
-        leave_unless_passed(open_artifact(paths.run_folder(run) / "evaluate"))
+        require_pass(open_artifact(paths.run_folder(run) / "evaluate"))
 
 
 def _check_preflight(recipe: Recipe, run: str) -> None:

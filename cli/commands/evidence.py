@@ -30,7 +30,7 @@ def compare(
     from tuneline.stages.evaluate.verdicts import comparison
     from tuneline.stages.report.comparison_page import write_comparison
 
-    result = comparison.compare(a, b, exact=exact, by_tool=tools)
+    result = comparison.compare_models(a, b, exact=exact, by_tool=tools)
     page = write_comparison(result, to or comparison.page_file(result))
     if as_json:
         typer.echo(json.dumps(result.as_json() | {"page": str(page)}, ensure_ascii=False))

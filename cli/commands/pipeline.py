@@ -154,6 +154,6 @@ def _write_report(folder: Path, *, quiet: bool) -> None:
 
 
 def _exit_by_gate(folder: Path) -> None:
-    from tuneline.stages.evaluate.verdicts.gate import leave_unless_passed
+    from tuneline.stages.evaluate.verdicts.gate import require_pass
 
-    leave_unless_passed(open_stage(folder, "evaluate"))
+    require_pass(open_stage(folder, "evaluate"))

@@ -22,7 +22,7 @@ def render_comparison(comparison: "Comparison") -> Table:
     for task in tasks:
         difference = f"{100 * task.difference:+.1f} ({100 * task.low:+.1f} to {100 * task.high:+.1f})"
         drawing = _draw_interval(task.low / reach, task.difference / reach, task.high / reach)
-        verdict = Text(task.told, style=COLOURS.get(task.verdict, ""))
+        verdict = Text(task.summary, style=COLOURS.get(task.verdict, ""))
         table.add_row(task.task, str(task.n), f"{task.a:.1%}", f"{task.b:.1%}", difference, drawing, verdict)
     return table
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tuneline.stages.evaluate.load_testing.guidellm import Load
+    from tuneline.stages.evaluate.load_testing.guidellm import LoadResult
 
 PERCENTILES = (0.5, 0.95, 0.99)
 
 
-def format_load(load: "Load") -> str:
+def format_load(load: "LoadResult") -> str:
     """Return the figures of a load test: latency, time to first token, throughput, memory and cost."""
     failed = f", {load.errors} failed" if load.errors else ""
     lines = [

@@ -1,276 +1,136 @@
-"""Evaluate: base and every tuned file answer the same items through the engine that serves; verdicts are data."""
+"""The evaluate stage: the base and every tuned file answer the same items, through the engine that serves them."""
 
-import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
-from tuneline.stages.evaluate.clients.asking import CONCURRENCY, Answer, ask_all, read_answers
-from tuneline.stages.evaluate.clients.external_targets import ask_elsewhere
-from tuneline.stages.evaluate.clients.openai_client import asker
-from tuneline.stages.evaluate.clients.target_engines import BASE, REFERENCE, Engine, Engines, engine_of, stands_in
-from tuneline.stages.evaluate.suites.items import Item, make_items
-from tuneline.stages.evaluate.suites.run_context import Known, of_run
-from tuneline.stages.evaluate.verdicts import gate
-from tuneline.stages.evaluate.verdicts.task_verdicts import FILE as VERDICTS
-from tuneline.stages.fetch.bases import open_base
+from tuneline.stages.evaluate.answers import read_answers_of
+from tuneline.stages.evaluate.clients.external_targets import ask_external_targets
+from tuneline.stages.evaluate.clients.lm_eval_tasks import benchmark_table, require_lm_eval
+from tuneline.stages.evaluate.clients.local_targets import ask_local_targets
+from tuneline.stages.evaluate.clients.target_engines import Engines, engine_name, substitute_warning
+from tuneline.stages.evaluate.scoring.baseline_classifier import classifier_table
+from tuneline.stages.evaluate.scoring.perplexity import perplexity_table
+from tuneline.stages.evaluate.scoring.preselector_recall import recall_table
+from tuneline.stages.evaluate.scoring.scoreboard import AnswersByTarget, all_tables
+from tuneline.stages.evaluate.suites.item import Suites
+from tuneline.stages.evaluate.suites.run_context import RunContext, open_run_context
+from tuneline.stages.evaluate.suites.suite_items import make_items
+from tuneline.stages.evaluate.targets import BASE, served_target, target_files
+from tuneline.stages.evaluate.verdicts.gate import decide_gate
+from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
+from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS
 from tuneline.stages.prepare import load_tools
 from tuneline.stages.prepare.checks.overlap import overlap, read_carriers, seen
 
-Suites = dict[str, tuple[Item, ...]]
-
 
 def evaluate(recipe: Recipe, run: Path) -> Artifact:
-    """Answers in `evaluate/answers/SUITE/TARGET.jsonl`, `evaluate/verdicts.json`; tables and gate as metrics.
+    """Return the finished evaluation of a converted run: tables and the gate's decision as metrics.
 
-    A gate that says no still finishes the artifact.
+    The answers are in `evaluate/answers/SUITE/TARGET.jsonl`, the verdicts in `evaluate/verdicts.json`. A gate that does
+    not pass still finishes the artifact.
     """
     prepared, converted = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "convert")
-    settings = _settings(recipe) | {"context": recipe.serve.context}
 
     def build(folder: Path) -> dict[str, Any]:
-        known, events = of_run(recipe, run), Events(run, "evaluate")
-        suites = {suite.name: make_items(suite, known) for suite in recipe.evaluate.suites}
-        files, elsewhere = targets(recipe, converted.path), [target.name for target in recipe.evaluate.targets]
-        _refuse(recipe, known, files, suites)
-        if told := stands_in(recipe):
-            events.emit("warning", text=told)
+        run_context, events = open_run_context(recipe, run), Events(run, "evaluate")
+        suites = {suite.name: make_items(suite, run_context) for suite in recipe.evaluate.suites}
+        files = target_files(recipe, converted.path)
+        _refuse(recipe, run_context, files, suites)
+        if warning := substitute_warning(recipe):
+            events.emit("warning", text=warning)
         with Engines(recipe, run, folder) as engines:
-            _ask_targets(recipe, known, files, suites, folder, events, engines)
-        ask_elsewhere(recipe, known, suites, folder, events)
+            ask_local_targets(recipe, run_context, files, suites, folder, events, engines)
+        ask_external_targets(recipe, run_context, suites, folder, events)
         with Engines(recipe, run, folder) as engines:
-            standard = _standard(recipe, files, folder, events, engines)
-        perplexity = _perplexity(recipe, prepared.path, files, folder, events)
-        answers = {
-            (suite, target): answers_of(folder, suite, target, items)
-            for suite, items in suites.items()
-            for target in (*files, *elsewhere)
-        }
-        stand = seen(prepared.path, {name: [(i.text, i.carrier) for i in items] for name, items in suites.items()})
-        gated, verdicts = gate.judge(recipe.evaluate, _evidence(recipe, run, prepared, converted, answers, stand))
+            benchmarks = benchmark_table(recipe, files, folder, events, engines)
+        perplexity = perplexity_table(recipe, prepared.path, files, folder, events)
+        answers = _read_all_answers(recipe, files, suites, folder)
+        seen_items = _seen_in_training(prepared.path, suites)
+        evidence = _gather_evidence(recipe, run, prepared, converted, answers, seen_items)
+        gate, verdicts = decide_gate(recipe.evaluate, evidence)
         artifacts.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
-        carriers = read_carriers(prepared.path)
-        return tables(recipe.evaluate, answers) | {
-            "gate": gated,
-            "engines": {target: engine_of(recipe, target) for target in files},
-            "classifier": _classify(recipe.evaluate, prepared.path, suites),
+        confidence = recipe.evaluate.confidence
+        return all_tables(answers, confidence) | {
+            "gate": gate,
+            "engines": {target: engine_name(recipe, target) for target in files},
+            "classifier": classifier_table(prepared.path, suites, confidence),
             "perplexity": perplexity,
-            "standard": standard,
-            "preselector": _preselected(recipe.evaluate, known, suites),
-            "overlap": {
-                name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": stand[name]}
-                for name, items in suites.items()
-            },
+            "standard": benchmarks,
+            "preselector": recall_table(recipe.evaluate.suites, run_context, suites, confidence),
+            "overlap": _overlap_table(prepared.path, suites, seen_items),
         }
 
-    needs = {"prepare": prepared, "convert": converted}
+    settings, needs = stage_settings(recipe), {"prepare": prepared, "convert": converted}
     return artifacts.make(run / "evaluate", stage_version=4, settings=settings, needs=needs, build=build)
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What the result hangs on: not what a model elsewhere costs, nor which key pays for it."""
-    section = recipe.section("evaluate")
-    asked = [
+def stage_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what the result depends on: not what an external model costs, nor which key pays for it."""
+    section = recipe.section("evaluate")["evaluate"]
+    targets = [
         {key: value for key, value in target.items() if not key.startswith(("usd", "budget", "key"))}
-        for target in section["evaluate"]["targets"]
+        for target in section["targets"]
     ]
-    return {"evaluate": section["evaluate"] | {"targets": asked}}
+    return {"evaluate": section | {"targets": targets}, "context": recipe.serve.context}
 
 
-def targets(recipe: Recipe, converted: Path) -> dict[str, Path]:
-    """What is asked: the base, the 16-bit reference (always made) and the other files of the tuned model."""
-    names = [BASE, REFERENCE, *(f"tuned-{kind}" for kind in recipe.convert.types if kind != "F16")]
-    return {name: converted / (f"{name}-F16.gguf" if name == BASE else f"{name}.gguf") for name in names}
+def _refuse(recipe: Recipe, run_context: RunContext, files: Mapping[str, Path], suites: Suites) -> None:
+    """Raise BadRecipe for what cannot be asked, before anything is."""
+    items = [item for suite_items in suites.values() for item in suite_items]
+    if run_context.catalogue is None and any(item.expected_calls for item in items):
+        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+    if taken_names := [target.name for target in recipe.evaluate.targets if target.name in files]:
+        raise BadRecipe(f"evaluate.targets: name: {taken_names[0]!r}: a file of this run is called so; take another")
+    if recipe.evaluate.standard:
+        require_lm_eval(recipe.evaluate.standard)
+    if any(item.style for item in items):
+        _ = run_context.styles  # raises where the passages do not suffice
 
 
-def served(recipe: Recipe) -> str:
-    """The target that goes live; an adapter and a merged model bear the name of the 16-bit file of the same weights."""
-    return f"tuned-{recipe.serve.type}" if recipe.serve.form == "gguf" else REFERENCE
-
-
-def tables(settings: Evaluate, answers: Mapping[tuple[str, str], Sequence[Answer]]) -> dict[str, Any]:
-    """All tables, from answers by (suite, target)."""
-    from tuneline.stages.evaluate.scoring import scoreboard
-
-    board = [scoreboard.scoreboard_row(s, t, found, settings.confidence) for (s, t), found in answers.items()]
+def _read_all_answers(recipe: Recipe, files: Mapping[str, Path], suites: Suites, folder: Path) -> AnswersByTarget:
+    targets = [*files, *(target.name for target in recipe.evaluate.targets)]
     return {
-        "confidence": settings.confidence,
-        "scoreboard": board,
-        **{
-            name: [row for (s, t), found in answers.items() for row in table(s, t, found, settings.confidence)]
-            for name, table in scoreboard.TABLES.items()
-        },
-        "loss_in_points": scoreboard.losses(board, REFERENCE),
+        (suite, target): read_answers_of(folder, suite, target, (item.id for item in items))
+        for suite, items in suites.items()
+        for target in targets
     }
 
 
-def _evidence(
+def _gather_evidence(
     recipe: Recipe,
     run: Path,
     prepared: Artifact,
     converted: Artifact,
-    answers: Mapping[tuple[str, str], Sequence[Answer]],
-    seen: Mapping[str, int],
-) -> gate.Evidence:
-    catalogue = load_tools(prepared.path)
-    trained = artifacts.open_artifact(run / "train").metrics if artifacts.finished(run / "train") else {}
-    return gate.Evidence(
+    answers: AnswersByTarget,
+    seen_items: Mapping[str, int],
+) -> Evidence:
+    catalogue, served = load_tools(prepared.path), served_target(recipe)
+    training = artifacts.open_artifact(run / "train").metrics if artifacts.finished(run / "train") else {}
+    return Evidence(
         answers=answers,
-        served=served(recipe),
+        served=served,
         baseline=BASE,
-        seen=seen,
+        seen_items=seen_items,
         catalogue=catalogue.names if catalogue else (),
-        validation_loss=trained.get("validation_loss"),
-        perplexity=converted.metrics.get("fidelity", {}).get(served(recipe), {}).get("perplexity"),
+        validation_loss=training.get("validation_loss"),
+        perplexity=converted.metrics.get("fidelity", {}).get(served, {}).get("perplexity"),
     )
 
 
-def _refuse(recipe: Recipe, known: Known, files: Mapping[str, Path], suites: Suites) -> None:
-    """Raise BadRecipe for what cannot be asked, before anything is."""
-    if known.catalogue is None and any(item.tool or item.calls for items in suites.values() for item in items):
-        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
-    if taken := [target.name for target in recipe.evaluate.targets if target.name in files]:
-        raise BadRecipe(f"evaluate.targets: name: {taken[0]!r}: a file of this run is called so; take another")
-    if recipe.evaluate.standard:
-        from tuneline.stages.evaluate.clients.lm_eval_tasks import refuse_unless_installed
-
-        refuse_unless_installed(recipe.evaluate.standard)
-    if any(item.style for items in suites.values() for item in items):
-        _ = known.styles
+def _seen_in_training(prepared: Path, suites: Suites) -> dict[str, int]:
+    """Return how many items of each suite are in the training data, by their text or their sentence template."""
+    return seen(prepared, {name: [(item.text, item.carrier) for item in items] for name, items in suites.items()})
 
 
-def _ask_targets(
-    recipe: Recipe,
-    known: Known,
-    files: dict[str, Path],
-    suites: Suites,
-    folder: Path,
-    events: Events,
-    engines: Engines,
-) -> None:
-    """Starts the engine for each target that has questions open, and asks them."""
-    if not suites:
-        return
-    total = len(files) * sum(len(items) for items in suites.values())
-    done = sum(len(read_answers(answers_file(folder, suite, target))) for suite in suites for target in files)
-
-    def answered() -> None:
-        nonlocal done
-        done += 1
-        events.progress(done, total, "answers", target)
-
-    for target, gguf in files.items():
-        if all(len(read_answers(answers_file(folder, s, target))) >= len(items) for s, items in suites.items()):
-            continue
-        ask_target(recipe, known, engines.of(target, gguf), suites, folder, answered)
-
-
-def _perplexity(
-    recipe: Recipe, prepared: Path, files: Mapping[str, Path], folder: Path, events: Events
-) -> list[dict[str, Any]]:
-    """Of base and tuned on validation rows, rendered with the base's own tokenizer and template."""
-    if not recipe.evaluate.perplexity_rows:
-        return []
-    from tuneline.stages.evaluate.scoring import perplexity
-    from tuneline.stages.prepare import read_prepared
-    from tuneline.stages.prepare.rendering.renderer import Renderer
-
-    rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
-    rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
-    total, done = len(files) * len(rows), 0
-
-    def measured(target: str, _: int) -> None:
-        nonlocal done
-        done += 1
-        events.progress(done, total, "rows", f"perplexity of {target}")
-
-    threads = recipe.compute.threads or len(os.sched_getaffinity(0))
-    losses = perplexity.measure(files, rendered, folder, recipe.data.max_tokens, threads, measured)
-    return perplexity.table(losses, recipe.evaluate.confidence)
-
-
-def _standard(
-    recipe: Recipe, files: Mapping[str, Path], folder: Path, events: Events, engines: Engines
-) -> list[dict[str, Any]]:
-    """Public benchmarks, of the base and of what goes live."""
-    if not recipe.evaluate.standard:
-        return []
-    from tuneline.stages.evaluate.clients.lm_eval_tasks import ask_standard
-
-    rows = []
-    for done, target in enumerate((BASE, served(recipe))):
-        events.progress(done, 2, "models", f"standard benchmarks of {target}")
-        base_url = engines.of(target, files[target]).base_url
-        rows += ask_standard(recipe.evaluate.standard, base_url, target, folder, CONCURRENCY)
-    return rows
-
-
-def ask_target(
-    recipe: Recipe,
-    known: Known,
-    engine: Engine,
-    suites: Suites,
-    folder: Path,
-    answered: Callable[[], None] = lambda: None,
-) -> None:
-    """Every item of `suites` to one target through its engine; answers as `evaluate` keeps them, below `folder`."""
-
-    async def ask_suites() -> None:
-        async with asker(engine, recipe.data.system, known.catalogue) as ask:
-            for suite, items in suites.items():
-                await ask_all(items, ask, answers_file(folder, suite, engine.model), answered, known)
-
-    asyncio.run(ask_suites())
-
-
-def _classify(settings: Evaluate, prepared: Path, suites: Suites) -> list[dict[str, Any]]:
-    from tuneline.stages.evaluate.scoring import baseline_classifier, scoreboard
-
-    texts, tools = baseline_classifier.training_pairs(prepared / "train.jsonl")
-    if len(set(tools)) < 2 or not suites:
-        return []
-    asked = {suite: [item for item in items if item.tool] for suite, items in suites.items()}
-    items = [item for found in asked.values() for item in found]
-    predicted = {
-        item.id: tool for item, tool in zip(items, baseline_classifier.predict(texts, tools, items), strict=True)
+def _overlap_table(prepared: Path, suites: Suites, seen_items: Mapping[str, int]) -> dict[str, Any]:
+    carriers = read_carriers(prepared)
+    return {
+        name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": seen_items[name]}
+        for name, items in suites.items()
     }
-    return [
-        scoreboard.classifier_row(
-            suite,
-            [predicted[item.id] == item.tool for item in found],
-            [item.carrier for item in found],
-            settings.confidence,
-        )
-        for suite, found in asked.items()
-        if found
-    ]
-
-
-def _preselected(settings: Evaluate, known: Known, suites: Suites) -> list[dict[str, Any]]:
-    """How often the right tools are among the `k` the preselector shows, where a suite lets it choose."""
-    from tuneline.stages.evaluate.scoring import scoreboard
-
-    chosen = [suite for suite in settings.suites if known.offered(suite.offered)]
-    return [
-        row
-        for suite in chosen
-        for row in scoreboard.recall(suite.name, suites[suite.name], known.preselector.nearest, settings.confidence)
-    ]
-
-
-def answers_of(folder: Path, suite: str, target: str, items: Sequence[Item]) -> list[Answer]:
-    """In the order of the items: answers come as the engine finishes them, and tables must not depend on that."""
-    by_id = {answer.id: answer for answer in read_answers(answers_file(folder, suite, target))}
-    return [by_id[item.id] for item in items]
-
-
-def answers_file(folder: Path, suite: str, target: str) -> Path:
-    """Where the answers of a target to a suite are kept."""
-    return folder / "answers" / suite / f"{target}.jsonl"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tuneline.stages.evaluate.clients.asking import Answer
+from tuneline.stages.evaluate.answers import Answer
 
 MAX_TEXT = 400
 """Characters kept of an answer that calls no tool."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.stages.evaluate.clients.asking import Answer, read_answers
+from tuneline.stages.evaluate.answers import Answer, read_answers
 from tuneline.stages.report.run_record import Row, RunRecord
 
 AnswersBySuite = Mapping[str, Sequence[Answer]]

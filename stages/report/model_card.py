@@ -9,8 +9,8 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import load_template
-from tuneline.stages.evaluate import served
-from tuneline.stages.evaluate.verdicts.gate import of_run
+from tuneline.stages.evaluate.targets import served_target
+from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 from tuneline.stages.report.run_record import Row
 from tuneline.stages.report.sections.scoreboard import read_base_verdicts
 
@@ -74,14 +74,14 @@ def _describe_training(recipe: Recipe, run: Path) -> Row:
 
 
 def _describe_evaluation(recipe: Recipe, run: Path, evaluated: Artifact) -> Row:
-    metrics, target = evaluated.metrics, served(recipe)
+    metrics, target = evaluated.metrics, served_target(recipe)
     verdicts = read_base_verdicts(evaluated.path)
     return {
         "target": target,
         "board": [row for row in metrics.get("scoreboard", []) if row["target"] in ("base", target)],
         "confidence": metrics.get("confidence", recipe.evaluate.confidence),
         "unproving": [suite.name for suite in recipe.evaluate.suites if not suite.proves],
-        "gate": of_run(run, metrics["gate"]) if "gate" in metrics else {},
+        "gate": gate_of_run(run, metrics["gate"]) if "gate" in metrics else {},
         "verdicts": {task.task: task for task in verdicts.tasks} if verdicts else {},
         "evaluate": evaluated.manifest.fingerprint,
     }
@@ -129,7 +129,7 @@ def _describe_licence(licence: Licence | None, licence_key: str | None) -> Row:
 
 
 def _list_served_rows(recipe: Recipe, evaluated: Artifact) -> list[Row]:
-    return [row for row in evaluated.metrics.get("scoreboard", []) if row["target"] == served(recipe)]
+    return [row for row in evaluated.metrics.get("scoreboard", []) if row["target"] == served_target(recipe)]
 
 
 def _to_eval_result(row: Row) -> Row:

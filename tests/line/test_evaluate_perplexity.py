@@ -7,7 +7,7 @@ import pytest
 
 from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
-from tuneline.stages.evaluate.scoring.perplexity import measure, table
+from tuneline.stages.evaluate.scoring.perplexity import measure_losses, perplexity_rows
 from tuneline.stages.prepare import load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 
@@ -22,8 +22,10 @@ def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measure
     rendered = list(Renderer(base, load_tools(run / "prepare")).batch(rows))
     files = {"base": run / "convert/base-F16.gguf", "tuned-F16": run / "convert/tuned-F16.gguf"}
     measured: list[int] = []
-    losses = measure(files, rendered, tmp_path, recipe.data.max_tokens, 1, lambda target, row: measured.append(row))
-    found = {(row["target"], row["tokens_counted"]): row for row in table(losses, 0.95)}
+    losses = measure_losses(
+        files, rendered, tmp_path, recipe.data.max_tokens, 1, lambda target, row: measured.append(row)
+    )
+    found = {(row["target"], row["tokens_counted"]): row for row in perplexity_rows(losses, 0.95)}
     validated = artifacts.open_artifact(run / "train").metrics["validation_loss"]
     assert found["tuned-F16", "learned"]["nats_per_token"] == pytest.approx(validated, abs=0.02)
     assert found["tuned-F16", "learned"]["perplexity"] < found["base", "learned"]["perplexity"]
@@ -31,5 +33,7 @@ def test_learned_tokens_give_trainings_validation_loss_and_a_second_call_measure
     assert row["perplexity"] == pytest.approx(math.exp(row["nats_per_token"]), rel=1e-3)
     assert row["perplexity_low"] < row["perplexity"] < row["perplexity_high"] and row["rows"] == len(rows)
     (tmp_path / "perplexity/base.jsonl").open("a").write('{"row": 99, "na')
-    again = measure(files, rendered, tmp_path, recipe.data.max_tokens, 1, lambda target, row: measured.append(row))
+    again = measure_losses(
+        files, rendered, tmp_path, recipe.data.max_tokens, 1, lambda target, row: measured.append(row)
+    )
     assert again == losses and len(measured) == 2 * len(rows)

@@ -14,23 +14,23 @@ from pathlib import Path
 import pytest
 
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.clients.asking import CONCURRENCY, read_answers
+from tuneline.stages.evaluate.answers import CONCURRENCY, read_answers
 
 ITEMS, TURNS = 24, 2
 ASK = """
 import asyncio, sys
 from pathlib import Path
 from tuneline.configs.evaluation import Suite
-from tuneline.stages.evaluate.clients.asking import ask_all
-from tuneline.stages.evaluate.clients.openai_client import asker
+from tuneline.stages.evaluate.clients.suite_runner import ask_all
+from tuneline.stages.evaluate.clients.openai_client import connect_engine
 from tuneline.stages.evaluate.clients.target_engines import Engine
-from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.suites.suite_items import make_items
 
 items = [{"ask": f"number {n}", "tools": False, "then": [{"ask": f"and again {n}", "tools": False}]} for n in range(24)]
 suite = Suite.model_validate({"name": "a", "items": items})
 
 async def main():
-    async with asker(Engine(sys.argv[1], "m"), "", None) as ask:
+    async with connect_engine(Engine(sys.argv[1], "m"), "", None) as ask:
         await ask_all(make_items(suite), ask, Path(sys.argv[2]))
 
 asyncio.run(main())

@@ -13,9 +13,10 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.clients.asking import Answer, Reply, judge
-from tuneline.stages.evaluate.suites.items import Item
-from tuneline.stages.evaluate.verdicts.comparison import compare
+from tuneline.stages.evaluate.answers import Answer, Reply
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.verdicts.comparison import compare_models
 from tuneline.stages.report.charts import draw_whisker, draw_whisker_axis
 
 RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
@@ -36,7 +37,7 @@ def answered(right: range, n: int = 500, start: int = 0, suite: str = "unseen") 
     ]
     wrong = Reply([], f"nothing {EVIL}")
     return [
-        judge(i, Reply([{"name": i.tool, "arguments": i.arguments}]) if k in right else wrong)
+        grade(i, Reply([{"name": i.tool, "arguments": i.arguments}]) if k in right else wrong)
         for k, i in enumerate(items)
     ]
 
@@ -61,25 +62,25 @@ def make_two(runs: Path) -> None:
 
 def test_a_run_stands_for_what_it_serves(runs: Path) -> None:
     make_two(runs)
-    found = compare("old", "new")
+    found = compare_models("old", "new")
     assert (found.verdicts.a, found.verdicts.b) == ("old:tuned-Q4_K_M", "new:tuned-Q4_K_M")
     task = found.verdicts.tasks[0]
     assert (task.task, task.verdict, task.n, task.gained, task.lost) == ("unseen", "better", 500, 80, 10)
     assert [change.gained for change in found.changes].count(True) == 80 and len(found.changes) == 90
-    assert compare("new", "old").verdicts.tasks[0].verdict == "worse"
-    assert compare("old", "old").verdicts.tasks[0].verdict == "not shown"
-    assert compare("old:base", "old").verdicts.tasks[0].gained == 350
+    assert compare_models("new", "old").verdicts.tasks[0].verdict == "worse"
+    assert compare_models("old", "old").verdicts.tasks[0].verdict == "not shown"
+    assert compare_models("old:base", "old").verdicts.tasks[0].gained == 350
 
 
 def test_items_are_the_same_by_what_was_asked_not_by_their_number(runs: Path) -> None:
     make_two(runs)
     make_run(runs, "moved", {"tuned-Q4_K_M": {"unseen": answered(range(500), start=100), "other": answered(range(9))}})
-    found = compare("old", "moved")
+    found = compare_models("old", "moved")
     assert found.left_out == {"unseen": 200} and found.verdicts.tasks[0].n == 400
     assert len(found.verdicts.tasks) == 1
     make_run(runs, "elsewhere", {"tuned-Q4_K_M": {"unseen": answered(range(500), start=9000)}})
     with pytest.raises(BadRequest, match="no item in common"):
-        compare("old", "elsewhere")
+        compare_models("old", "elsewhere")
 
 
 def test_tool_by_tool_and_with_arguments(runs: Path) -> None:
@@ -87,8 +88,8 @@ def test_tool_by_tool_and_with_arguments(runs: Path) -> None:
     inexact = [replace(answer, exact=i > 99) for i, answer in enumerate(plain)]
     make_run(runs, "plain", {"tuned-Q4_K_M": {"unseen": plain}})
     make_run(runs, "inexact", {"tuned-Q4_K_M": {"unseen": inexact}})
-    assert compare("plain", "inexact").changes == ()
-    found = compare("plain", "inexact", exact=True, by_tool=True)
+    assert compare_models("plain", "inexact").changes == ()
+    found = compare_models("plain", "inexact", exact=True, by_tool=True)
     assert {t.task: t.lost for t in found.verdicts.tasks} == {"unseen/email.send": 50, "unseen/docs.create": 50}
     assert {t.verdict for t in found.verdicts.tasks} == {"worse"}
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_compared_is_told(runs: Path, a: str, error: type[Excepti
     (runs / "raw").mkdir()
     (runs / "raw/recipe.json").write_text(RECIPE.model_dump_json())
     with pytest.raises(error, match=told):
-        compare(a, "new")
+        compare_models(a, "new")
     assert not list(runs.glob("*/compare-*.html"))
 
 

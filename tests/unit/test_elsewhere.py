@@ -17,11 +17,11 @@ from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events, read_events
 from tuneline.core.paths import ROOT
 from tuneline.engines.providers import Answer, Provider
-from tuneline.stages.evaluate import _settings
+from tuneline.stages.evaluate import stage_settings
+from tuneline.stages.evaluate.answers import read_answers
 from tuneline.stages.evaluate.clients import external_targets
-from tuneline.stages.evaluate.clients.asking import read_answers
-from tuneline.stages.evaluate.suites.items import Item
-from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.plan.stage_bounds import bounds
 
 PAID = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0, "budget_usd": 0.05}
@@ -63,7 +63,7 @@ def recipe(**target: Any) -> Recipe:
 
 def ask(recipe: Recipe, folder: Path, items: list[Item] = ITEMS) -> list[str]:
     events = Events(folder, "evaluate")
-    external_targets.ask_elsewhere(recipe, Known(), {"a": items}, folder, events)
+    external_targets.ask_external_targets(recipe, RunContext(), {"a": items}, folder, events)
     return [event["text"] for event in read_events(folder) if event["kind"] == "note"]
 
 
@@ -123,8 +123,8 @@ def test_the_plan_counts_the_budget_and_the_fingerprint_does_not(monkeypatch: py
     cheap, dear = recipe(), recipe(budget_usd=7, key_variable="OTHER")
     before, after = (bounds(r, ("evaluate",))[0].usd_at_most for r in (cheap, dear))
     assert after - before == pytest.approx(6.95)
-    keys = [artifacts.flatten(_settings(r)) for r in (cheap, dear)]
-    assert keys[0] == keys[1] != artifacts.flatten(_settings(recipe(model="other")))
+    keys = [artifacts.flatten(stage_settings(r)) for r in (cheap, dear)]
+    assert keys[0] == keys[1] != artifacts.flatten(stage_settings(recipe(model="other")))
     assert "OPENAI" not in json.dumps(keys)
 
 

@@ -13,12 +13,16 @@ from tuneline.configs.evaluation import Evaluate, Suite
 from tuneline.core.errors import StageFailed
 from tuneline.engines.providers import Answer as ProviderAnswer
 from tuneline.engines.tool_calls import ToolCall
-from tuneline.stages.evaluate import tables
+from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, Reply, read_answers
 from tuneline.stages.evaluate.clients import openai_client
-from tuneline.stages.evaluate.clients.asking import CONCURRENCY, Answer, Reply, ask_all, judge, read_answers
+from tuneline.stages.evaluate.clients.suite_runner import ask_all
 from tuneline.stages.evaluate.clients.target_engines import Engine
-from tuneline.stages.evaluate.scoring.baseline_classifier import predict, training_pairs
-from tuneline.stages.evaluate.suites.items import Item, make_items
+from tuneline.stages.evaluate.scoring.baseline_classifier import predict_tools
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.scoring.scoreboard import all_tables
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.suite_items import make_items
+from tuneline.stages.evaluate.suites.training_pairs import training_pairs
 
 TEST = Suite(name="unseen", grammar=Path("data/requests/test.yaml"), rows=160, floor=0.9)
 TOOLS = Catalogue(tools={"email.send": Tool(description="Send.", parameters={"type": "object", "properties": {}})})
@@ -62,7 +66,7 @@ def test_frames_leave_out_openers_and_closers() -> None:
     ],
 )
 def test_judging(calls: list[dict[str, Any]], name: bool, exact: bool, valid: bool) -> None:
-    answer = judge(ITEM, Reply(calls))
+    answer = grade(ITEM, Reply(calls))
     assert (answer.name_correct, answer.exact, answer.json_valid) == (name, exact, valid)
 
 
@@ -109,7 +113,7 @@ def test_no_more_than_four_questions_at_a_time_and_the_first_alone(tmp_path: Pat
 
 def answers(right: int, n: int) -> list[Answer]:
     wrong = Reply([call("docs.create")])
-    return [judge(item, Reply([call()]) if i < right else wrong) for i, item in enumerate(many(n))]
+    return [grade(item, Reply([call()]) if i < right else wrong) for i, item in enumerate(many(n))]
 
 
 def test_tables_follow_from_answers() -> None:
@@ -118,7 +122,7 @@ def test_tables_follow_from_answers() -> None:
         ("unseen", "tuned-Q8_0"): answers(97, 100),
         ("unseen", "tuned-Q4_K_M"): answers(92, 100),
     }
-    metrics = tables(Evaluate(suites=(TEST,)), found)
+    metrics = all_tables(found, Evaluate(suites=(TEST,)).confidence)
     reference = metrics["scoreboard"][0]
     assert (reference["n"], reference["clusters"], reference["name_accuracy"], reference["json_valid"]) == (
         100,
@@ -147,7 +151,7 @@ def test_classifier_learns_from_prepared_rows(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     texts, tools = training_pairs(file)
     assert len(texts) == 10
-    assert predict(texts, tools, [ITEM, Item("x", "email for Ana", "email.send", {}, "")])[1] == "email.send"
+    assert predict_tools(texts, tools, [ITEM, Item("x", "email for Ana", "email.send", {}, "")])[1] == "email.send"
 
 
 class FakeChat:
@@ -179,7 +183,7 @@ def reply_of(chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> Reply:
     monkeypatch.setattr(openai_client, "find_provider", lambda url: SimpleNamespace(connect=lambda model, **_: chat))
 
     async def ask() -> Reply:
-        async with openai_client.asker(
+        async with openai_client.connect_engine(
             Engine("http://x/v1", "base", {"cache_prompt": True}, 500), "Be brief.", TOOLS
         ) as ask_one:
             return await ask_one(ITEM, [])

@@ -17,8 +17,9 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import read_promotion
-from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.evaluate.verdicts import gate
+from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 
 PAGE = (ROOT / "docs/evidence.md").read_text()
 
@@ -37,7 +38,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / "answers" / suite).mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(asdict(answer)) + "\n" for answer in answers)
             (folder / "answers" / suite / f"{target}.jsonl").write_text(lines)
-        return {"gate": gate.judge(recipe.evaluate, gate.Evidence(found, "tuned-Q4_K_M", "base"))[0]}
+        return {"gate": gate.decide_gate(recipe.evaluate, Evidence(found, "tuned-Q4_K_M", "base"))[0]}
 
     artifacts.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
     artifacts.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=evaluate)

@@ -9,7 +9,7 @@ from tuneline.configs.catalogue import Catalogue, Tool
 from tuneline.configs.evaluation import Standard, Suite
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.stages.evaluate.clients import lm_eval_tasks
-from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.evaluate.suites.run_context import RunContext
 
 TOOLS = Catalogue(
     tools={
@@ -23,7 +23,7 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
     inspect_ai = pytest.importorskip("inspect_ai")
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
-    from tuneline.stages.evaluate.clients.inspect_tasks import task_of
+    from tuneline.stages.evaluate.clients.inspect_tasks import make_task
 
     suite = Suite.model_validate(
         {
@@ -45,7 +45,7 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
         output.usage = ModelUsage(input_tokens=5, output_tokens=4, total_tokens=9)
     model = get_model("mockllm/model", custom_outputs=outputs)
     (log,) = inspect_ai.eval(
-        task_of(suite, Known(TOOLS)), model=model, log_dir=str(tmp_path), display="none", max_samples=1
+        make_task(suite, RunContext(TOOLS)), model=model, log_dir=str(tmp_path), display="none", max_samples=1
     )
     assert log.status == "success", log.error
     values = [(s.scores["_marked"].value["name_correct"], s.scores["_marked"].value["exact"]) for s in log.samples]
@@ -57,7 +57,7 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
 def test_without_lm_eval_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_tasks, "find_spec", lambda _: None)
     with pytest.raises(BadRequest, match=r"gsm8k: needs lm-eval; `pip install 'tuneline\[standard\]'`"):
-        lm_eval_tasks.refuse_unless_installed(Standard(tasks=("gsm8k",)))
+        lm_eval_tasks.require_lm_eval(Standard(tasks=("gsm8k",)))
 
 
 RESULTS = {

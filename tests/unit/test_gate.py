@@ -9,9 +9,11 @@ import pytest
 
 from tuneline.configs.evaluation import Evaluate, Gate, Suite
 from tuneline.core.errors import GateFailed
-from tuneline.stages.evaluate.clients.asking import NO_TOOL, Answer, Reply, judge
-from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.answers import NO_TOOL, Answer, Reply
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.verdicts import gate
+from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 from tuneline.stages.prepare.checks.overlap import seen, write_carriers
 
 TOOLS = ("email.send", "docs.create", "rag.search", "whatsapp.send")
@@ -33,7 +35,7 @@ def right(item: Item) -> Reply:
 
 
 def answers(asked: list[Item], model: Callable[[Item], Reply]) -> list[Answer]:
-    return [judge(item, model(item)) for item in asked]
+    return [grade(item, model(item)) for item in asked]
 
 
 def some_wrong(wrong: int) -> Callable[[Item], Reply]:
@@ -52,8 +54,8 @@ def judged(
     asked = items(n)
     found = {("unseen", "base"): answers(asked, base), ("unseen", "tuned"): answers(asked, model)}
     suite = Suite(name="unseen", grammar=Path("g.yaml"), rows=n, floor=floor)
-    evidence = gate.Evidence(found, "tuned", "base", **({"catalogue": TOOLS} | known))
-    return gate.judge(Evaluate(suites=(suite,), gate=demands), evidence)[0]
+    evidence = Evidence(found, "tuned", "base", **({"catalogue": TOOLS} | known))
+    return gate.decide_gate(Evaluate(suites=(suite,), gate=demands), evidence)[0]
 
 
 def test_a_good_model_passes_and_every_demand_is_told() -> None:
@@ -76,11 +78,11 @@ def test_items_of_one_frame_are_not_as_many_items() -> None:
     asked = [Item(f"u-{i:04d}", f"{i}", "email.send", {}, f"frame {i // 50}") for i in range(600)]
     suite = Suite(name="u", grammar=Path("g.yaml"), rows=600, floor=0.9)
     found = {("u", "tuned"): answers(asked, some_wrong(50)), ("u", "base"): answers(asked, right)}
-    told = gate.judge(Evaluate(suites=(suite,)), gate.Evidence(found, "tuned", "base"))[0]
+    told = gate.decide_gate(Evaluate(suites=(suite,)), Evidence(found, "tuned", "base"))[0]
     assert told["outcome"] == "insufficient evidence"  # 91.7 % of 600 would reach 89.6 %, of twelve frames 66 %
     assert "lower bound 6" in told["unmet"][0]
     as_items = suite.model_copy(update={"independent": "items", "floor": 0.89})
-    told = gate.judge(Evaluate(suites=(as_items,)), gate.Evidence(found, "tuned", "base"))[0]
+    told = gate.decide_gate(Evaluate(suites=(as_items,)), Evidence(found, "tuned", "base"))[0]
     assert told["outcome"] == "pass" and "lower bound 89.6%, over items" in told["reasons"][0]
 
 
@@ -122,7 +124,7 @@ def test_composite_is_the_mean_of_suites_not_of_items() -> None:
     wrong = {"large": 0, "small": 25}
     found = {(s, t): answers(asked[s], some_wrong(wrong[s])) for s in sizes for t in ("tuned", "base")}
     suites = tuple(Suite(name=s, grammar=Path("g.yaml"), rows=n) for s, n in sizes.items())
-    told = gate.judge(Evaluate(suites=suites, gate=USUAL), gate.Evidence(found, "tuned", "base"))[0]
+    told = gate.decide_gate(Evaluate(suites=suites, gate=USUAL), Evidence(found, "tuned", "base"))[0]
     assert "composite 87.5 over 2 suites, 90 demanded" in told["unmet"]
 
 
@@ -130,7 +132,7 @@ def test_a_suite_that_can_prove_nothing_proves_nothing() -> None:
     asked = items(10)
     found = {("u", "tuned"): answers(asked, right), ("u", "base"): answers(asked, right)}
     suite = Suite(name="u", grammar=Path("g.yaml"), rows=10, proves=False)
-    told = gate.judge(Evaluate(suites=(suite,), gate=USUAL), gate.Evidence(found, "tuned", "base", catalogue=()))[0]
+    told = gate.decide_gate(Evaluate(suites=(suite,), gate=USUAL), Evidence(found, "tuned", "base", catalogue=()))[0]
     assert told["outcome"] == "insufficient evidence" and told["unmet"] == [
         "no suite that can prove anything was asked"
     ]
@@ -149,9 +151,9 @@ def test_the_gate_is_heeded_from_a_finished_run_too(tmp_path: Path) -> None:
             tmp_path / name / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": metrics}
         )
 
-    gate.leave_unless_passed(made("good", judged(right)))
+    gate.require_pass(made("good", judged(right)))
     with pytest.raises(GateFailed, match="insufficient evidence:\nunseen: tuned is right") as refused:
-        gate.leave_unless_passed(made("few", judged(right, 100)))
+        gate.require_pass(made("few", judged(right, 100)))
     assert refused.value.exit_code == 3
 
 
@@ -175,7 +177,7 @@ def test_naming_the_commonest_tool_is_caught_even_where_it_nearly_always_fits() 
     found = {("unseen", "tuned"): answers(asked, commonest("email.send"))}
     found["unseen", "base"] = answers(asked, lambda _: Reply())
     suite = Suite(name="unseen", grammar=Path("g.yaml"), rows=5000, floor=0.99)
-    told = gate.judge(Evaluate(suites=(suite,)), gate.Evidence(found, "tuned", "base"))[0]
+    told = gate.decide_gate(Evaluate(suites=(suite,)), Evidence(found, "tuned", "base"))[0]
     assert "reaches the floor" in told["reasons"][0]
     assert told["outcome"] == "fail" and told["unmet"] == ["unseen: asked for and never right: docs.create (0 of 10)"]
 
@@ -192,15 +194,15 @@ def test_a_suite_without_requests_that_need_no_tool_cannot_tell() -> None:
     asked = items(600, share_without=0)
     found = {("unseen", "tuned"): answers(asked, right), ("unseen", "base"): answers(asked, lambda _: Reply())}
     suite = Suite(name="unseen", grammar=Path("g.yaml"), rows=600, floor=0.99)
-    evidence = gate.Evidence(found, "tuned", "base", catalogue=TOOLS)
-    told = gate.judge(Evaluate(suites=(suite,), gate=USUAL), evidence)[0]
+    evidence = Evidence(found, "tuned", "base", catalogue=TOOLS)
+    told = gate.decide_gate(Evaluate(suites=(suite,), gate=USUAL), evidence)[0]
     assert told["outcome"] == "insufficient evidence" and told["unmet"] == [f"asked for in no suite: {NO_TOOL}"]
 
 
 def test_copying_the_prompt_is_no_answer_even_where_no_call_is_right() -> None:
     found = judged(lambda item: Reply(text=f"{item.text.capitalize()}!"), floor=None)
     assert found["outcome"] == "fail" and any(NO_TOOL in line for line in found["unmet"])
-    copied = judge(items(5)[0], Reply([{"name": "email.send", "arguments": {"to": "please do thing 0"}}]))
+    copied = grade(items(5)[0], Reply([{"name": "email.send", "arguments": {"to": "please do thing 0"}}]))
     assert copied.name_correct and not copied.exact
 
 
@@ -214,6 +216,6 @@ def test_a_model_that_has_seen_the_test_is_caught(tmp_path: Path, how: str) -> N
     write_carriers(tmp_path, [i.carrier for i in leaked] if how == "same frame" else ["_"])
     known = seen(tmp_path, {"unseen": [(i.text, i.carrier) for i in asked]})
     assert known == {"unseen": 60}
-    found = judged(right, seen=known)
+    found = judged(right, seen_items=known)
     assert found["outcome"] == "fail" and "60 of 600 items stand in training" in found["unmet"][0]
-    assert judged(right, seen={"unseen": 0})["outcome"] == "pass"
+    assert judged(right, seen_items={"unseen": 0})["outcome"] == "pass"

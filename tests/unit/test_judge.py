@@ -15,13 +15,13 @@ from tuneline.core import artifacts
 from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.scoring.llm_judge import (
-    Judged,
+    JudgeResult,
     Key,
     answers_to_judge,
-    judge,
-    prompt_for,
+    judge_answers,
+    judge_prompt,
+    parse_verdict,
     read_labels,
-    verdict,
 )
 from tuneline.stages.evaluate.verdicts import gate
 
@@ -43,9 +43,9 @@ async def right(prompt: str) -> str:
     return "It made no call, so BAD." if "nothing " in prompt.partition("<answer>")[2] else "GOOD"
 
 
-def judged(run: Path, labels: dict[Key, bool], items: int = 100) -> Judged:
+def judged(run: Path, labels: dict[Key, bool], items: int = 100) -> JudgeResult:
     answers = answers_to_judge(run / "evaluate", TARGET, items, tuple(labels))
-    return asyncio.run(judge(run, TARGET, "openai/m", answers, labels, right))
+    return asyncio.run(judge_answers(run, TARGET, "openai/m", answers, labels, right))
 
 
 def truth(n: int, wrong: int = 0) -> dict[Key, bool]:
@@ -54,13 +54,13 @@ def truth(n: int, wrong: int = 0) -> dict[Key, bool]:
 
 
 def test_it_counts_in_the_gate_only_with_thirty_labels(run: Path) -> None:
-    assert gate.of_run(run, PASSED)["outcome"] == "insufficient evidence"
+    assert gate.gate_of_run(run, PASSED)["outcome"] == "insufficient evidence"
     found = judged(run, truth(29))
     assert (found.n, found.share, found.labels, found.agreement) == (100, 0.9, 29, 1.0)
-    told = gate.of_run(run, PASSED)
+    told = gate.gate_of_run(run, PASSED)
     assert told["outcome"] == "insufficient evidence" and "does not count with fewer than 30 labels" in told["unmet"][0]
     judged(run, truth(30))
-    told = gate.of_run(run, PASSED)
+    told = gate.gate_of_run(run, PASSED)
     assert (
         told["outcome"] == "pass" and "agrees with people on 100% of 30 (89% to 100%, kappa 1.00)" in told["reasons"][1]
     )
@@ -71,7 +71,7 @@ def test_it_counts_in_the_gate_only_with_thirty_labels(run: Path) -> None:
 def test_scores_of_other_answers_do_not_count(run: Path) -> None:
     found = judged(run, truth(30))
     (run / "judge.json").write_text(found.model_copy(update={"evaluate": "other"}).model_dump_json())
-    told = gate.of_run(run, PASSED)
+    told = gate.gate_of_run(run, PASSED)
     assert told["outcome"] == "insufficient evidence" and "other answers were judged" in told["unmet"][0]
 
 
@@ -86,14 +86,14 @@ def test_a_second_call_asks_only_what_is_missing(run: Path) -> None:
     (scores,) = (run / "judge").glob("*.jsonl")
     scores.write_text(scores.read_text()[:-9])  # a crash cut the last line off
     answers = answers_to_judge(run / "evaluate", TARGET, 100)
-    found = asyncio.run(judge(run, TARGET, "openai/m", answers, {}, counted))
+    found = asyncio.run(judge_answers(run, TARGET, "openai/m", answers, {}, counted))
     assert len(asked) == 41 and found.n == 100 and found.agreement is None
 
 
 def test_it_reads_no_name_and_its_last_word_counts(run: Path) -> None:
-    prompt = prompt_for(answered(range(1), n=1)[0])
+    prompt = judge_prompt(answered(range(1), n=1)[0])
     assert "request 0" in prompt and "email.send" in prompt and "tuned" not in prompt
-    assert [verdict(w) for w in ("GOOD", "bad.", "**Good**", "not good: BAD", "", "maybe")] == [
+    assert [parse_verdict(w) for w in ("GOOD", "bad.", "**Good**", "not good: BAD", "", "maybe")] == [
         *(True, False, True, False, None, None)
     ]
 

@@ -11,13 +11,17 @@ from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.clients.asking import PARALLEL, Answer, Reply, ask_all, judge, read_answers, wanted
+from tuneline.stages.evaluate.answers import PARALLEL, Answer, Reply, expected_kind, read_answers
+from tuneline.stages.evaluate.clients.suite_runner import ask_all
 from tuneline.stages.evaluate.scoring import scoreboard
 from tuneline.stages.evaluate.scoring.answer_checks import CUT_OFF, NO_LANGUAGE, REPEATS
 from tuneline.stages.evaluate.scoring.arguments import same_arguments
-from tuneline.stages.evaluate.suites.items import Item, make_items
-from tuneline.stages.evaluate.suites.run_context import Known, rough_tokens
-from tuneline.stages.evaluate.suites.style_classifier import Styles, held_out_passages
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.scoring.preselector_recall import recall_rows
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext, estimate_tokens
+from tuneline.stages.evaluate.suites.style_classifier import StyleClassifier, held_out_passages
+from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.prepare.formats.books import passages
 from tuneline.stages.prepare.rendering.tool_preselector import Preselector
 
@@ -87,8 +91,8 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
     ],
 )
 def test_several_calls_are_a_set(calls: list[dict[str, Any]], name: bool, exact: bool) -> None:
-    answer = judge(BOTH, Reply(calls), Known(CATALOGUE))
-    assert (answer.name_correct, answer.exact, wanted(answer)) == (name, exact, PARALLEL)
+    answer = grade(BOTH, Reply(calls), RunContext(CATALOGUE))
+    assert (answer.name_correct, answer.exact, expected_kind(answer)) == (name, exact, PARALLEL)
 
 
 def test_a_conversation_is_asked_in_its_order_and_is_one_cluster(tmp_path: Path) -> None:
@@ -134,13 +138,13 @@ ENGLISH = "The house close to the beach is quiet and full of light. Every mornin
 )
 def test_language_and_its_faults(text: str, cut: bool, fault: str | None) -> None:
     (item,) = make_items(suite(items=[{"ask": "describe it", "language": "it", "in_language": True, "tools": False}]))
-    assert judge(item, Reply(text=text, cut=cut)).fault == fault
+    assert grade(item, Reply(text=text, cut=cut)).fault == fault
 
 
 def test_chrf_and_bleu_by_language() -> None:
     made = make_items(suite(items=[{"ask": "translate", "language": "it", "in_language": True, "reference": ITALIAN}]))
-    same, other = ([judge(made[0], Reply(text=text))] for text in (ITALIAN, ENGLISH))
-    (best,), (worst,) = (scoreboard.references("s", "m", answers, 0.95) for answers in (same, other))
+    same, other = ([grade(made[0], Reply(text=text))] for text in (ITALIAN, ENGLISH))
+    (best,), (worst,) = (scoreboard.by_reference("s", "m", answers, 0.95) for answers in (same, other))
     assert (best["chrf"], best["bleu"], best["language"], best["n"]) == (100, 100, "it", 1)
     assert worst["chrf"] < 30 and worst["bleu"] < 5
 
@@ -156,13 +160,13 @@ def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_styles_are_told_from_documents_nobody_learned(styles: Path) -> None:
-    told = Styles(held_out_passages(styles))
+    told = StyleClassifier(held_out_passages(styles))
     others = [
         (text.parent.name, passage.text)
         for text in sorted((ROOT / "data/styles").glob("*/*.txt"))
         for passage in passages(text.read_text(), words=120)
     ]
-    right = [told.told(text) == style for style, text in others]
+    right = [told.predict(text) == style for style, text in others]
     assert told.names == ["epico", "piano", "straniato"] and sum(right) / len(right) > 0.8
     own = [told.distance(text, style) for style, text in held_out_passages(styles)]
     far = told.distance("SELECT * FROM invoices WHERE paid = 0;", "epico")
@@ -170,7 +174,7 @@ def test_styles_are_told_from_documents_nobody_learned(styles: Path) -> None:
 
 
 def test_the_style_suite_asks_for_the_runs_styles_and_switches(styles: Path) -> None:
-    known = Known(prepared=styles.parent)
+    known = RunContext(prepared=styles.parent)
     asked = suite(
         styles=True,
         items=[{"ask": "as {style}", "style": "{style}", "then": [{"ask": "now {other}", "style": "{other}"}]}],
@@ -178,12 +182,12 @@ def test_the_style_suite_asks_for_the_runs_styles_and_switches(styles: Path) -> 
     made = make_items(asked, known)
     assert [item.style for item in made] == ["epico", "piano", "piano", "straniato", "straniato", "epico"]
     _, text = held_out_passages(styles)[0]
-    answers = [judge(item, Reply(text=text), known) for item in made]
+    answers = [grade(item, Reply(text=text), known) for item in made]
     assert [a.name_correct for a in answers] == [True, False, False, False, False, True]
     rows = scoreboard.by_style("s", "m", answers, 0.95)
     assert rows[0]["told"] == {"epico": 2} and rows[0]["distance"] < rows[1]["distance"]
     with pytest.raises(BadRecipe, match="fewer than two"):
-        make_items(asked, Known())
+        make_items(asked, RunContext())
 
 
 def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
@@ -192,20 +196,20 @@ def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
         depths=[0, 0.5, 1],
         items=[{"ask": "Which code?", "fact": "The code is 4411.", "says": ["4411"], "tools": False}],
     )
-    made = make_items(asked, Known(context=2048))
+    made = make_items(asked, RunContext(context_tokens=2048))
     assert [(item.about["length"], item.about["depth"]) for item in made] == [
         (length, depth) for length in (512, 1024) for depth in (0, 0.5, 1)
     ]
     for item in made:
         length, depth = item.about["length"], item.about["depth"]
-        assert 0.4 * length < rough_tokens(item.context) <= length
+        assert 0.4 * length < estimate_tokens(item.context) <= length
         place = item.context.index("The code is 4411.") / (len(item.context) - len("The code is 4411."))
         assert abs(place - depth) < 0.1
-    answers = [judge(i, Reply(text="4411" if i.about["depth"] else "I do not know")) for i in made]
-    curve = scoreboard.curve("s", "m", answers, 0.95)
+    answers = [grade(i, Reply(text="4411" if i.about["depth"] else "I do not know")) for i in made]
+    curve = scoreboard.by_depth("s", "m", answers, 0.95)
     assert [row["name_accuracy"] for row in curve] == [0, 1, 1, 0, 1, 1]
     with pytest.raises(BadRecipe, match="nothing of it can be asked in a context of 256"):
-        make_items(asked, Known(context=256))
+        make_items(asked, RunContext(context_tokens=256))
 
 
 def test_the_preselector_finds_the_tool_and_recall_says_how_often() -> None:
@@ -217,14 +221,14 @@ def test_the_preselector_finds_the_tool_and_recall_says_how_often() -> None:
         Item("b", "xyzzy", CATALOGUE.names[-1], None, "b"),
         Item("c", "thanks", None, None, "c"),
     ]
-    rows = {row["k"]: row for row in scoreboard.recall("s", items, chooser.nearest, 0.95)}
+    rows = {row["k"]: row for row in recall_rows("s", items, chooser, 0.95)}
     assert rows[1]["n"] == 2 and rows[1]["recall"] == 0.5 and rows[32]["low"] < 0.5 < rows[32]["high"]
 
 
 def test_languages_are_told_apart_where_there_are_several() -> None:
     def answer(language: str, right: bool) -> Answer:
         item = Item(language, language, "docs.create", None, language, language=language)
-        return judge(item, Reply([call("docs.create" if right else "rag.search")]))
+        return grade(item, Reply([call("docs.create" if right else "rag.search")]))
 
     rows = scoreboard.by_language("s", "m", [answer("en", True), answer("it", False), answer("it", True)], 0.95)
     assert [(row["language"], row["n"], row["name_accuracy"]) for row in rows] == [("en", 1, 1.0), ("it", 2, 0.5)]
@@ -233,7 +237,7 @@ def test_languages_are_told_apart_where_there_are_several() -> None:
 
 def test_a_fact_may_be_said_in_one_of_several_ways() -> None:
     (item,) = make_items(suite(items=[{"ask": "capital?", "says": ["Paris|Parigi"]}]))
-    assert [judge(item, Reply(text=t)).fault for t in ("It is Parigi.", "It is Lyon.")] == [
+    assert [grade(item, Reply(text=t)).fault for t in ("It is Parigi.", "It is Lyon.")] == [
         None,
         "not named: Paris|Parigi",
     ]
@@ -241,5 +245,5 @@ def test_a_fact_may_be_said_in_one_of_several_ways() -> None:
 
 def test_a_call_nobody_parsed_is_no_answer_in_words() -> None:
     (item,) = make_items(suite(items=[{"ask": "who?", "says": ["zantara"], "tools": False}]))
-    assert judge(item, Reply(text='<|python_tag|>{"name": "zantara"}')).fault == "a call"
-    assert judge(item, Reply(text='[TOOL_CALLS] [{"name": "zantara"}]')).fault == "a call"
+    assert grade(item, Reply(text='<|python_tag|>{"name": "zantara"}')).fault == "a call"
+    assert grade(item, Reply(text='[TOOL_CALLS] [{"name": "zantara"}]')).fault == "a call"

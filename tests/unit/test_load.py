@@ -16,7 +16,13 @@ from tuneline.core import artifacts
 from tuneline.core.errors import GateFailed, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import promote
-from tuneline.stages.evaluate.load_testing.guidellm import Load, load, measured, write_load
+from tuneline.stages.evaluate.load_testing.guidellm import (
+    LoadResult,
+    Requests,
+    report_figures,
+    send_load,
+    write_load_result,
+)
 from tuneline.stages.evaluate.statistics import quantile_bound
 from tuneline.stages.evaluate.verdicts import gate
 
@@ -41,18 +47,20 @@ def report(waits: list[float], failed: int = 0) -> dict[str, Any]:
 
 
 def test_a_request_that_had_to_wait_is_not_flattered() -> None:
-    found = measured(report([0.0] * 9 + [5.0]))
+    found = report_figures(report([0.0] * 9 + [5.0]))
     assert found and found["latencies"][-1] == pytest.approx(5.3) and found["latencies"][0] == pytest.approx(0.3)
     assert found["first_tokens"][-1] == pytest.approx(5.1)
     assert found["requests_per_second"] == pytest.approx(10 / 14.3)
-    assert measured(report([], failed=3)) is None
+    assert report_figures(report([], failed=3)) is None
 
 
-def load_of(latencies: list[float], errors: int = 0, **changed: Any) -> Load:
+def load_of(latencies: list[float], errors: int = 0, **changed: Any) -> LoadResult:
     told = {"endpoint": "http://here/v1", "model": "m", "convert": None, "at": "2026-11-21T00:00:00Z", "tool": "t"}
     told |= {"rate": 2.0, "requests": len(latencies) + errors, "errors": errors, "requests_per_second": 1.9}
     told |= {"latencies": latencies, "first_tokens": latencies, "tokens_per_second": 9.0, "memory_gb": 0.5}
-    return Load.model_validate(told | {"hardware": "A10", "usd_per_hour": 1.1, "usd_per_1000_queries": 0.16} | changed)
+    return LoadResult.model_validate(
+        told | {"hardware": "A10", "usd_per_hour": 1.1, "usd_per_1000_queries": 0.16} | changed
+    )
 
 
 def test_a_failure_is_an_endless_latency() -> None:
@@ -81,18 +89,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def outcome(run: Path, found: Load) -> tuple[str, str]:
+def outcome(run: Path, found: LoadResult) -> tuple[str, str]:
     fingerprint = artifacts.open_artifact(run / "convert").manifest.fingerprint
-    write_load(run, found.model_copy(update={"convert": found.convert or fingerprint}))
-    told = gate.of_run(run, PASSED)
+    write_load_result(run, found.model_copy(update={"convert": found.convert or fingerprint}))
+    told = gate.gate_of_run(run, PASSED)
     return told["outcome"], "\n".join(told["unmet"])
 
 
 def test_the_gate_reads_what_was_measured_of_these_files(run: Path) -> None:
     with pytest.raises(GateFailed, match="not measured; `tuneline load demo` does"):
-        gate.leave_unless_passed(artifacts.open_artifact(run / "evaluate"))
+        gate.require_pass(artifacts.open_artifact(run / "evaluate"))
     assert outcome(run, load_of([0.1] * 200)) == ("pass", "")
-    gate.leave_unless_passed(artifacts.open_artifact(run / "evaluate"))
+    gate.require_pass(artifacts.open_artifact(run / "evaluate"))
     assert promote("demo", "router").gate == "pass"
     assert outcome(run, load_of([0.1] * 20))[0] == "insufficient evidence"  # no bound from twenty
     assert outcome(run, load_of([0.1] * 180 + [0.9] * 20))[0] == "fail"
@@ -108,7 +116,7 @@ def test_the_gate_reads_what_was_measured_of_these_files(run: Path) -> None:
 def test_no_demand_leaves_the_gate_as_it_was(run: Path) -> None:
     recipe = load_recipe(ROOT / "configs/recipes/demo.yaml")
     (run / "recipe.json").write_text(recipe.model_dump_json())
-    assert gate.of_run(run, PASSED) == PASSED
+    assert gate.gate_of_run(run, PASSED) == PASSED
 
 
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
@@ -132,7 +140,9 @@ open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!
 """
     fake(tmp_path, monkeypatch, body)
     tools = [{"type": "function", "function": {"name": "f"}}]
-    found = load("http://h/v1", "m", ["a", "b"], rate=2, seconds=15, system="s", tools=tools, usd_per_hour=3.6)
+    found = send_load(
+        Requests("http://h/v1", "m", ["a", "b"], system="s", tools=tools), rate=2, seconds=15, usd_per_hour=3.6
+    )
     spec = json.loads((tmp_path / "spec.json").read_text())
     assert spec["profile"] == {"kind": "poisson", "rate": [2]} and spec["workers"] == "1"
     assert spec["constraints"] == [{"kind": "max_requests", "count": 30}] and spec["backend"]["target"] == "http://h"
@@ -144,7 +154,7 @@ open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!
 def test_what_goes_wrong_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, monkeypatch, "sys.exit('no such backend')")
     with pytest.raises(StageFailed, match="no such backend"):
-        load("http://h/v1", "m", ["a"], rate=1, seconds=1)
+        send_load(Requests("http://h/v1", "m", ["a"]), rate=1, seconds=1)
     monkeypatch.setenv("TUNELINE_GUIDELLM", str(tmp_path / "none"))
     with pytest.raises(NotFound, match="pip install guidellm==0.8.1"):
-        load("http://h/v1", "m", ["a"], rate=1, seconds=1)
+        send_load(Requests("http://h/v1", "m", ["a"]), rate=1, seconds=1)

@@ -14,11 +14,13 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import flatten
 from tuneline.core.errors import NotFound
 from tuneline.core.events import Events
-from tuneline.stages.evaluate import tables
-from tuneline.stages.evaluate.clients.asking import Answer, Reply, judge
-from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.answers import Answer, Reply
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.scoring.scoreboard import all_tables
+from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.verdicts import gate
-from tuneline.stages.evaluate.verdicts.size_tradeoff import Sizes, sizes
+from tuneline.stages.evaluate.verdicts.size_tradeoff import SizeTradeoff, size_tradeoff
+from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 from tuneline.stages.report import write_report
 from tuneline.stages.report.charts import Series, choose_ticks, draw_lines, draw_whisker
 from tuneline.stages.report.sections.confusions import count_confusions
@@ -77,14 +79,14 @@ def make_all(run: Path) -> None:
         for target, count in right.items():
             items = [Item(f"unseen-{i:02d}", f"mail {EVIL}", "email.send", {"to": EVIL}, "mail _") for i in range(40)]
             call = {"name": "email.send", "arguments": {"to": EVIL}}
-            marked = [judge(item, Reply([call] if i < count else [], EVIL)) for i, item in enumerate(items)]
+            marked = [grade(item, Reply([call] if i < count else [], EVIL)) for i, item in enumerate(items)]
             file = folder / "answers" / "unseen" / f"{target}.jsonl"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
             found["unseen", target] = marked
-        told, verdicts = gate.judge(SETTINGS, gate.Evidence(found, "tuned-F16", "base"))
+        told, verdicts = gate.decide_gate(SETTINGS, Evidence(found, "tuned-F16", "base"))
         (folder / "verdicts.json").write_text(verdicts.model_dump_json())
-        return tables(SETTINGS, found) | {
+        return all_tables(found, SETTINGS.confidence) | {
             "gate": told,
             "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}],
             "overlap": {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}},
@@ -153,7 +155,7 @@ def test_the_most_telling_failures_come_first() -> None:
 def answers(named: list[str | None]) -> list[Answer]:
     items = [Item(f"unseen-{i:02d}", f"request {i}", "a", {}, f"request {i}") for i in range(len(named))]
     calls = [[{"name": name, "arguments": {}}] if name else [] for name in named]
-    return [judge(item, Reply(call)) for item, call in zip(items, calls, strict=True)]
+    return [grade(item, Reply(call)) for item, call in zip(items, calls, strict=True)]
 
 
 def test_the_smallest_file_that_loses_little_is_recommended() -> None:
@@ -161,8 +163,8 @@ def test_the_smallest_file_that_loses_little_is_recommended() -> None:
     found = {target: {"unseen": answers(["a"] * count + ["b"] * (1000 - count))} for target, count in right.items()}
     files = {"tuned-F16": 16_000, "tuned-Q8_0": 8_500, "tuned-Q4_K_M": 4_900}
 
-    def within(points: float) -> Sizes:
-        return sizes(found, files, "tuned-F16", tolerance_points=points, confidence=0.95, fidelity={})
+    def within(points: float) -> SizeTradeoff:
+        return size_tradeoff(found, files, "tuned-F16", tolerance_points=points, confidence=0.95, fidelity={})
 
     strict, tolerant = within(1), within(5)
     assert strict.recommended and strict.recommended.target == "tuned-Q8_0"

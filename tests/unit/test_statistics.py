@@ -20,7 +20,7 @@ from tuneline.stages.evaluate.statistics import (
     sign_flips,
     wilson,
 )
-from tuneline.stages.evaluate.verdicts.task_verdicts import FILE, Paired, judge_tasks, read_verdicts
+from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS, PairedOutcomes, compare_tasks, read_verdicts
 
 
 def own(n: int) -> list[str]:
@@ -106,8 +106,8 @@ def test_items_needed_find_what_they_promise() -> None:
     assert items_needed(0.03, 0.0492, 1 - 0.05 / 6) > n
 
 
-def pair(right_a: int, right_b: int, n: int) -> Paired:
-    return Paired([i < right_a for i in range(n)], [i < right_b for i in range(n)], own(n))
+def pair(right_a: int, right_b: int, n: int) -> PairedOutcomes:
+    return PairedOutcomes([i < right_a for i in range(n)], [i < right_b for i in range(n)], own(n))
 
 
 def test_four_verdicts_with_their_numbers() -> None:
@@ -117,29 +117,29 @@ def test_four_verdicts_with_their_numbers() -> None:
         "same": pair(490, 489, 1000),
         "few": pair(10, 10, 10),
     }
-    found = judge_tasks("a", "b", tasks, 0.95)
+    found = compare_tasks("a", "b", tasks, 0.95)
     assert {t.task: t.verdict for t in found.tasks} == {
         "up": "better", "down": "worse", "same": "not shown", "few": "too few"
     }  # fmt: skip
     up, _, same, few = found.tasks
     assert (up.gained, up.lost, up.difference) == (30, 0, 0.06) and up.low < 0.06 < up.high
     assert up.p_corrected > up.p and same.low < 0 < same.high
-    assert few.more_needed > 100 and few.told == f"too few items: {few.more_needed} more needed"
+    assert few.more_needed > 100 and few.summary == f"too few items: {few.more_needed} more needed"
     assert len({t.p_corrected for t in found.tasks}) > 1
 
 
 def test_what_is_shown_alone_may_not_be_among_six() -> None:
     edge = pair(282, 288, 300)
-    assert judge_tasks("a", "b", {"one": edge}, 0.95).tasks[0].verdict == "better"
-    six = judge_tasks("a", "b", {"one": edge} | {f"same{i}": pair(290, 290, 300) for i in range(5)}, 0.95)
+    assert compare_tasks("a", "b", {"one": edge}, 0.95).tasks[0].verdict == "better"
+    six = compare_tasks("a", "b", {"one": edge} | {f"same{i}": pair(290, 290, 300) for i in range(5)}, 0.95)
     assert six.tasks[0].verdict == "too few"
 
 
 def test_a_difference_that_seems_large_needs_few_items_but_not_few_frames() -> None:
-    seems = judge_tasks("a", "b", {"one": pair(10, 14, 20)}, 0.95).tasks[0]
+    seems = compare_tasks("a", "b", {"one": pair(10, 14, 20)}, 0.95).tasks[0]
     assert seems.verdict == "too few" and 5 < seems.more_needed < 60
-    same = Paired([False] * 20, [True] * 20, frames(20, 4))
-    six = judge_tasks("a", "b", {str(i): same for i in range(6)}, 0.95).tasks[0]
+    same = PairedOutcomes([False] * 20, [True] * 20, frames(20, 4))
+    six = compare_tasks("a", "b", {str(i): same for i in range(6)}, 0.95).tasks[0]
     assert (six.verdict, six.clusters, six.more_needed) == ("too few", 5, 12)  # eight frames of four
 
 
@@ -150,6 +150,6 @@ def test_one_frame_that_changes_sides_is_one_change() -> None:
 
 
 def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = judge_tasks("base", "tuned-Q4_K_M", {"one": pair(400, 450, 500)}, 0.95)
-    (tmp_path / FILE).write_text(found.model_dump_json(indent=1))
-    assert read_verdicts(tmp_path / FILE) == found
+    found = compare_tasks("base", "tuned-Q4_K_M", {"one": pair(400, 450, 500)}, 0.95)
+    (tmp_path / VERDICTS).write_text(found.model_dump_json(indent=1))
+    assert read_verdicts(tmp_path / VERDICTS) == found

@@ -13,34 +13,28 @@ from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.clients.asking import (
-    IN_WORDS,
-    NO_TOOL,
-    PARALLEL,
-    Reply,
-    ask_all,
-    judge,
-    read_answers,
-    wanted,
-)
+from tuneline.stages.evaluate.answers import IN_WORDS, NO_TOOL, PARALLEL, Reply, expected_kind, read_answers
 from tuneline.stages.evaluate.clients.openai_client import Prompts
-from tuneline.stages.evaluate.scoring.facts import INVENTED, MISSING, amounts, fault_of, price_fault
+from tuneline.stages.evaluate.clients.suite_runner import ask_all
+from tuneline.stages.evaluate.scoring.facts import INVENTED, MISSING, amounts, fact_fault, price_fault
+from tuneline.stages.evaluate.scoring.grading import grade
 from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
-from tuneline.stages.evaluate.suites.items import Item, make_items
-from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext
+from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.prepare.rendering.tool_preselector import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
 
 
-class Chosen(Known):
+class Chosen(RunContext):
     """A run with three styles, and a preselector that has read no training rows."""
 
     passages = [("epico", ""), ("piano", ""), ("straniato", "")]
     preselector = Preselector.of(CATALOGUE)
 
 
-KNOWN = Chosen(CATALOGUE, context=2300)
+KNOWN = Chosen(CATALOGUE, context_tokens=2300)
 SHIPPED = sorted((ROOT / "configs/suites").glob("*.yaml"))
 MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
 
@@ -79,7 +73,7 @@ def test_our_users_items_stand_word_for_word_and_prove_nothing(tmp_path: Path) -
 def test_routing_asks_for_every_tool_of_the_catalogue_and_for_none(tmp_path: Path) -> None:
     items = make_items(load(tmp_path, "handler_routing"))
     tools = load_catalogue(ROOT / "configs/tools/business.yaml").names
-    asked = [wanted(judge(item, Reply())) for item in items]
+    asked = [expected_kind(grade(item, Reply())) for item in items]
     assert {tool: asked.count(tool) for tool in tools} == dict.fromkeys(tools, 15)
     assert set(asked) == {*tools, NO_TOOL, PARALLEL} and asked.count(PARALLEL) == 156
     assert {item.language for item in items} == {"en", "it", "id"}
@@ -134,7 +128,7 @@ def test_the_file_may_change_later_the_run_keeps_what_was_asked(tmp_path: Path) 
 )
 def test_prices_are_right_missing_or_invented(text: str, fault: str | None) -> None:
     prompt = "Somebody paid $9,999. What is the price of PT PMA setup?"
-    assert fault_of(prompt, text, (), (), "€2,500") == fault
+    assert fact_fault(prompt, text, (), (), "€2,500") == fault
 
 
 def test_names_with_numbers_are_no_prices() -> None:
@@ -145,19 +139,19 @@ def test_names_with_numbers_are_no_prices() -> None:
 
 def test_facts_are_whole_words_in_any_case() -> None:
     says, never = ("Bali Zero", "Zainal"), ("OpenAI",)
-    assert fault_of("who are you", "ZAINAL made me, at bali-zero!", says, never, None) is None
-    assert fault_of("who are you", "zainals, of bali zero", says, never, None) == "not named: Zainal"
-    assert fault_of("who are you", "Zainal, Bali Zero; openai too", says, never, None) == "named: OpenAI"
-    assert fault_of("Zainal of Bali Zero?", "Zainal of Bali Zero.", says, never, None) == "no answer"
+    assert fact_fault("who are you", "ZAINAL made me, at bali-zero!", says, never, None) is None
+    assert fact_fault("who are you", "zainals, of bali zero", says, never, None) == "not named: Zainal"
+    assert fact_fault("who are you", "Zainal, Bali Zero; openai too", says, never, None) == "named: OpenAI"
+    assert fact_fault("Zainal of Bali Zero?", "Zainal of Bali Zero.", says, never, None) == "no answer"
 
 
 def test_faults_are_counted_apart() -> None:
     item = Item("p-0", "PT PMA cost", None, {}, "_ cost", price="€2,500", offered=False)
-    answers = [judge(item, Reply(text=text)) for text in ("€2,500", "€1", "€2", "ask later")]
+    answers = [grade(item, Reply(text=text)) for text in ("€2,500", "€1", "€2", "ask later")]
     row = scoreboard_row("p", "tuned", answers, 0.95)
     assert row["faults"] == {INVENTED: 2, MISSING: 1} and row["name_accuracy"] == 0.25
-    assert wanted(answers[0]) == IN_WORDS and answers[1].got == INVENTED
-    assert judge(item, Reply([{"name": "bali.zero.pricing", "arguments": {}}], "€2,500")).fault == "a call"
+    assert expected_kind(answers[0]) == IN_WORDS and answers[1].got == INVENTED
+    assert grade(item, Reply([{"name": "bali.zero.pricing", "arguments": {}}], "€2,500")).fault == "a call"
 
 
 def test_tools_are_offered_where_the_item_says_so(tmp_path: Path) -> None:

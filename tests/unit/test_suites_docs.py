@@ -9,7 +9,7 @@ from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.scoring.scoreboard import TABLES
-from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.suites.suite_items import make_items
 
 PAGE = (ROOT / "docs/suites.md").read_text()
 

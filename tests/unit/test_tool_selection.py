@@ -15,8 +15,8 @@ from tuneline.core.paths import ROOT
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
 from tuneline.engines.providers import Answer
 from tuneline.stages.evaluate.clients.openai_client import Prompts
-from tuneline.stages.evaluate.suites.items import make_items
-from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.evaluate.suites.run_context import RunContext
+from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
 
 ASKED = "Send Maria a WhatsApp saying that her keys are ready"
@@ -42,7 +42,7 @@ def test_it_shows_what_evaluation_shows(selector: ToolSelector, catalogue: Catal
     (tmp_path / "prepare" / FILE).write_text(json.dumps(selector.preselector.documents))
     recipe = Recipe.model_validate({"data": {"sources": [{"path": __file__}], "nearest": 8}})
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    known = Known(catalogue, prepared=tmp_path / "prepare", nearest=8)
+    known = RunContext(catalogue, prepared=tmp_path / "prepare", nearest=8)
     suite = Suite.model_validate(
         {"name": "some", "items": [{"ask": [ASKED, "quanto costa il KITAS?", "hi"], "call": "whatsapp.send"}]}
     )

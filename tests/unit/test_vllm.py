@@ -18,7 +18,7 @@ from tuneline.engines.vllm import vllm_server
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.stages.evaluate.clients import target_engines
-from tuneline.stages.evaluate.clients.target_engines import engine_of, stands_in
+from tuneline.stages.evaluate.clients.target_engines import engine_name, substitute_warning
 
 TINY = ROOT / "data/tiny"
 LOG = """(APIServer pid=1) WARNING 11-21 15:17:51 [utils.py:255] limit errors like `OSError: [Errno 24] Too many
@@ -54,16 +54,19 @@ def test_vllm_is_told_the_least_rank_that_takes_an_adapter(tmp_path: Path, ranks
 def test_what_serves_is_what_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(vllm_server.EXECUTABLE, str(shutil.copy(TINY / "README.md", tmp_path / "vllm")))
     for form in ("adapter", "merged"):
-        found = [engine_of(recipe(form=form), target) for target in ("base", "tuned-F16", "tuned-Q4_K_M")]
-        assert found == ["vLLM", "vLLM", "llama.cpp"] and stands_in(recipe(form=form)) is None
-    assert engine_of(recipe(form="gguf"), "base") == "llama.cpp"
+        found = [engine_name(recipe(form=form), target) for target in ("base", "tuned-F16", "tuned-Q4_K_M")]
+        assert found == ["vLLM", "vLLM", "llama.cpp"] and substitute_warning(recipe(form=form)) is None
+    assert engine_name(recipe(form="gguf"), "base") == "llama.cpp"
 
 
 def test_where_there_is_no_vllm_another_stands_in_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (vllm_server, target_engines):
         monkeypatch.setattr(module, "find_vllm", lambda: None)
-    assert engine_of(recipe(form="adapter"), "tuned-F16") == "llama.cpp"
-    assert "docs/vllm.md" in (stands_in(recipe(form="adapter")) or "") and stands_in(recipe(form="gguf")) is None
+    assert engine_name(recipe(form="adapter"), "tuned-F16") == "llama.cpp"
+    assert (
+        "docs/vllm.md" in (substitute_warning(recipe(form="adapter")) or "")
+        and substitute_warning(recipe(form="gguf")) is None
+    )
     with (
         pytest.raises(NotFound, match=vllm_server.EXECUTABLE),
         vllm_server.start_vllm(TINY, alias="t", log=Path("/dev/null"), context=256),

@@ -1,11 +1,11 @@
-"""The suites of a recipe as inspect-ai tasks: its model providers, logs and viewer, our items and marks.
+"""The suites of a recipe as inspect-ai tasks: its model providers, logs and viewer, with our items and grades.
 
     pip install 'tuneline[inspect]'
     inspect eval stages/evaluate/clients/inspect_tasks.py@suite -T recipe=configs/recipes/demo.yaml \
         -T name=unseen_phrasings --model openai-api/tuneline/demo
 
-An item's turns are one sample: a sample is right as far as its turns are. Nothing is executed: what is judged is the
-call. `run=NAME` is needed by suites that ask about a run's own styles, or let the preselector choose.
+A conversation is one sample, whose score is the share of its turns that are right. Nothing is executed: the call itself
+is graded. `run=NAME` is needed by suites that ask for a run's own styles or use its preselector.
 """
 
 from collections.abc import Sequence
@@ -33,58 +33,59 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import find
-from tuneline.stages.evaluate.clients.asking import Reply, judge, request
-from tuneline.stages.evaluate.suites.items import Item, make_items
-from tuneline.stages.evaluate.suites.run_context import Known, of_run
+from tuneline.stages.evaluate.answers import Reply
+from tuneline.stages.evaluate.clients.messages import user_message
+from tuneline.stages.evaluate.clients.suite_runner import conversations
+from tuneline.stages.evaluate.scoring.grading import grade
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext, open_run_context
+from tuneline.stages.evaluate.suites.suite_items import make_items
 
 ANSWERS = "answers"
-"""Where a sample's answers lie, in its metadata: a line each, as `evaluate` keeps them."""
+"""Key of a sample's metadata that has its graded answers, as `evaluate` writes them."""
 
 
 @task
 def suite(recipe: str, name: str, run: str | None = None) -> Task:
     """One suite of a recipe."""
-    read = load_recipe(Path(recipe))
-    found = {one.name: one for one in read.evaluate.suites}
-    if name not in found:
-        raise BadRequest(f"-T name={name}: the suites of {recipe} are {', '.join(found)}")
-    tools = load_catalogue(find(read.data.tools)) if read.data.tools else None
-    known = of_run(read, paths.run_folder(run)) if run else Known(tools, read.serve.context)
-    return task_of(found[name], known, read.data.system)
+    loaded = load_recipe(Path(recipe))
+    suites = {suite.name: suite for suite in loaded.evaluate.suites}
+    if name not in suites:
+        raise BadRequest(f"-T name={name}: the suites of {recipe} are {', '.join(suites)}")
+    tools = load_catalogue(find(loaded.data.tools)) if loaded.data.tools else None
+    run_context = open_run_context(loaded, paths.run_folder(run)) if run else RunContext(tools, loaded.serve.context)
+    return make_task(suites[name], run_context, loaded.data.system)
 
 
-def task_of(asked: Suite, known: Known, system: str = "") -> Task:
-    """A suite as a task; each conversation is a sample."""
-    talks: dict[int, list[Item]] = {}
-    for item in make_items(asked, known):
-        talks.setdefault(item.talk, []).append(item)
+def make_task(suite: Suite, run_context: RunContext, system: str = "") -> Task:
+    """Return a suite as a task; each conversation is a sample."""
+    by_id = {turns[0].id: turns for turns in conversations(make_items(suite, run_context))}
     samples = [
         Sample(id=turns[0].id, input=turns[0].text, target="", metadata={"turns": [item.id for item in turns]})
-        for turns in talks.values()
+        for turns in by_id.values()
     ]
-    by_id = {turns[0].id: turns for turns in talks.values()}
     return Task(
-        name=asked.name,
+        name=suite.name,
         dataset=MemoryDataset(samples),
-        solver=_asked(by_id, known, system),
-        scorer=_marked(),
-        config=GenerateConfig(temperature=0, max_tokens=asked.max_tokens),
+        solver=_conversation_solver(by_id, run_context, system),
+        scorer=_grade_scorer(),
+        config=GenerateConfig(temperature=0, max_tokens=suite.max_tokens),
     )
 
 
 @solver
-def _asked(talks: dict[str, list[Item]], known: Known, system: str) -> Solver:
-    everything = _tools(known.catalogue, None)
+def _conversation_solver(by_id: dict[str, list[Item]], run_context: RunContext, system: str) -> Solver:
+    all_tools = _tool_infos(run_context.catalogue, None)
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         messages: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
         answers = []
-        for item in talks[str(state.sample_id)]:
-            messages.append(ChatMessageUser(content=request(item)["content"]))
-            shown = everything if item.shown is None else _tools(known.catalogue, item.shown)
-            output = await get_model().generate(messages, tools=shown if item.offered else [])
+        for item in by_id[str(state.sample_id)]:
+            messages.append(ChatMessageUser(content=user_message(item)["content"]))
+            tools = all_tools if item.shown is None else _tool_infos(run_context.catalogue, item.shown)
+            output = await get_model().generate(messages, tools=tools if item.offered else [])
             messages.append(output.message)
-            answers.append(asdict(judge(item, _reply(output), known)))
+            answers.append(asdict(grade(item, _to_reply(output), run_context)))
         state.messages, state.output = messages, output
         state.metadata[ANSWERS] = answers
         return state
@@ -93,7 +94,7 @@ def _asked(talks: dict[str, list[Item]], known: Known, system: str) -> Solver:
 
 
 @scorer(metrics={"name_correct": [mean(), stderr()], "exact": [mean(), stderr()]})
-def _marked() -> Scorer:
+def _grade_scorer() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         answers: list[dict[str, Any]] = state.metadata[ANSWERS]
         value = {key: sum(a[key] for a in answers) / len(answers) for key in ("name_correct", "exact")}
@@ -103,20 +104,21 @@ def _marked() -> Scorer:
     return score
 
 
-def _tools(catalogue: Catalogue | None, names: Sequence[str] | None) -> list[ToolInfo]:
-    chosen = [] if catalogue is None else catalogue.names if names is None else names
+def _tool_infos(catalogue: Catalogue | None, names: Sequence[str] | None) -> list[ToolInfo]:
+    """Return the named tools of a catalogue, or all of them if `names` is None."""
+    if catalogue is None:
+        return []
     return [
         ToolInfo(
             name=wire_name(name),
             description=catalogue.tools[name].description,
             parameters=ToolParams.model_validate(catalogue.tools[name].parameters),
         )
-        for name in chosen
-        if catalogue
+        for name in (catalogue.names if names is None else names)
     ]
 
 
-def _reply(output: ModelOutput) -> Reply:
+def _to_reply(output: ModelOutput) -> Reply:
     calls = [
         {"name": dotted_name(call.function), "arguments": None if call.parse_error else call.arguments}
         for call in output.message.tool_calls or ()

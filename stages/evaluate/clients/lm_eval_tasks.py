@@ -1,26 +1,33 @@
-"""Public benchmarks by name, asked by lm-eval (an extra) of the run's own server, with data that is at hand.
+"""Public benchmarks, which lm-eval (an extra) asks of the run's own server, with data sets that are on this machine.
 
-Only tasks that are answered in words can be asked over a chat API: llama-server gives no likelihood of a given text.
+Only tasks answered in text can be asked over a chat API: llama-server returns no likelihood of a given text.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tuneline.configs.evaluation import Standard
+from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.events import Events
 from tuneline.core.paths import find
+from tuneline.stages.evaluate.answers import CONCURRENCY
+from tuneline.stages.evaluate.clients.target_engines import Engines
+from tuneline.stages.evaluate.targets import BASE, served_target
 
 LAST_LINES = 4
+"""Lines of lm-eval's output that are in an error."""
 Row = dict[str, Any]
 
 
-def refuse_unless_installed(settings: Standard) -> None:
-    """Raise BadRequest where lm-eval is not there: said before anything is asked."""
+def require_lm_eval(settings: Standard) -> None:
+    """Raise BadRequest if lm-eval is not installed; called before anything is asked."""
     if find_spec("lm_eval") is None:
         raise BadRequest(
             f"evaluate.standard: {', '.join(settings.tasks)}: needs lm-eval; `pip install 'tuneline[standard]'`, "
@@ -28,33 +35,47 @@ def refuse_unless_installed(settings: Standard) -> None:
         )
 
 
-def ask_standard(settings: Standard, base_url: str, target: str, folder: Path, at_a_time: int) -> list[Row]:
-    """The metrics of each task, kept in `folder/standard/TARGET.json`: a target that was asked is not asked again.
+def benchmark_table(
+    recipe: Recipe, files: Mapping[str, Path], folder: Path, events: Events, engines: Engines
+) -> list[Row]:
+    """Return the metrics of `evaluate.standard` for the base and the served model; empty if it names no tasks."""
+    if not recipe.evaluate.standard:
+        return []
+    rows = []
+    for number, target in enumerate((BASE, served_target(recipe))):
+        events.progress(number, 2, "models", f"standard benchmarks of {target}")
+        base_url = engines.start(target, files[target]).base_url
+        rows += ask_standard(recipe.evaluate.standard, base_url, target, folder, CONCURRENCY)
+    return rows
+
+
+def ask_standard(settings: Standard, base_url: str, target: str, folder: Path, concurrency: int) -> list[Row]:
+    """Return the metrics of each task. They are cached in `folder/standard/TARGET.json`: no target is asked twice.
 
     Raises:
-        StageFailed: lm-eval failed: no such task, data that is not at hand, or a task that wants likelihoods.
+        StageFailed: lm-eval failed: there is no such task, its data is not here, or it needs likelihoods.
     """
     file = folder / "standard" / f"{target}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        _run(settings, base_url, target, file.with_suffix(""), at_a_time)
-        newest = max(file.with_suffix("").rglob("results_*.json"), key=lambda found: found.stat().st_mtime)
+        _run_lm_eval(settings, base_url, target, file.with_suffix(""), concurrency)
+        newest = max(file.with_suffix("").rglob("results_*.json"), key=lambda result: result.stat().st_mtime)
         file.write_text(newest.read_text())
     return _rows(json.loads(file.read_text()), target)
 
 
-def _run(settings: Standard, base_url: str, target: str, out: Path, at_a_time: int) -> None:
-    url = f"base_url={base_url}/chat/completions,model={target},num_concurrent={at_a_time},tokenized_requests=False"
+def _run_lm_eval(settings: Standard, base_url: str, target: str, out: Path, concurrency: int) -> None:
+    url = f"base_url={base_url}/chat/completions,model={target},num_concurrent={concurrency},tokenized_requests=False"
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions", "--model_args", url]
     command += ["--tasks", ",".join(settings.tasks), "--apply_chat_template", "--output_path", str(out)]
     command += ["--limit", str(settings.limit)] if settings.limit else []
     command += ["--include_path", str(find(settings.include))] if settings.include else []
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none"}
-    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LAST_LINES:])
+    process = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last_lines = "\n".join((process.stderr or process.stdout).strip().splitlines()[-LAST_LINES:])
         raise StageFailed(
-            f"evaluate.standard: {', '.join(settings.tasks)}: lm-eval failed, its last lines:\n{last}\n"
+            f"evaluate.standard: {', '.join(settings.tasks)}: lm-eval failed, its last lines:\n{last_lines}\n"
             "Data must be at hand: load each task's data set once, online, with `lm_eval run --tasks TASK --limit 1 "
             "--model dummy`; tasks of likelihoods (multiple choice) cannot be asked over a chat API"
         )
@@ -68,10 +89,10 @@ def _rows(results: Row, target: str) -> list[Row]:
             "task": task,
             "metric": name,
             "value": value,
-            "stderr": found.get(name.replace(",", "_stderr,", 1)),
+            "stderr": metrics.get(name.replace(",", "_stderr,", 1)),
             "n": samples.get(task, {}).get("effective"),
         }
-        for task, found in results["results"].items()
-        for name, value in found.items()
+        for task, metrics in results["results"].items()
+        for name, value in metrics.items()
         if "," in name and "_stderr," not in name and isinstance(value, int | float)
     ]

@@ -1,6 +1,6 @@
-"""The engine that serves, for one target after the other: vLLM where the recipe serves with it, else llama.cpp.
+"""Starts the engine that serves each target: vLLM where the recipe serves with it, else llama.cpp.
 
-With `serve.form: adapter` one vLLM answers for the base and for the adapter on it, as it does when it serves.
+With `serve.form: adapter` one vLLM answers for the base and for the adapter on it, as it does in serving.
 """
 
 import os
@@ -19,36 +19,39 @@ from tuneline.engines.llama_cpp.llama_server import start_llama_server
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.engines.vllm.vllm_server import find_vllm, start_vllm
-from tuneline.stages.evaluate.clients.asking import CONCURRENCY
+from tuneline.stages.evaluate.answers import CONCURRENCY
+from tuneline.stages.evaluate.targets import BASE, REFERENCE
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare import TEMPLATE
 
-BASE, REFERENCE = "base", "tuned-F16"
 LLAMA, VLLM = "llama.cpp", "vLLM"
-UNREADABLE = 500
-"""llama-server's status when a model's text is not what its template promises: a wrong answer, not an outage."""
+UNPARSABLE_STATUS = 500
+"""Returned by llama-server when a model's text does not parse as its template's format: a wrong answer, no outage."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A server, and how one target is asked there."""
+    """A running server, and how it is asked for one target."""
 
     base_url: str
     model: str
     body: Mapping[str, Any] = field(default_factory=dict)
-    """What every request has beside its own."""
-    unreadable: int | None = None
-    """A status that is a wrong answer."""
+    """Sent with every request."""
+    unparsable_status: int | None = None
+    """HTTP status that means the model's output did not parse, which is a wrong answer."""
 
 
-def engine_of(recipe: Recipe, target: str) -> str:
-    """Which one answers for a target here: files are llama.cpp's; base and 16 bit are of whatever serves them."""
-    by_vllm = recipe.serve.form != "gguf" and target in (BASE, REFERENCE)
-    return VLLM if by_vllm and find_vllm() else LLAMA
+def engine_name(recipe: Recipe, target: str) -> str:
+    """Return the engine that answers for a target on this machine.
+
+    Quantized files are llama.cpp's; base and 16 bit are vLLM's where the recipe serves with it and it is installed.
+    """
+    is_served_by_vllm = recipe.serve.form != "gguf" and target in (BASE, REFERENCE)
+    return VLLM if is_served_by_vllm and find_vllm() else LLAMA
 
 
-def stands_in(recipe: Recipe) -> str | None:
-    """What to tell where llama.cpp answers for a model that vLLM serves."""
+def substitute_warning(recipe: Recipe) -> str | None:
+    """Return a warning where llama.cpp answers for a model that vLLM serves, or None."""
     if recipe.serve.form == "gguf" or find_vllm():
         return None
     return (
@@ -58,11 +61,11 @@ def stands_in(recipe: Recipe) -> str | None:
 
 
 class Engines:
-    """Starts what answers for a target and keeps it while the next is answered by the same."""
+    """Starts the engine of one target after the other, and keeps it running while the next target uses the same."""
 
     def __init__(self, recipe: Recipe, run: Path, folder: Path) -> None:
         self._recipe, self._run, self._folder = recipe, run, folder
-        self._stack, self._up, self._base_url = ExitStack(), "", ""
+        self._stack, self._running, self._base_url = ExitStack(), "", ""
 
     def __enter__(self) -> Self:
         return self
@@ -72,40 +75,41 @@ class Engines:
     ) -> None:
         self._stack.close()
 
-    def of(self, target: str, gguf: Path) -> Engine:
-        """For `target`, whose file is `gguf` where llama.cpp answers.
+    def start(self, target: str, gguf: Path) -> Engine:
+        """Return the running engine of `target`; llama.cpp serves the file `gguf`.
 
         Raises:
-            NotFound: there is no such model. StageFailed: it does not start.
+            NotFound: there is no such model.
+            StageFailed: the engine does not start.
         """
-        vllm = engine_of(self._recipe, target) == VLLM
-        wanted = VLLM if vllm and self._recipe.serve.form == "adapter" else target
-        if wanted != self._up:
+        by_vllm = engine_name(self._recipe, target) == VLLM
+        required = VLLM if by_vllm and self._recipe.serve.form == "adapter" else target
+        if required != self._running:
             self._stack.close()
-            self._up = ""
-            self._base_url = self._vllm(target, wanted) if vllm else self._llama(target, gguf)
-            self._up = wanted
-        if not vllm:
-            return Engine(self._base_url, target, {"cache_prompt": True}, UNREADABLE)
-        return Engine(self._base_url, target, self._shown(target))
+            self._running = ""
+            self._base_url = self._start_vllm(target, required) if by_vllm else self._start_llama(target, gguf)
+            self._running = required
+        if not by_vllm:
+            return Engine(self._base_url, target, {"cache_prompt": True}, UNPARSABLE_STATUS)
+        return Engine(self._base_url, target, self._vllm_body(target))
 
-    def _llama(self, target: str, gguf: Path) -> str:
+    def _start_llama(self, target: str, gguf: Path) -> str:
         threads, context = self._recipe.compute.threads or len(os.sched_getaffinity(0)), self._recipe.serve.context
         serving = start_llama_server(
             gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=self._log(target)
         )
         return self._stack.enter_context(serving).base_url
 
-    def _vllm(self, target: str, name: str) -> str:
+    def _start_vllm(self, target: str, name: str) -> str:
         recipe, base = self._recipe, open_base(self._recipe).path
         adapter = self._run / "train/adapter"
-        own = recipe.serve.form == "merged" and target == REFERENCE
-        model = self._run / "convert/merged" if own else base
+        is_merged = recipe.serve.form == "merged" and target == REFERENCE
+        model = self._run / "convert/merged" if is_merged else base
         if not model.exists():
             raise StageFailed(f"{model} was not made; write `convert: {{format: safetensors}}` and convert again")
         serving = start_vllm(
             model,
-            alias=target if own else BASE,
+            alias=target if is_merged else BASE,
             log=self._log(name),
             context=recipe.serve.context,
             parser=tool_parser_for(recipe.base, base),
@@ -116,15 +120,16 @@ class Engines:
         return self._stack.enter_context(serving).base_url
 
     def _gpus(self) -> int:
-        wanted = self._recipe.compute.evaluate.gpu
-        here = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        return min(hardware().parse_gpu(wanted)[1] if wanted else 1, max(1, here))
+        """Return the number of GPUs the recipe names, or those of this machine if they are fewer; at least 1."""
+        gpu = self._recipe.compute.evaluate.gpu
+        present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return min(hardware().parse_gpu(gpu)[1] if gpu else 1, max(1, present))
 
-    def _shown(self, target: str) -> dict[str, Any]:
-        """A call's tag is a special token: without it a call where none was offered could not be told from words."""
+    def _vllm_body(self, target: str) -> dict[str, Any]:
+        # The tag of a tool call is a special token: without it, a call where no tools were sent would look like text.
         template = self._run / "prepare" / TEMPLATE
-        own = target == REFERENCE and template.exists()
-        return {"skip_special_tokens": False} | ({"chat_template": template.read_text("utf-8")} if own else {})
+        has_template = target == REFERENCE and template.exists()
+        return {"skip_special_tokens": False} | ({"chat_template": template.read_text("utf-8")} if has_template else {})
 
     def _log(self, name: str) -> Path:
         return self._folder / SCRATCH / f"{name}.log"

@@ -1,7 +1,7 @@
-"""A served model under load, open loop: requests come when they come, whether or not the last one is answered.
+"""A load test by guidellm, open loop: requests are sent when they are due, whether or not the last one is answered.
 
-guidellm sends them, from an environment of its own; what is told is worked out here from its record of each request.
-Latencies count from the moment a request was due: one that a busy server or client kept waiting is not flattered.
+guidellm is installed in an environment of its own; the figures are computed here from its record of each request.
+Latencies count from the moment a request was due, so that queueing in a busy server or client is included.
 """
 
 import json
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -21,21 +22,23 @@ from pydantic import BaseModel, ConfigDict
 from tuneline.core import artifacts
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.stages.evaluate.statistics import quantile
-from tuneline.stages.evaluate.verdicts.gate import LOAD
 
+LOAD = "load.json"
+"""The result of the load test, in a run's folder."""
 COMMAND, VARIABLE = "guidellm", "TUNELINE_GUIDELLM"
 VERSION = "0.8.1"
 INSTALL = f"python -m venv .load && .load/bin/pip install guidellm=={VERSION}"
-"""Apart from ours: it pins torch, transformers and datasets of its own."""
-OWN = Path(".load/bin/guidellm")
+"""In an environment of its own: it pins torch, transformers and datasets."""
+INSTALLED = Path(".load/bin/guidellm")
 SEED = 20261121
 LAST_LINES = 8
-BEYOND_S = 600
-"""How much longer than planned the whole may take, start included."""
+"""Lines of guidellm's output that are in an error."""
+EXTRA_S = 600
+"""How much longer than planned a test may take, with its start."""
 
 
-class Load(BaseModel):
-    """What was measured; the format of a run's `load.json`. Times are in seconds."""
+class LoadResult(BaseModel):
+    """What a load test measured; the format of a run's `load.json`. Times are in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,143 +70,166 @@ class Load(BaseModel):
     """The hardware's price over the requests answered: at a higher rate a query costs less."""
 
     def latency(self, share: float) -> float:
-        """The latency that this share of all requests did not exceed."""
+        """Return the latency that this share of all requests did not exceed."""
         return quantile([*self.latencies, *[inf] * self.errors], share)
 
     def first_token(self, share: float) -> float:
-        """The time to the first token that this share of all requests did not exceed."""
+        """Return the time to the first token that this share of all requests did not exceed."""
         return quantile([*self.first_tokens, *[inf] * self.errors], share)
 
 
-def load(
-    base_url: str,
-    model: str,
-    prompts: Sequence[str],
+@dataclass(frozen=True)
+class Requests:
+    """What a load test sends, and where."""
+
+    base_url: str
+    model: str
+    prompts: Sequence[str]
+    """Drawn at random for each request."""
+    system: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
+    max_tokens: int = 96
+    key: str | None = None
+
+
+def send_load(
+    requests: Requests,
     *,
     rate: float,
     seconds: float,
-    system: str = "",
-    tools: Sequence[Mapping[str, Any]] = (),
-    max_tokens: int = 96,
-    key: str | None = None,
     process: int | None = None,
     hardware: str | None = None,
     usd_per_hour: float | None = None,
     convert: str | None = None,
-) -> Load:
-    """Sends `rate` requests a second for about `seconds`, each drawn from `prompts`, and waits for all answers.
+) -> LoadResult:
+    """Send `rate` requests a second for about `seconds`, wait for all answers, and return what was measured.
 
-    `process` is the server's, where it is on this machine.
+    `process` is the server's process id, where it is on this machine.
 
     Raises:
-        NotFound: guidellm is not installed. StageFailed: it ended without a report, or nothing was answered.
+        NotFound: guidellm is not installed.
+        StageFailed: it ended without a report, or nothing was answered.
     """
-    command, count = installed(), max(1, round(rate * seconds))
+    command, count = guidellm_command(), max(1, round(rate * seconds))
     with tempfile.TemporaryDirectory() as folder:
-        rows, report = Path(folder) / "prompts.jsonl", Path(folder) / "report.json"
-        asked = [
-            {"prompt": prompt} | ({"prefix": system} if system else {})
-            for prompt in random.Random(SEED).choices(prompts, k=count)
-        ]
-        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked), encoding="utf-8")
-        body = {"temperature": 0, "ignore_eos": False} | ({"tools": list(tools)} if tools else {})
-        scenario = {
-            "backend": {
-                "kind": "openai_http",
-                "target": base_url.removesuffix("/v1"),
-                "model": model,
-                "max_tokens": max_tokens,
-                "extras": {"body": body},
-                # Its check of the endpoint asks for /health, which hosted ones lack.
-                "validate_backend": False,
-            }
-            | ({"api_key": key} if key else {}),
-            "profile": {"kind": "poisson", "rate": [rate]},
-            # Not a time: at its end what is not answered yet would be left out, and that is the slowest.
-            "constraints": [{"kind": "max_requests", "count": count}],
-            "data": [{"kind": "json_file", "path": str(rows)}],
-            "seed": {"kind": "static", "value": SEED},
-            "outputs": [{"kind": "json", "path": str(report)}],
-        }
-        settings = Path(folder) / "scenario.json"
-        settings.touch(0o600)  # it may hold a key
-        settings.write_text(json.dumps({"metadata": {"labels": {}}, "spec": scenario}))
-        _run([command, "run", "--config", str(settings), "--disable-console"], seconds + BEYOND_S, report)
-        told = json.loads(report.read_text())
-    if rate and (found := measured(told)):
-        per_second = found["requests_per_second"]
-        return Load(
-            endpoint=base_url,
-            model=model,
-            convert=convert,
-            at=datetime.now(UTC),
-            tool=f"guidellm {told['metadata']['guidellm_version']}",
-            rate=rate,
-            memory_gb=_peak_gb(process),
-            hardware=hardware,
-            usd_per_hour=usd_per_hour,
-            usd_per_1000_queries=None if usd_per_hour is None else 1000 * usd_per_hour / 3600 / per_second,
-            **found,
+        report_file = Path(folder) / "report.json"
+        settings = _write_scenario(requests, rate, count, Path(folder), report_file)
+        _run([command, "run", "--config", str(settings), "--disable-console"], seconds + EXTRA_S, report_file)
+        report = json.loads(report_file.read_text())
+    figures = report_figures(report) if rate else None
+    if not figures:
+        raise StageFailed(
+            f"{requests.base_url}: none of {count} requests was answered; "
+            f"`tuneline chat {requests.base_url} hello` tells why"
         )
-    raise StageFailed(f"{base_url}: none of {count} requests was answered; `tuneline chat {base_url} hello` tells why")
+    per_second = figures["requests_per_second"]
+    return LoadResult(
+        endpoint=requests.base_url,
+        model=requests.model,
+        convert=convert,
+        at=datetime.now(UTC),
+        tool=f"guidellm {report['metadata']['guidellm_version']}",
+        rate=rate,
+        memory_gb=_peak_memory_gb(process),
+        hardware=hardware,
+        usd_per_hour=usd_per_hour,
+        usd_per_1000_queries=None if usd_per_hour is None else 1000 * usd_per_hour / 3600 / per_second,
+        **figures,
+    )
 
 
-def measured(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The figures of a guidellm report, from its record of each request; None if none was answered."""
+def _write_scenario(requests: Requests, rate: float, count: int, folder: Path, report: Path) -> Path:
+    """Write guidellm's input into `folder` and return the file of its settings."""
+    rows = [
+        {"prompt": prompt} | ({"prefix": requests.system} if requests.system else {})
+        for prompt in random.Random(SEED).choices(requests.prompts, k=count)
+    ]
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    scenario = {
+        "backend": _backend(requests),
+        "profile": {"kind": "poisson", "rate": [rate]},
+        # A limit of time would leave out what is not answered at its end, which is the slowest.
+        "constraints": [{"kind": "max_requests", "count": count}],
+        "data": [{"kind": "json_file", "path": str(prompts)}],
+        "seed": {"kind": "static", "value": SEED},
+        "outputs": [{"kind": "json", "path": str(report)}],
+    }
+    settings = folder / "scenario.json"
+    settings.touch(0o600)  # it may have a key
+    settings.write_text(json.dumps({"metadata": {"labels": {}}, "spec": scenario}))
+    return settings
+
+
+def _backend(requests: Requests) -> dict[str, Any]:
+    body = {"temperature": 0, "ignore_eos": False} | ({"tools": list(requests.tools)} if requests.tools else {})
+    return {
+        "kind": "openai_http",
+        "target": requests.base_url.removesuffix("/v1"),
+        "model": requests.model,
+        "max_tokens": requests.max_tokens,
+        "extras": {"body": body},
+        # Its check of the endpoint requests /health, which hosted ones lack.
+        "validate_backend": False,
+    } | ({"api_key": requests.key} if requests.key else {})
+
+
+def report_figures(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the measured fields of a `LoadResult` from a guidellm report, or None if no request was answered."""
     requests = report["benchmarks"][0]["requests"]
-    answered = [one["info"]["timings"] | {"tokens": one["output_tokens"] or 0} for one in requests["successful"] or ()]
+    answered = [
+        request["info"]["timings"] | {"tokens": request["output_tokens"] or 0}
+        for request in requests["successful"] or ()
+    ]
     failed = len(requests["errored"] or ()) + len(requests["incomplete"] or ())
     if not answered:
         return None
-    last = max(one["request_end"] for one in answered)
-    span = last - min(one["targeted_start"] for one in answered)
-    firsts = [one["first_token_iteration"] or one["request_end"] for one in answered]
+    span = max(timing["request_end"] for timing in answered) - min(timing["targeted_start"] for timing in answered)
+    first_tokens = [(t["first_token_iteration"] or t["request_end"]) - t["targeted_start"] for t in answered]
     return {
         "requests": len(answered) + failed,
         "errors": failed,
         "requests_per_second": len(answered) / span,
-        "latencies": tuple(sorted(round(one["request_end"] - one["targeted_start"], 4) for one in answered)),
-        "first_tokens": tuple(
-            sorted(round(f - one["targeted_start"], 4) for f, one in zip(firsts, answered, strict=True))
-        ),
-        "tokens_per_second": sum(one["tokens"] for one in answered) / span,
+        "latencies": tuple(sorted(round(t["request_end"] - t["targeted_start"], 4) for t in answered)),
+        "first_tokens": tuple(sorted(round(seconds, 4) for seconds in first_tokens)),
+        "tokens_per_second": sum(timing["tokens"] for timing in answered) / span,
     }
 
 
-def write_load(run: Path, found: Load) -> Path:
-    """Where the gate of the run reads it."""
-    artifacts.write_atomic(run / LOAD, found.model_dump_json(indent=1))
+def write_load_result(run: Path, result: LoadResult) -> Path:
+    """Write the result where the run's gate reads it, and return the file."""
+    artifacts.write_atomic(run / LOAD, result.model_dump_json(indent=1))
     return run / LOAD
 
 
-def installed() -> str:
-    """The guidellm that is there.
+def guidellm_command() -> str:
+    """Return the path of guidellm.
 
     Raises:
-        NotFound: none is, with the commands that install it.
+        NotFound: it is not installed; the message has the commands that install it.
     """
-    own = os.environ.get(VARIABLE) or (str(OWN) if OWN.exists() else None) or shutil.which(COMMAND)
-    if own is None or shutil.which(own) is None:
-        raise NotFound(f"{own or COMMAND}: not here; `{INSTALL}` puts it where it is looked for, or set {VARIABLE}")
-    return own
+    command = os.environ.get(VARIABLE) or (str(INSTALLED) if INSTALLED.exists() else None) or shutil.which(COMMAND)
+    if command is None or shutil.which(command) is None:
+        raise NotFound(f"{command or COMMAND}: not here; `{INSTALL}` puts it where it is looked for, or set {VARIABLE}")
+    return command
 
 
-def _run(command: Sequence[str], seconds: float, report: Path) -> None:
-    # Several workers draw the same arrivals (each has the seed for itself), which is not Poisson: one is enough here.
+def _run(command: Sequence[str], timeout_s: float, report: Path) -> None:
+    # Each of several workers would draw the same arrivals from the seed, which is not Poisson; one is enough here.
     environment = os.environ | {"GUIDELLM__MAX_WORKER_PROCESSES": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=seconds, cwd=report.parent
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=report.parent
         )
     except subprocess.TimeoutExpired:
-        raise StageFailed(f"guidellm did not end within {seconds:.0f} s; ask for fewer requests a second") from None
-    if done.returncode or not report.exists():
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-LAST_LINES:])
-        raise StageFailed(f"guidellm ended with {done.returncode}; its last lines:\n{last}")
+        raise StageFailed(f"guidellm did not end within {timeout_s:.0f} s; ask for fewer requests a second") from None
+    if process.returncode or not report.exists():
+        last_lines = "\n".join((process.stdout + process.stderr).splitlines()[-LAST_LINES:])
+        raise StageFailed(f"guidellm ended with {process.returncode}; its last lines:\n{last_lines}")
 
 
-def _peak_gb(process: int | None) -> float | None:
-    """proc(5): VmHWM, in kB of 1,024 bytes."""
+def _peak_memory_gb(process: int | None) -> float | None:
+    """Return a process's peak resident memory in 10^9 bytes: VmHWM of proc(5), in kB of 1,024 bytes."""
     status = Path(f"/proc/{process}/status")
     if process is None or not status.exists():
         return None

@@ -1,4 +1,4 @@
-"""The load test of a run's model or of any endpoint: what is asked, at what price, and where it is kept."""
+"""`tuneline load`: a load test of a run's model or of any endpoint, with its price."""
 
 import json
 import os
@@ -11,72 +11,81 @@ from tuneline.core import artifacts
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
 from tuneline.engines.server import Server
-from tuneline.stages.evaluate.load_testing.guidellm import Load, load, write_load
-from tuneline.stages.evaluate.suites.items import make_items
+from tuneline.stages.evaluate.load_testing.guidellm import LoadResult, Requests, send_load, write_load_result
+from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests
 from tuneline.stages.prepare import load_tools
 
-USUAL = ROOT / "data/requests/test.yaml"
-"""Asked of an endpoint that is no run's."""
-USUAL_ROWS = 64
+DEFAULT_REQUESTS = ROOT / "data/requests/test.yaml"
+"""Grammar of the requests sent to an endpoint without a run."""
+DEFAULT_ROWS = 64
 
 
 def load_test(
     url: str | None, run: Path | None, server: Server | None, *, rate: float, seconds: float, gpu: str | None
-) -> Load:
-    """Loads `server`, or what answers at `url`; with a run, the requests are its suites' and its gate can read it.
+) -> LoadResult:
+    """Load `server`, or what answers at `url`, and return what was measured.
+
+    With a run, the requests are those of its suites, and the result is written where its gate reads it.
 
     Raises:
-        NotFound: guidellm is not installed, or nothing answers at `url`. BadRecipe: no such GPU.
+        NotFound: guidellm is not installed, or nothing answers at `url`.
+        BadRecipe: there is no such GPU.
         StageFailed: no request was answered.
     """
     recipe = recipe_of(run) if run else None
-    where, price = _hardware(recipe, gpu)
+    hardware_name, usd_per_hour = _hardware(recipe, gpu)
     base_url = url or (server.base_url if server else "")
     catalogue = load_tools(run / "prepare") if run else None
     key = os.environ.get("TUNELINE_API_KEY")
-    found = load(
+    requests = Requests(
         base_url,
-        run.name if run and not url else _model(base_url, key),
+        run.name if run and not url else _first_model(base_url, key),
         _prompts(recipe),
-        rate=rate,
-        seconds=seconds,
         system=recipe.data.system if recipe else "",
         tools=catalogue.openai() if catalogue else (),
         key=key,
+    )
+    result = send_load(
+        requests,
+        rate=rate,
+        seconds=seconds,
         process=server.process.pid if server else None,
-        hardware=where,
-        usd_per_hour=price,
+        hardware=hardware_name,
+        usd_per_hour=usd_per_hour,
         convert=artifacts.open_artifact(run / "convert").manifest.fingerprint if run else None,
     )
     if run:
-        write_load(run, found)
-    return found
+        write_load_result(run, result)
+    return result
 
 
 def _prompts(recipe: Recipe | None) -> list[str]:
-    if recipe and (found := [item.text for suite in recipe.evaluate.suites for item in make_items(suite)]):
-        return found
-    return [request.text for request in suite_requests(USUAL, USUAL_ROWS, 1)]
+    if recipe and (texts := [item.text for suite in recipe.evaluate.suites for item in make_items(suite)]):
+        return texts
+    return [request.text for request in suite_requests(DEFAULT_REQUESTS, DEFAULT_ROWS, 1)]
 
 
 def _hardware(recipe: Recipe | None, gpu: str | None) -> tuple[str | None, float | None]:
-    """What a query's cost is told for: the recipe's hardware of evaluation, which is the same engine, or a GPU."""
-    place = recipe.compute.evaluate if recipe else None
-    if place is None and gpu is None:
+    """Return the name and the USD per hour of the hardware that a query's cost is computed for.
+
+    It is `gpu`, or the recipe's hardware for evaluation, which runs the same engine.
+    """
+    compute = recipe.compute.evaluate if recipe else None
+    if compute is None and gpu is None:
         return None, None
-    kind = gpu or (place.gpu if place else None)
-    cores, memory = (place.cores, place.memory_gib) if place else (4.0, 32.0)
+    kind = gpu or (compute.gpu if compute else None)
+    cores, memory = (compute.cores, compute.memory_gib) if compute else (4.0, 32.0)
     name = f"{kind + ', ' if kind else ''}{cores:g} cores and {memory:g} GiB on Modal"
     return name, 3600 * hardware().usd_per_second(kind, cores, memory)
 
 
-def _model(base_url: str, key: str | None) -> str:
-    """The first model an endpoint has."""
+def _first_model(base_url: str, key: str | None) -> str:
+    """Return the first model that an endpoint lists."""
     request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            name: str = json.loads(answer.read())["data"][0]["id"]
+        with urllib.request.urlopen(request, timeout=30) as response:
+            name: str = json.loads(response.read())["data"][0]["id"]
     except (OSError, ValueError, LookupError) as error:
         raise NotFound(f"{base_url}/models: {error}; is the server up, and its key in TUNELINE_API_KEY?") from None
     return name

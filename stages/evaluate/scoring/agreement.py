@@ -1,15 +1,18 @@
-"""Agreement of two people, or of a judge with a person, beyond what chance would give."""
+"""Agreement of two raters, or of a judge with people, beyond chance."""
 
 import warnings
 from collections.abc import Sequence
 
 
-def cohen_kappa(one: Sequence[str], other: Sequence[str]) -> float:
-    """Cohen's kappa; 1 where both gave one and the same label to all, which leaves chance nothing to explain."""
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return Cohen's kappa of two raters' labels.
+
+    It is 1 where both are equal, also where all labels are the same, for which chance agreement leaves it undefined.
+    """
     from sklearn.metrics import cohen_kappa_score
 
-    if list(one) == list(other):
+    if list(first) == list(second):
         return 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(cohen_kappa_score(list(one), list(other)))
+        return float(cohen_kappa_score(list(first), list(second)))

@@ -1,70 +1,68 @@
-"""What can be wrong with an answer in words. A new scorer is one function here, in `CHECKS`, and a key in an item."""
+"""Checks of an answer in text. A new check is one function here, in `CHECKS`, and a key of an item."""
 
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from tuneline.stages.evaluate.scoring.facts import fault_of, words
-
-if TYPE_CHECKING:
-    from tuneline.stages.evaluate.clients.asking import Reply
-    from tuneline.stages.evaluate.suites.items import Item
-    from tuneline.stages.evaluate.suites.run_context import Known
+from tuneline.stages.evaluate.answers import Reply
+from tuneline.stages.evaluate.scoring.facts import fact_fault, words
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext
 
 CUT_OFF, REPEATS, NO_LANGUAGE = "cut off", "repeats itself", "too short to tell its language"
 REPEATED_WORDS, REPEATED_TIMES = 6, 3
-"""So many words in a row, so often, are a loop: nobody says them by chance."""
+"""A sequence of this many words that occurs this often is a loop: nobody writes it by chance."""
 LOOP = re.compile(r"(.{1,40}?)\1{7,}", re.S)
-"""Fewer words than that, or none, again and again."""
+"""A shorter text repeated without a gap."""
 
-Check = Callable[["Item", "Reply", "Known"], str | None]
-"""What is wrong with a reply to an item, or None; one that the item does not ask for says None."""
-
-
-def facts(item: "Item", reply: "Reply", known: "Known") -> str | None:
-    """Words it must and must not have, and the price; an answer says something of its own in any case."""
-    return fault_of(item.text, reply.text, item.says, item.never, item.price)
+Check = Callable[[Item, Reply, RunContext], str | None]
+"""Returns what is wrong with a reply, or None if nothing is or the item does not ask for it."""
 
 
-def language(item: "Item", reply: "Reply", known: "Known") -> str | None:
-    """The language asked for, from its first sentence to its last."""
+def check_facts(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Require the facts and the price, forbid other words; in any case the text must say something of its own."""
+    return fact_fault(item.text, reply.text, item.says, item.never, item.price)
+
+
+def check_language(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Require the language asked for, in every sentence."""
     from tuneline.stages.prepare.checks.language import language_of, other_than
 
     if not item.in_language or not item.language:
         return None
-    told = language_of(reply.text)
-    if told is None:
+    detected = language_of(reply.text)
+    if detected is None:
         return NO_LANGUAGE
-    if told != item.language:
-        return f"in another language: {told}"
+    if detected != item.language:
+        return f"in another language: {detected}"
     others = (other_than(sentence, {item.language}) for sentence in re.split(r"(?<=[.!?])\s+|\n+", reply.text))
-    found = next(filter(None, others), None)
-    return f"mixed languages: {found}" if found else None
+    other = next(filter(None, others), None)
+    return f"mixed languages: {other}" if other else None
 
 
-def whole(item: "Item", reply: "Reply", known: "Known") -> str | None:
-    """Neither cut off nor in a loop."""
+def check_completeness(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Forbid loops, and where a language is asked for also an answer that was cut off."""
     if not (item.in_language or item.style):
         return None
-    said = words(reply.text)
-    runs = Counter(tuple(said[i : i + REPEATED_WORDS]) for i in range(len(said) - REPEATED_WORDS + 1))
-    if max(runs.values(), default=0) >= REPEATED_TIMES or LOOP.search(reply.text):
+    text_words = words(reply.text)
+    starts = range(len(text_words) - REPEATED_WORDS + 1)
+    sequences = Counter(tuple(text_words[i : i + REPEATED_WORDS]) for i in starts)
+    if max(sequences.values(), default=0) >= REPEATED_TIMES or LOOP.search(reply.text):
         return REPEATS
     return CUT_OFF if reply.cut and item.in_language else None
 
 
-def style(item: "Item", reply: "Reply", known: "Known") -> str | None:
-    """The style asked for, by a classifier that learned it from documents the model has not seen."""
+def check_style(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Require the style asked for, by a classifier trained on documents the model has not seen."""
     if not item.style:
         return None
-    told = known.styles.told(reply.text)
-    return None if told == item.style else f"in another style: {told}"
+    predicted = run_context.styles.predict(reply.text)
+    return None if predicted == item.style else f"in another style: {predicted}"
 
 
-CHECKS: tuple[Check, ...] = (facts, language, whole, style)
+CHECKS: tuple[Check, ...] = (check_facts, check_language, check_completeness, check_style)
 
 
-def fault(item: "Item", reply: "Reply", known: "Known") -> str | None:
-    """The first thing that is wrong."""
-    return next((found for check in CHECKS if (found := check(item, reply, known))), None)
+def find_fault(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Return what the first failing check says, or None if all pass."""
+    return next((fault for check in CHECKS if (fault := check(item, reply, run_context))), None)

@@ -1,49 +1,56 @@
-"""Whether two sets of arguments say the same to a tool: compared by their types, as the tool's schema gives them."""
+"""Whether two sets of arguments mean the same to a tool, compared by the types in the tool's schema."""
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Schema = Mapping[str, Any]
-ALIKE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "\u00a0": " "})
-"""Signs that a keyboard or an editor puts for one another."""
+EQUIVALENT_CHARACTERS = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "\u00a0": " "})
+"""Characters that a keyboard or an editor replaces with another."""
 
 
-def same_arguments(wanted: Mapping[str, Any], got: Any, schema: Schema) -> bool:
-    """Numbers by value, text without its spaces around and its kind of quotes, lists in order unless they are sets.
+def same_arguments(expected: Mapping[str, Any], actual: Any, schema: Schema) -> bool:
+    """Return whether two sets of arguments are equal.
 
-    What is left out is its schema's default, and null where it has none. A number written as text is no number: the
-    tool would refuse it.
+    Numbers are compared by value, text without surrounding spaces and kind of quotes, lists in order unless they are
+    sets. An argument left out is its schema's default, or null. A number written as text is not a number: the tool
+    would refuse it.
     """
-    if not isinstance(got, Mapping):
+    if not isinstance(actual, Mapping):
         return False
     properties = schema.get("properties") or {}
     return all(
-        _same(_given(wanted, name, properties), _given(got, name, properties), properties.get(name) or {})
-        for name in wanted.keys() | got.keys()
+        _same(_value(expected, name, properties), _value(actual, name, properties), properties.get(name) or {})
+        for name in expected.keys() | actual.keys()
     )
 
 
-def same_calls(wanted: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]], schemas: Any) -> bool:
-    """The same calls in any order; `arguments` None in `wanted` is anything. `schemas` gives a tool's schema."""
-    left = list(got)
-    for call in sorted(wanted, key=lambda one: one["arguments"] is None):  # those that take anything come last
-        fits = (i for i, one in enumerate(left) if _same_call(call, one, schemas))
-        place = next(fits, None)
+def same_calls(
+    expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]], schemas: Callable[[str], Schema]
+) -> bool:
+    """Return whether two lists have the same calls in any order; expected `arguments` of None match any.
+
+    `schemas` returns a tool's schema.
+    """
+    unmatched = list(actual)
+    for call in sorted(expected, key=lambda call: call["arguments"] is None):  # those that match anything come last
+        matches = (i for i, other in enumerate(unmatched) if _same_call(call, other, schemas))
+        place = next(matches, None)
         if place is None:
             return False
-        left.pop(place)
-    return not left
+        unmatched.pop(place)
+    return not unmatched
 
 
-def _same_call(wanted: Mapping[str, Any], got: Mapping[str, Any], schemas: Any) -> bool:
-    if wanted["name"] != got["name"]:
+def _same_call(expected: Mapping[str, Any], actual: Mapping[str, Any], schemas: Callable[[str], Schema]) -> bool:
+    if expected["name"] != actual["name"]:
         return False
-    return wanted["arguments"] is None or same_arguments(wanted["arguments"], got["arguments"], schemas(got["name"]))
+    arguments = expected["arguments"]
+    return arguments is None or same_arguments(arguments, actual["arguments"], schemas(actual["name"]))
 
 
-def _given(arguments: Mapping[str, Any], name: str, properties: Mapping[str, Any]) -> Any:
+def _value(arguments: Mapping[str, Any], name: str, properties: Mapping[str, Any]) -> Any:
     return arguments[name] if name in arguments else (properties.get(name) or {}).get("default")
 
 
@@ -53,7 +60,7 @@ def _same(a: Any, b: Any, schema: Schema) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a == b or math.isclose(a, b, rel_tol=1e-9)
     if isinstance(a, str) and isinstance(b, str):
-        return _plain(a) == _plain(b)
+        return _normalized(a) == _normalized(b)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return same_arguments(a, b, schema)
     if isinstance(a, list) and isinstance(b, list):
@@ -62,19 +69,19 @@ def _same(a: Any, b: Any, schema: Schema) -> bool:
 
 
 def _same_list(a: list[Any], b: list[Any], schema: Schema) -> bool:
-    inner = schema.get("items") or {}
+    item_schema = schema.get("items") or {}
     if len(a) != len(b):
         return False
     if not schema.get("uniqueItems"):
-        return all(_same(x, y, inner) for x, y in zip(a, b, strict=True))
-    left = list(b)
-    for one in a:
-        place = next((i for i, other in enumerate(left) if _same(one, other, inner)), None)
+        return all(_same(x, y, item_schema) for x, y in zip(a, b, strict=True))
+    unmatched = list(b)
+    for value in a:
+        place = next((i for i, other in enumerate(unmatched) if _same(value, other, item_schema)), None)
         if place is None:
             return False
-        left.pop(place)
+        unmatched.pop(place)
     return True
 
 
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).translate(ALIKE).split())
+def _normalized(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).translate(EQUIVALENT_CHARACTERS).split())

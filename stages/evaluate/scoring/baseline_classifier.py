@@ -1,22 +1,47 @@
-"""The cheap peer: TF-IDF and logistic regression on the same training rows, asked the same items."""
+"""The cheap baseline: TF-IDF and logistic regression trained on the same rows, asked the same items."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneline.engines.tool_calls import ToolCall
-from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.statistics import interval
+from tuneline.stages.evaluate.suites.item import Item, Suites
+from tuneline.stages.evaluate.suites.training_pairs import training_pairs
+
+Row = dict[str, Any]
 
 
-def training_pairs(rows: Path) -> tuple[list[str], list[str]]:
-    """Texts of users and the tool that answers each; rows with no call or with several are left out."""
-    pairs = [pair for line in rows.open(encoding="utf-8") if (pair := _pair(json.loads(line)["messages"]))]
-    return [text for text, _ in pairs], [tool for _, tool in pairs]
+def classifier_table(prepared: Path, suites: Suites, confidence: float) -> list[Row]:
+    """Return the classifier's accuracy on the items of each suite that expect one call.
+
+    Empty where the training rows have fewer than two tools, or there are no suites.
+    """
+    texts, tools = training_pairs(prepared / "train.jsonl")
+    if len(set(tools)) < 2 or not suites:
+        return []
+    by_suite = {suite: [item for item in items if item.tool] for suite, items in suites.items()}
+    predicted = iter(predict_tools(texts, tools, [item for items in by_suite.values() for item in items]))
+    rows = []
+    for suite, items in by_suite.items():
+        correct = [next(predicted) == item.tool for item in items]
+        if items:
+            rows.append(_row(suite, correct, [item.carrier for item in items], confidence))
+    return rows
 
 
-def predict(texts: Sequence[str], tools: Sequence[str], items: Iterable[Item]) -> list[str]:
-    """The tool a classifier trained on `texts` and `tools` names for each item."""
+def _row(suite: str, correct: Sequence[bool], carriers: Sequence[str], confidence: float) -> Row:
+    n, (low, high) = len(correct), interval(correct, carriers, confidence)
+    return {
+        "suite": suite,
+        "n": n,
+        "accuracy": round(sum(correct) / n if n else 0.0, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+    }
+
+
+def predict_tools(texts: Sequence[str], tools: Sequence[str], items: Iterable[Item]) -> list[str]:
+    """Return the tool that a classifier trained on `texts` and `tools` predicts for each item."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -27,11 +52,3 @@ def predict(texts: Sequence[str], tools: Sequence[str], items: Iterable[Item]) -
     )
     model.fit(list(texts), list(tools))
     return [str(tool) for tool in model.predict([item.text for item in items])]
-
-
-def _pair(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
-    users = [m["content"] for m in messages if m["role"] == "user"]
-    calls = [call for m in messages if m["role"] == "assistant" for call in m.get("tool_calls") or ()]
-    if len(users) != 1 or len(calls) != 1:
-        return None
-    return users[0], ToolCall.from_openai(calls[0]).name

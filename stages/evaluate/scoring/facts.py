@@ -1,4 +1,4 @@
-"""Whether an answer in words is right: facts it must and must not name, a price; and what is wrong with it."""
+"""Whether a text names the facts and the price that were asked for."""
 
 import re
 from collections.abc import Sequence
@@ -18,57 +18,57 @@ _AMOUNT = re.compile(
     re.IGNORECASE,
 )
 Amount = tuple[Decimal, str]
-"""A number and its currency's code, or nothing for a bare number."""
+"""A number and the code of its currency, which is empty for a bare number."""
 
 
-def answers(prompt: str, text: str) -> bool:
-    """Whether a text says something that the prompt does not: nothing, or the prompt again, is no answer."""
-    asked = words(prompt)
-    return any(word not in asked for word in words(text))
-
-
-def fault_of(prompt: str, text: str, says: Sequence[str], never: Sequence[str], price: str | None) -> str | None:
-    """What is wrong with an answer in words; None if nothing is. `says` may have alternatives: `Paris|Parigi`."""
-    said = f" {' '.join(words(text))} "
-    if not answers(prompt, text):
+def fact_fault(prompt: str, text: str, says: Sequence[str], never: Sequence[str], price: str | None) -> str | None:
+    """Return what is wrong with the facts in a text, or None. A fact may have alternatives: `Paris|Parigi`."""
+    text_words = f" {' '.join(words(text))} "
+    if not _adds_words(prompt, text):
         return MISSING if price else "no answer"
-    if missing := [fact for fact in says if not any(_stands(one, said) for one in fact.split("|"))]:
+    if missing := [fact for fact in says if not any(_names(text_words, name) for name in fact.split("|"))]:
         return f"not named: {', '.join(missing)}"
-    if named := [fact for fact in never if _stands(fact, said)]:
-        return f"named: {', '.join(named)}"
+    if forbidden := [fact for fact in never if _names(text_words, fact)]:
+        return f"named: {', '.join(forbidden)}"
     return price_fault(prompt, text, price) if price else None
 
 
-def _stands(fact: str, said: str) -> bool:
-    return f" {' '.join(words(fact))} " in said
+def _adds_words(prompt: str, text: str) -> bool:
+    """Return whether a text has a word that the prompt has not; an empty text or an echo is no answer."""
+    prompt_words = words(prompt)
+    return any(word not in prompt_words for word in words(text))
+
+
+def _names(text_words: str, fact: str) -> bool:
+    return f" {' '.join(words(fact))} " in text_words
 
 
 def price_fault(prompt: str, text: str, price: str) -> str | None:
-    """`MISSING` if no price is told, `INVENTED` if one that is neither the right one nor the prompt's own."""
-    right, asked = amounts(price)[0], amounts(prompt)
-    told = [amount for amount in amounts(text) if amount not in asked]
-    if priced := [amount for amount in told if amount[1]]:
-        return None if all(amount == right for amount in priced) else INVENTED
-    if not told:
+    """Return `MISSING` if the text has no price, `INVENTED` if it has a wrong one; the prompt's own do not count."""
+    expected, prompt_amounts = amounts(price)[0], amounts(prompt)
+    stated = [amount for amount in amounts(text) if amount not in prompt_amounts]
+    if with_currency := [amount for amount in stated if amount[1]]:
+        return None if all(amount == expected for amount in with_currency) else INVENTED
+    if not stated:
         return MISSING
-    return None if all(number == right[0] for number, _ in told) else INVENTED
+    return None if all(number == expected[0] for number, _ in stated) else INVENTED
 
 
 def amounts(text: str) -> list[Amount]:
-    """Every amount in a text, `2,500`, `2.500` and `2 500` being the same."""
-    found = []
+    """Return every amount in a text; `2,500`, `2.500` and `2 500` are the same."""
+    parsed = []
     for match in _AMOUNT.finditer(text):
         unit = match["before"] or match["after"] or ""
-        found.append((_number(match["number"]), CURRENCIES.get(unit.lower(), "")))
-    return found
+        parsed.append((_parse_number(match["number"]), CURRENCIES.get(unit.lower(), "")))
+    return parsed
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
+    """Return the words of a text in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
 
 
-def _number(written: str) -> Decimal:
-    digits = re.sub(r"[\s']", "", written)
-    whole, cents = (digits[:-3], digits[-2:]) if re.search(r"[.,]\d\d$", digits) else (digits, "00")
-    return Decimal(f"{re.sub('[.,]', '', whole)}.{cents}")
+def _parse_number(text: str) -> Decimal:
+    digits = re.sub(r"[\s']", "", text)
+    units, cents = (digits[:-3], digits[-2:]) if re.search(r"[.,]\d\d$", digits) else (digits, "00")
+    return Decimal(f"{re.sub('[.,]', '', units)}.{cents}")

@@ -1,34 +1,48 @@
-"""From answers to tables: shares with intervals, tool by tool, confusions."""
+"""Tables made from answers: shares with intervals, by tool, language, turn, style and depth, and confusions."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tuneline.stages.evaluate.clients.asking import CONCURRENCY, Answer, wanted
+from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, expected_kind
 from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval
-from tuneline.stages.evaluate.suites.items import Item
+from tuneline.stages.evaluate.targets import REFERENCE
 
 ALLOWED_LOSS_POINTS = {"tuned-Q8_0": 1.0, "tuned-Q4_K_M": 5.0}
 """Percentage points of name accuracy a quantized model may lose against the 16-bit one."""
 
-RECALL_AT = (1, 2, 4, 8, 16, 24, 32)
-"""Tools shown, at which it is told how often the right ones are among them."""
-
 Row = dict[str, Any]
+AnswersByTarget = Mapping[tuple[str, str], Sequence[Answer]]
+"""Answers by (suite, target), in the order of the items."""
+
+
+def all_tables(answers: AnswersByTarget, confidence: float) -> dict[str, Any]:
+    """Return the scoreboard, every table of `TABLES` and the quantization losses, from answers by (suite, target)."""
+    board = [scoreboard_row(suite, target, rows, confidence) for (suite, target), rows in answers.items()]
+    return {
+        "confidence": confidence,
+        "scoreboard": board,
+        **{
+            name: [row for (suite, target), rows in answers.items() for row in table(suite, target, rows, confidence)]
+            for name, table in TABLES.items()
+        },
+        "loss_in_points": quantization_losses(board),
+    }
 
 
 def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> Row:
-    """One line of the scoreboard. `seconds` is the time spent answering, `CONCURRENCY` requests side by side."""
+    """Return one line of the scoreboard.
+
+    `seconds` is the time spent answering with `CONCURRENCY` requests at a time.
+    """
     n, tokens = len(answers), sum(answer.tokens for answer in answers)
     seconds = sum(answer.latency_s for answer in answers) / CONCURRENCY
-    names, exact = [a.name_correct for a in answers], [a.exact for a in answers]
     return {
         "suite": suite,
         "target": target,
         "n": n,
         "clusters": len({a.carrier for a in answers}),
-        **_share("name", names, answers, confidence),
-        **_share("exact", exact, answers, confidence),
+        **_accuracy(answers, confidence),
         "json_valid": _rounded(sum(a.json_valid for a in answers) / n if n else 0.0),
         "faults": dict(Counter(a.fault.partition(":")[0] for a in answers if a.fault)),
         "errors": sum(a.error is not None for a in answers),
@@ -37,102 +51,75 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
     }
 
 
-def classifier_row(suite: str, right: Sequence[bool], carriers: Sequence[str], confidence: float) -> Row:
-    """The classifier's line, in the same terms."""
-    n, (low, high) = len(right), interval(right, carriers, confidence)
-    accuracy = sum(right) / n if n else 0.0
-    return {"suite": suite, "n": n, "accuracy": _rounded(accuracy), "low": _rounded(low), "high": _rounded(high)}
-
-
 def by_handler(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """For each tool that was asked for: how often it was named, and with the right arguments."""
-    tools = sorted({wanted(answer) for answer in answers})
+    """Return, for each expected tool, how often it was called, and with the right arguments."""
     rows = []
-    for tool in tools:
-        asked = [answer for answer in answers if wanted(answer) == tool]
-        right, exact = sum(a.name_correct for a in asked), sum(a.exact for a in asked)
-        rows.append({"suite": suite, "target": target, "tool": tool, "n": len(asked), "right": right, "exact": exact})
+    for tool in sorted({expected_kind(answer) for answer in answers}):
+        of_tool = [answer for answer in answers if expected_kind(answer) == tool]
+        right, exact = sum(a.name_correct for a in of_tool), sum(a.exact for a in of_tool)
+        rows.append({"suite": suite, "target": target, "tool": tool, "n": len(of_tool), "right": right, "exact": exact})
     return rows
 
 
 def confusions(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """What was named instead, most frequent first."""
-    wrong = Counter((wanted(answer), answer.got) for answer in answers if not answer.name_correct)
+    """Return what was expected and what came instead, most frequent first."""
+    wrong = Counter((expected_kind(answer), answer.got) for answer in answers if not answer.name_correct)
     ranked = sorted(wrong.items(), key=lambda entry: (-entry[1], entry[0]))
     return [{"suite": suite, "target": target, "expected": e, "got": g, "count": count} for (e, g), count in ranked]
 
 
 def by_language(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """Right tool and exact arguments for each language asked in; nothing where there is one, or none is told."""
+    """Return accuracy for each language of the requests; empty where there is only one, or none is given."""
     return _grouped(suite, target, "language", [(a.language, a) for a in answers if a.language], confidence)
 
 
 def by_turn(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """For each turn of conversations, the first being 1: what is held, and what is given up when pressed."""
+    """Return accuracy for each turn of the conversations, the first being 1; empty where all have one turn."""
     pairs = [(a.about.get("turn", 0) + 1, a) for a in answers]
     return _grouped(suite, target, "turn", pairs, confidence)
 
 
-def curve(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """For each length of text and depth of the hidden fact: how often it is found."""
-    found = [answer for answer in answers if "depth" in answer.about]
-    places = sorted({(a.about["length"], a.about["depth"]) for a in found})
+def by_depth(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
+    """Return how often the hidden fact is found, for each length of text and depth of the fact."""
+    hidden = [answer for answer in answers if "depth" in answer.about]
     rows = []
-    for length, depth in places:
-        here = [a for a in found if (a.about["length"], a.about["depth"]) == (length, depth)]
-        shown = _share("name", [a.name_correct for a in here], here, confidence)
-        rows.append({"suite": suite, "target": target, "length": length, "depth": depth, "n": len(here), **shown})
+    for length, depth in sorted({(a.about["length"], a.about["depth"]) for a in hidden}):
+        group = [a for a in hidden if (a.about["length"], a.about["depth"]) == (length, depth)]
+        accuracy = _share("name", [a.name_correct for a in group], group, confidence)
+        rows.append({"suite": suite, "target": target, "length": length, "depth": depth, "n": len(group), **accuracy})
     return rows
 
 
-def references(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """chrF and BLEU (sacrebleu, their usual settings) of all answers with a reference, for each language."""
-    found = [answer for answer in answers if answer.expected.get("reference")]
+def by_reference(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
+    """Return chrF and BLEU (sacrebleu's defaults) of the answers that have a reference, for each language."""
+    with_reference = [answer for answer in answers if answer.expected.get("reference")]
     rows = []
-    for language in sorted({answer.language or "" for answer in found}):
-        here = [answer for answer in found if (answer.language or "") == language]
-        rows.append({"suite": suite, "target": target, "language": language, "n": len(here), **_likeness(here)})
+    for language in sorted({answer.language or "" for answer in with_reference}):
+        group = [answer for answer in with_reference if (answer.language or "") == language]
+        rows.append({"suite": suite, "target": target, "language": language, "n": len(group), **_chrf_and_bleu(group)})
     return rows
 
 
-def _likeness(answers: Sequence[Answer]) -> Row:
+def _chrf_and_bleu(answers: Sequence[Answer]) -> Row:
     from sacrebleu import corpus_bleu, corpus_chrf
 
-    texts, wanted_texts = [a.text for a in answers], [[a.expected["reference"] for a in answers]]
-    chrf, bleu = corpus_chrf(texts, wanted_texts), corpus_bleu(texts, wanted_texts)
+    texts, references = [a.text for a in answers], [[a.expected["reference"] for a in answers]]
+    chrf, bleu = corpus_chrf(texts, references), corpus_bleu(texts, references)
     return {"chrf": round(chrf.score, 2), "bleu": round(bleu.score, 2)}
 
 
 def by_style(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
-    """For each style asked for: as what it is told, and how far from the style's centre, 1 being its own passages."""
-    found = [answer for answer in answers if answer.measures.get("style")]
+    """Return, for each style asked for, what the answers are classified as and their distance from its centroid."""
+    styled = [answer for answer in answers if answer.measures.get("style")]
     rows = []
-    for style in sorted({answer.measures["style"] for answer in found}):
-        here = [answer for answer in found if answer.measures["style"] == style]
-        away = [answer.measures["distance"] for answer in here]
-        low, high = cluster_bootstrap(away, [a.carrier for a in here], confidence)
-        told = dict(Counter(answer.measures["told"] for answer in here))
-        distance = {"distance": _rounded(sum(away) / len(away)), "distance_low": _rounded(low)}
+    for style in sorted({answer.measures["style"] for answer in styled}):
+        group = [answer for answer in styled if answer.measures["style"] == style]
+        distances = [answer.measures["distance"] for answer in group]
+        low, high = cluster_bootstrap(distances, [a.carrier for a in group], confidence)
+        predicted = dict(Counter(answer.measures["told"] for answer in group))
+        distance = {"distance": _rounded(sum(distances) / len(distances)), "distance_low": _rounded(low)}
         distance["distance_high"] = _rounded(high)
-        rows.append({"suite": suite, "target": target, "style": style, "n": len(here), "told": told, **distance})
-    return rows
-
-
-def recall(suite: str, items: Sequence[Item], ranked: Callable[[str], list[str]], confidence: float) -> list[Row]:
-    """How often all tools an item wants are among the `k` likeliest."""
-    asked = [item for item in items if item.tool or item.calls]
-    worst = []
-    for item in asked:
-        order = ranked(item.text)
-        worst.append(max(order.index(name) for name in ([item.tool] if item.tool else [c["name"] for c in item.calls])))
-    rows = []
-    for k in (k for k in RECALL_AT if asked and k <= len(order)):
-        among = [place < k for place in worst]
-        low, high = interval(among, [item.carrier for item in asked], confidence)
-        share = _rounded(sum(among) / len(among))
-        rows.append(
-            {"suite": suite, "k": k, "n": len(asked), "recall": share, "low": _rounded(low), "high": _rounded(high)}
-        )
+        rows.append({"suite": suite, "target": target, "style": style, "n": len(group), "told": predicted, **distance})
     return rows
 
 
@@ -142,11 +129,11 @@ TABLES: dict[str, Table] = {
     "confusions": confusions,
     "languages": by_language,
     "turns": by_turn,
-    "curve": curve,
-    "references": references,
+    "curve": by_depth,
+    "references": by_reference,
     "styles": by_style,
 }
-"""What the evaluation tells of each suite and target beside the scoreboard; a new one is a function here."""
+"""The tables made of each suite and target beside the scoreboard; a new one is a function here."""
 
 
 def _grouped(suite: str, target: str, key: str, pairs: Sequence[tuple[Any, Answer]], confidence: float) -> list[Row]:
@@ -155,27 +142,34 @@ def _grouped(suite: str, target: str, key: str, pairs: Sequence[tuple[Any, Answe
         return []
     rows = []
     for value in values:
-        here = [answer for other, answer in pairs if other == value]
-        name = _share("name", [a.name_correct for a in here], here, confidence)
-        exact = _share("exact", [a.exact for a in here], here, confidence)
-        rows.append({"suite": suite, "target": target, key: value, "n": len(here), **name, **exact})
+        group = [answer for other, answer in pairs if other == value]
+        rows.append({"suite": suite, "target": target, key: value, "n": len(group), **_accuracy(group, confidence)})
     return rows
 
 
-def losses(scoreboard: Sequence[Row], reference: str) -> list[Row]:
-    """Percentage points of name accuracy lost against `reference`, for each quantized target it is promised for."""
-    base = {row["suite"]: row["name_accuracy"] for row in scoreboard if row["target"] == reference}
-    return [
-        {
-            "suite": row["suite"],
-            "target": row["target"],
-            "points": round(100 * (base[row["suite"]] - row["name_accuracy"]), 2),
-            "allowed": ALLOWED_LOSS_POINTS[row["target"]],
-            "within": 100 * (base[row["suite"]] - row["name_accuracy"]) <= ALLOWED_LOSS_POINTS[row["target"]] + 1e-6,
-        }
-        for row in scoreboard
-        if row["target"] in ALLOWED_LOSS_POINTS and row["suite"] in base and row["target"] != reference
-    ]
+def quantization_losses(scoreboard: Sequence[Row]) -> list[Row]:
+    """Return the percentage points of name accuracy lost against 16 bit, for each target in `ALLOWED_LOSS_POINTS`."""
+    references = {row["suite"]: row["name_accuracy"] for row in scoreboard if row["target"] == REFERENCE}
+    rows = []
+    for row in scoreboard:
+        suite, target = row["suite"], row["target"]
+        if target in ALLOWED_LOSS_POINTS and suite in references:
+            points, allowed = 100 * (references[suite] - row["name_accuracy"]), ALLOWED_LOSS_POINTS[target]
+            rows.append(
+                {
+                    "suite": suite,
+                    "target": target,
+                    "points": round(points, 2),
+                    "allowed": allowed,
+                    "within": points <= allowed + 1e-6,
+                }
+            )
+    return rows
+
+
+def _accuracy(answers: Sequence[Answer], confidence: float) -> Row:
+    name = _share("name", [a.name_correct for a in answers], answers, confidence)
+    return name | _share("exact", [a.exact for a in answers], answers, confidence)
 
 
 def _share(name: str, outcomes: Sequence[bool], answers: Sequence[Answer], confidence: float) -> Row:

@@ -1,38 +1,38 @@
-"""Long texts with one fact hidden in them: sentences that say nothing of it, at every length and depth asked for."""
+"""Long texts that hide one fact among unrelated sentences, at every length and depth a suite names."""
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tuneline.configs.evaluation import Suite
-from tuneline.stages.evaluate.suites.run_context import Known
-from tuneline.stages.evaluate.suites.suite_requests import filler
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.run_context import RunContext
+from tuneline.stages.evaluate.suites.suite_requests import filler_sentences
 
-if TYPE_CHECKING:
-    from tuneline.stages.evaluate.suites.items import Item
-
-ROOM = 200
-"""Tokens kept for the system message, the question and what the template puts around them, beside the answer."""
+RESERVED_TOKENS = 200
+"""Kept for the system message, the question and the template around them, beside the answer."""
 
 
-def hidden(suite: Suite, asked: Sequence[list["Item"]], known: Known) -> Iterator[list["Item"]]:
-    """Every fact at every length that fits the context, and every depth; `about` says where it is."""
+def hide_facts(suite: Suite, questions: Sequence[list[Item]], run_context: RunContext) -> Iterator[list[Item]]:
+    """Yield each question at every length that fits the context and at every depth; `about` has both.
+
+    Each question is a conversation of one item, whose `context` is the fact to hide.
+    """
     for length in suite.lengths:
-        if length + suite.max_tokens > known.context:
+        if length + suite.max_tokens > run_context.context_tokens:
             continue
         for depth in suite.depths:
-            for (item,) in asked:
+            for (item,) in questions:
                 rng = random.Random(f"{suite.seed} {length} {depth} {item.text}")
-                text = _text(suite, item.context, length - ROOM, depth, known, rng)
+                text = _long_text(suite, item.context, length - RESERVED_TOKENS, depth, run_context, rng)
                 yield [replace(item, context=text, about={"length": length, "depth": depth})]
 
 
-def _text(suite: Suite, fact: str, tokens: int, depth: float, known: Known, rng: random.Random) -> str:
-    left, sentences = tokens - known.tokens(fact), list[str]()
-    for sentence in filler(suite.grammars[0] if suite.grammars else None, rng):
-        left -= known.tokens(sentence + " ")
-        if left < 0:
+def _long_text(suite: Suite, fact: str, tokens: int, depth: float, run_context: RunContext, rng: random.Random) -> str:
+    remaining, sentences = tokens - run_context.count_tokens(fact), list[str]()
+    for sentence in filler_sentences(suite.grammars[0] if suite.grammars else None, rng):
+        remaining -= run_context.count_tokens(sentence + " ")
+        if remaining < 0:
             break
         sentences.append(sentence)
     sentences.insert(round(depth * len(sentences)), fact)

@@ -1,4 +1,4 @@
-"""Which style a text is in, told by passages of documents that no model was trained on, and how near it comes."""
+"""A classifier of writing styles, trained on passages of documents that the tuned model has not seen."""
 
 import json
 from collections.abc import Sequence
@@ -8,26 +8,26 @@ from typing import Any
 
 from tuneline.core.errors import BadRecipe
 
-FEWEST = 2
-"""Passages of a style, under which nothing is known about how much its own passages differ."""
+MIN_PASSAGES = 2
+"""Passages per style; with fewer, it is unknown how much the style's own passages differ from each other."""
 
 
 def held_out_passages(rows: Path) -> list[tuple[str, str]]:
-    """(style, text) of each validation row that has a style; documents are split whole."""
-    found = []
+    """Return (style, text) of each row in a validation file that has a style; documents are split whole."""
+    passages = []
     for line in rows.open(encoding="utf-8"):
         row = json.loads(line)
         if row.get("style"):
             text = row.get("text") or row["messages"][-1].get("content")
-            found += [(str(row["style"]), str(text))]
-    return found
+            passages += [(str(row["style"]), str(text))]
+    return passages
 
 
-class Styles:
-    """Character n-grams (TF-IDF) and logistic regression, and the centre of each style.
+class StyleClassifier:
+    """Logistic regression on character n-grams (TF-IDF), and the centroid of each style.
 
     Raises:
-        BadRecipe: fewer than two styles, or a style with too few passages.
+        BadRecipe: there are fewer than two styles, or a style has too few passages.
     """
 
     def __init__(self, passages: Sequence[tuple[str, str]]) -> None:
@@ -36,10 +36,10 @@ class Styles:
 
         self.names = sorted({style for style, _ in passages})
         counts = {name: sum(style == name for style, _ in passages) for name in self.names}
-        if len(self.names) < 2 or min(counts.values()) < FEWEST:
-            had = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        if len(self.names) < 2 or min(counts.values()) < MIN_PASSAGES:
+            available = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
             raise BadRecipe(
-                f"evaluate.suites: style: needs {FEWEST} held-out passages of two styles; there are {had}; "
+                f"evaluate.suites: style: needs {MIN_PASSAGES} held-out passages of two styles; there are {available}; "
                 "raise data.validation_share, or give each style several documents"
             )
         self._labels, texts = [style for style, _ in passages], [text for _, text in passages]
@@ -48,36 +48,40 @@ class Styles:
         self._model: Any = LogisticRegression(C=10, max_iter=1000, class_weight="balanced")
         self._model.fit(self._vectors, self._labels)
 
-    def told(self, text: str) -> str:
-        """The style a text is taken to be in."""
+    def predict(self, text: str) -> str:
+        """Return the style a text is classified as."""
         return str(self._model.predict(self._vectorizer.transform([text]))[0])
 
     def distance(self, text: str, style: str) -> float:
-        """From the style's centre, 1 being as far as its own held-out passages are on average."""
-        return float(self._from(self._vectorizer.transform([text]), self._centres[style])[0] / self._own[style])
+        """Return a text's cosine distance from a style's centroid; 1 is the mean of the style's own passages."""
+        vectors = self._vectorizer.transform([text])
+        return float(_cosine_distance(vectors, self._centroids[style])[0] / self._mean_distances[style])
 
     @cached_property
-    def _centres(self) -> dict[str, Any]:
-        return {name: self._mean([i for i, label in enumerate(self._labels) if label == name]) for name in self.names}
+    def _centroids(self) -> dict[str, Any]:
+        return {name: self._mean(self._rows_of(name)) for name in self.names}
 
     @cached_property
-    def _own(self) -> dict[str, float]:
-        """The mean distance of a style's passages from the centre of the others, each left out in turn."""
-        found = {}
+    def _mean_distances(self) -> dict[str, float]:
+        """The mean distance of a style's passages from the centroid of its others, each left out in turn."""
+        means = {}
         for name in self.names:
-            places = [i for i, label in enumerate(self._labels) if label == name]
-            away = [self._from(self._vectors[i], self._mean([j for j in places if j != i]))[0] for i in places]
-            found[name] = max(float(sum(away) / len(away)), 1e-9)
-        return found
+            rows = self._rows_of(name)
+            distances = [_cosine_distance(self._vectors[i], self._mean([j for j in rows if j != i]))[0] for i in rows]
+            means[name] = max(float(sum(distances) / len(distances)), 1e-9)
+        return means
 
-    def _mean(self, places: Sequence[int]) -> Any:
+    def _rows_of(self, style: str) -> list[int]:
+        return [i for i, label in enumerate(self._labels) if label == style]
+
+    def _mean(self, rows: Sequence[int]) -> Any:
         import numpy as np
 
-        return np.asarray(self._vectors[list(places)].mean(axis=0)).ravel()
+        return np.asarray(self._vectors[list(rows)].mean(axis=0)).ravel()
 
-    def _from(self, vectors: Any, centre: Any) -> Any:
-        """Cosine distance."""
-        import numpy as np
 
-        lengths = np.sqrt(vectors.multiply(vectors).sum(axis=1)).A1 * np.linalg.norm(centre)
-        return 1 - (vectors @ centre) / np.maximum(lengths, 1e-12)
+def _cosine_distance(vectors: Any, centroid: Any) -> Any:
+    import numpy as np
+
+    lengths = np.sqrt(vectors.multiply(vectors).sum(axis=1)).A1 * np.linalg.norm(centroid)
+    return 1 - (vectors @ centroid) / np.maximum(lengths, 1e-12)

@@ -1,19 +1,19 @@
-"""Size against quality: what each quantization loses against 16 bit, and the smallest that loses little enough."""
+"""Size against quality: what each quantization loses against 16 bit, and the smallest file that loses little enough."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tuneline.stages.evaluate import statistics
-from tuneline.stages.evaluate.clients.asking import Answer
-from tuneline.stages.evaluate.verdicts.task_verdicts import Paired
+from tuneline.stages.evaluate.answers import Answer
+from tuneline.stages.evaluate.verdicts.task_verdicts import PairedOutcomes
 
 TOLERANCE_POINTS = 1.0
-"""Where an evaluation is older than the recipe's key."""
+"""Used where an evaluation is older than the recipe's key."""
 
 
 @dataclass(frozen=True)
-class Size:
+class FileQuality:
     """One file of the tuned model. Shares are of right answers over all items that can prove something."""
 
     target: str
@@ -37,22 +37,22 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SizeTradeoff:
     """All files, largest first."""
 
-    rows: tuple[Size, ...]
+    rows: tuple[FileQuality, ...]
     reference: str
     tolerance_points: float
     confidence: float
 
     @property
-    def recommended(self) -> Size | None:
-        """The smallest within the tolerance; None if nothing was answered."""
+    def recommended(self) -> FileQuality | None:
+        """The smallest file within the tolerance, or None if nothing was answered."""
         fitting = [row for row in self.rows if row.within]
         return min(fitting, key=lambda row: row.bytes) if fitting else None
 
 
-def sizes(
+def size_tradeoff(
     answers: Mapping[str, Mapping[str, Sequence[Answer]]],
     files: Mapping[str, int],
     reference: str,
@@ -60,41 +60,41 @@ def sizes(
     tolerance_points: float,
     confidence: float,
     fidelity: Mapping[str, Mapping[str, Any]],
-) -> Sizes:
-    """Holds every file that answered against `reference`.
+) -> SizeTradeoff:
+    """Return every file that was asked, compared with `reference`.
 
-    `answers` by target and suite, in the order of the items; `files` are bytes by target.
+    `answers` are by target and suite, in the order of the items; `files` are sizes in bytes by target.
     """
     rows = [
-        _size(target, files[target], answers, reference, tolerance_points, confidence, fidelity.get(target, {}))
-        for target in files
+        _file_quality(target, size, answers, reference, tolerance_points, confidence, fidelity.get(target, {}))
+        for target, size in files.items()
         if target in answers and reference in answers
     ]
-    return Sizes(tuple(sorted(rows, key=lambda row: -row.bytes)), reference, tolerance_points, confidence)
+    return SizeTradeoff(tuple(sorted(rows, key=lambda row: -row.bytes)), reference, tolerance_points, confidence)
 
 
-def _size(
+def _file_quality(
     target: str,
-    amount: int,
+    size: int,
     answers: Mapping[str, Mapping[str, Sequence[Answer]]],
     reference: str,
     tolerance_points: float,
     confidence: float,
     fidelity: Mapping[str, Any],
-) -> Size:
-    tasks = {suite: _paired(suite, answers[reference][suite], found) for suite, found in answers[target].items()}
+) -> FileQuality:
+    tasks = {suite: _paired(suite, answers[reference][suite], of_suite) for suite, of_suite in answers[target].items()}
     before = [right for task in tasks.values() for right in task.a]
     after = [right for task in tasks.values() for right in task.b]
     clusters = [cluster for task in tasks.values() for cluster in task.clusters]
     low, high = statistics.interval(after, clusters, confidence)
     pair = statistics.compare(before, after, clusters, confidence)
-    tolerated = tolerance_points / 100 + 1e-9
+    tolerance = tolerance_points / 100 + 1e-9
     strict = 1 - (1 - confidence) / max(1, len(tasks))
-    each = {suite: statistics.compare(task.a, task.b, task.clusters, strict) for suite, task in tasks.items()}
-    beyond_on = tuple(suite for suite, found in each.items() if -found.high > tolerated)
-    return Size(
+    pairs = {suite: statistics.compare(task.a, task.b, task.clusters, strict) for suite, task in tasks.items()}
+    beyond_on = tuple(suite for suite, suite_pair in pairs.items() if -suite_pair.high > tolerance)
+    return FileQuality(
         target=target,
-        bytes=amount,
+        bytes=size,
         n=len(after),
         share=sum(after) / len(after) if after else 0.0,
         low=low,
@@ -103,14 +103,14 @@ def _size(
         lost_low=-pair.high,
         lost_high=-pair.low,
         beyond_on=beyond_on,
-        within=target == reference or (-pair.difference <= tolerated and not beyond_on),
-        shown=target == reference or (-pair.low <= tolerated and not beyond_on),
+        within=target == reference or (-pair.difference <= tolerance and not beyond_on),
+        shown=target == reference or (-pair.low <= tolerance and not beyond_on),
         fidelity=fidelity,
     )
 
 
-def _paired(suite: str, before: Sequence[Answer], after: Sequence[Answer]) -> Paired:
-    others = {answer.id: answer for answer in before}
-    both = [(others[answer.id], answer) for answer in after if answer.id in others]
-    frames = [f"{suite}\n{answer.carrier}" for _, answer in both]
-    return Paired([a.name_correct for a, _ in both], [b.name_correct for _, b in both], frames)
+def _paired(suite: str, before: Sequence[Answer], after: Sequence[Answer]) -> PairedOutcomes:
+    by_id = {answer.id: answer for answer in before}
+    pairs = [(by_id[answer.id], answer) for answer in after if answer.id in by_id]
+    clusters = [f"{suite}\n{answer.carrier}" for _, answer in pairs]
+    return PairedOutcomes([a.name_correct for a, _ in pairs], [b.name_correct for _, b in pairs], clusters)

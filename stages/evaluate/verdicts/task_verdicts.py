@@ -1,4 +1,4 @@
-"""What was shown about a task: better, worse, not shown, or too few items. The format that routing builds on."""
+"""Verdicts of one model against another, task by task; the format that routing builds on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuneline.core.errors import NotFound
 from tuneline.stages.evaluate import statistics
+from tuneline.stages.evaluate.answers import Answer
 
-FILE = "verdicts.json"
-"""In `evaluate/`: the baseline against the model that is served."""
+VERDICTS = "verdicts.json"
+"""In `evaluate/`: the served model against the baseline."""
 
 MATTERS = 0.03
-"""The smallest difference of shares that matters: fewer items than find it are too few to say there is none."""
+"""The smallest difference of shares that matters. With too few items to find it, "no difference" is not said."""
 
-Word = Literal["better", "worse", "not shown", "too few"]
+VerdictWord = Literal["better", "worse", "not shown", "too few"]
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Right or not, item by item, of two models on the same items of one task; with each item's cluster."""
+class PairedOutcomes:
+    """Whether two models are right on the same items of one task, item by item, and each item's cluster."""
 
     a: Sequence[bool]
     b: Sequence[bool]
@@ -30,12 +31,15 @@ class Paired:
 
 
 class Verdict(BaseModel):
-    """B against A on one task. Shares are of right answers; p is of no difference, corrected over all tasks (Holm)."""
+    """B against A on one task.
+
+    Shares are of right answers; p tests "no difference", `p_corrected` is corrected over all tasks (Holm).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
-    verdict: Word
+    verdict: VerdictWord
     n: int
     clusters: int
     a: float
@@ -52,11 +56,11 @@ class Verdict(BaseModel):
     p: float
     p_corrected: float
     more_needed: int = 0
-    """Items to add, in new frames, that find a difference of `MATTERS`, or the larger one there seems to be, four times
-    in five; not 0 where there are too few."""
+    """Items to add, in new clusters, to find a difference of `MATTERS`, or the observed one if it is larger, with
+    probability 0.8; above 0 where the verdict is "too few"."""
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The verdict in a few words."""
         return {
             "better": "better",
@@ -67,7 +71,7 @@ class Verdict(BaseModel):
 
 
 class Verdicts(BaseModel):
-    """All tasks of one comparison."""
+    """The verdicts on all tasks of one comparison."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,22 +81,27 @@ class Verdicts(BaseModel):
     tasks: tuple[Verdict, ...]
 
 
-def judge_tasks(a: str, b: str, tasks: Mapping[str, Paired], confidence: float) -> Verdicts:
-    """Compares B with A task by task, corrected for the number of tasks."""
+def pair_answers(a: Sequence[Answer], b: Sequence[Answer]) -> PairedOutcomes:
+    """Return the outcomes of two models' answers to the same items, in the same order."""
+    return PairedOutcomes([x.name_correct for x in a], [y.name_correct for y in b], [y.carrier for y in b])
+
+
+def compare_tasks(a: str, b: str, tasks: Mapping[str, PairedOutcomes], confidence: float) -> Verdicts:
+    """Return the verdicts of B against A task by task, corrected for the number of tasks."""
     pairs = {task: statistics.compare(p.a, p.b, p.clusters, confidence) for task, p in tasks.items()}
     corrected = statistics.holm([pair.p for pair in pairs.values()])
-    made = [
+    verdicts = [
         _verdict(task, tasks[task], pair, p, confidence, len(tasks))
         for (task, pair), p in zip(pairs.items(), corrected, strict=True)
     ]
-    return Verdicts(a=a, b=b, confidence=confidence, tasks=tuple(made))
+    return Verdicts(a=a, b=b, confidence=confidence, tasks=tuple(verdicts))
 
 
 def read_verdicts(file: Path) -> Verdicts:
-    """The verdicts in a file.
+    """Return the verdicts in a file.
 
     Raises:
-        NotFound: there are none.
+        NotFound: the file does not exist, or has no verdicts.
     """
     try:
         return Verdicts.model_validate_json(file.read_text())
@@ -101,22 +110,24 @@ def read_verdicts(file: Path) -> Verdicts:
 
 
 def _verdict(
-    task: str, items: Paired, pair: statistics.Pair, corrected: float, confidence: float, tasks: int
+    task: str, outcomes: PairedOutcomes, pair: statistics.Pair, corrected: float, confidence: float, tasks: int
 ) -> Verdict:
-    a_low, a_high = statistics.interval(items.a, items.clusters, confidence)
-    b_low, b_high = statistics.interval(items.b, items.clusters, confidence)
-    found = corrected <= 1 - confidence
-    missing = 0 if found else _missing(pair, confidence, tasks)
-    word: Word = ("better" if pair.difference > 0 else "worse") if found else "too few" if missing else "not shown"
+    a_low, a_high = statistics.interval(outcomes.a, outcomes.clusters, confidence)
+    b_low, b_high = statistics.interval(outcomes.b, outcomes.clusters, confidence)
+    is_significant = corrected <= 1 - confidence
+    missing = 0 if is_significant else _missing_items(pair, confidence, tasks)
+    word: VerdictWord = "too few" if missing else "not shown"
+    if is_significant:
+        word = "better" if pair.difference > 0 else "worse"
     return Verdict(
         task=task,
         verdict=word,
         n=pair.n,
         clusters=pair.clusters,
-        a=round(_share(items.a), 6),
+        a=round(_share(outcomes.a), 6),
         a_low=round(a_low, 6),
         a_high=round(a_high, 6),
-        b=round(_share(items.b), 6),
+        b=round(_share(outcomes.b), 6),
         b_low=round(b_low, 6),
         b_high=round(b_high, 6),
         difference=round(pair.difference, 6),
@@ -130,18 +141,18 @@ def _verdict(
     )
 
 
-def _missing(pair: statistics.Pair, confidence: float, tasks: int) -> int:
-    """Items to add; 0 if a difference that matters would have been found with those there are."""
+def _missing_items(pair: statistics.Pair, confidence: float, tasks: int) -> int:
+    """Return the items to add; 0 if the present ones would have found a difference that matters."""
     if not pair.n:
         return statistics.items_needed(MATTERS, MATTERS, confidence)
-    # Holm's strictest step: what is promised holds whatever the other tasks turn out to be.
+    # Holm's strictest step, so that the number holds whatever the other tasks turn out to be.
     strict, changed = 1 - (1 - confidence) / tasks, (pair.gained + pair.lost) / pair.n
     if statistics.items_needed(MATTERS, changed, strict, pair.effect) <= pair.n:
         return 0
-    # What looks like a larger difference takes fewer items, but no difference is shown by a handful of frames.
+    # A larger difference takes fewer items, but a handful of clusters cannot show any.
     needed = statistics.items_needed(max(MATTERS, abs(pair.difference)), changed, strict, pair.effect)
-    frames = ceil(pair.n / pair.clusters * statistics.clusters_needed(strict))
-    return max(1, max(needed, frames) - pair.n)
+    clustered = ceil(pair.n / pair.clusters * statistics.clusters_needed(strict))
+    return max(1, max(needed, clustered) - pair.n)
 
 
 def _share(outcomes: Sequence[bool]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tuneline.core.formatting import format_percent
 from tuneline.core.page_templates import mark_safe
-from tuneline.stages.evaluate.verdicts.size_tradeoff import TOLERANCE_POINTS, Size, Sizes, sizes
+from tuneline.stages.evaluate.verdicts.size_tradeoff import TOLERANCE_POINTS, FileQuality, SizeTradeoff, size_tradeoff
 from tuneline.stages.report.charts import Mark, draw_scatter
 from tuneline.stages.report.evaluation_record import AnswersBySuite, EvaluationRecord
 from tuneline.stages.report.run_record import Row, RunRecord
@@ -44,7 +44,7 @@ def _describe_types(details: Row) -> Row:
     return {"k_share": details.get("k_quant_share"), "types": types}
 
 
-def _compare_sizes(run: RunRecord, answers: Mapping[str, AnswersBySuite], files: list[Row]) -> Sizes | None:
+def _compare_sizes(run: RunRecord, answers: Mapping[str, AnswersBySuite], files: list[Row]) -> SizeTradeoff | None:
     """Return size against quality of the tuned files, or None if none answered a suite that proves something."""
     settings = run.settings("evaluate")
     bytes_by_target = {row["name"]: row["bytes"] for row in files if not row["name"].startswith("base-")}
@@ -54,7 +54,7 @@ def _compare_sizes(run: RunRecord, answers: Mapping[str, AnswersBySuite], files:
         for target, by_suite in answers.items()
         if target in bytes_by_target
     }
-    tradeoff = sizes(
+    tradeoff = size_tradeoff(
         {target: by_suite for target, by_suite in proving.items() if by_suite},
         bytes_by_target,
         REFERENCE,
@@ -65,20 +65,20 @@ def _compare_sizes(run: RunRecord, answers: Mapping[str, AnswersBySuite], files:
     return tradeoff if tradeoff.rows else None
 
 
-def _draw_sizes(tradeoff: Sizes) -> str:
+def _draw_sizes(tradeoff: SizeTradeoff) -> str:
     marks = [_to_mark(row, tradeoff, row.share, row.low, row.high) for row in tradeoff.rows]
     return draw_scatter(
         marks, "Right answers against file size", _format_megabytes, lambda y: f"{100 * y:g} %", top=1.0
     )
 
 
-def _draw_divergence(tradeoff: Sizes) -> str:
+def _draw_divergence(tradeoff: SizeTradeoff) -> str:
     divergences = [(row, row.fidelity["kl_mean_nats"]) for row in tradeoff.rows if "kl_mean_nats" in row.fidelity]
     marks = [_to_mark(row, tradeoff, divergence, divergence, divergence) for row, divergence in divergences]
     return draw_scatter(marks, "KL divergence from 16 bit against file size", _format_megabytes, lambda y: f"{y:g}")
 
 
-def _to_mark(row: Size, tradeoff: Sizes, y: float, low: float, high: float) -> Mark:
+def _to_mark(row: FileQuality, tradeoff: SizeTradeoff, y: float, low: float, high: float) -> Mark:
     css = "tuned" if row == tradeoff.recommended else "base"
     return Mark(row.target.removeprefix("tuned-"), row.bytes / 1e6, y, low, high, css)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tuneline.core.formatting import format_label, format_percent
-from tuneline.stages.evaluate.verdicts.gate import of_run
+from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 from tuneline.stages.report.evaluation_record import EvaluationRecord
 from tuneline.stages.report.run_record import STAGES, Row, RunRecord
 
@@ -18,7 +18,7 @@ SHOWN_SETTINGS = {
 def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
     """Return the template variables `stage_states`, `headline`, `shown_settings`, `gate` and `gate_reasons`."""
     recorded_gate = run.metrics("evaluate").get("gate")
-    gate = of_run(run.path, recorded_gate) if recorded_gate else None
+    gate = gate_of_run(run.path, recorded_gate) if recorded_gate else None
     return {
         "stage_states": _list_stage_states(run),
         "headline": _write_headline(run, evaluation),

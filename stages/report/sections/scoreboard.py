@@ -6,8 +6,7 @@ from pathlib import Path
 from tuneline.core.errors import NotFound
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import mark_safe
-from tuneline.stages.evaluate.verdicts.task_verdicts import FILE as VERDICTS
-from tuneline.stages.evaluate.verdicts.task_verdicts import Verdicts, read_verdicts
+from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS, Verdicts, read_verdicts
 from tuneline.stages.report.charts import WhiskerRow, draw_whisker, draw_whisker_axis
 from tuneline.stages.report.evaluation_record import EvaluationRecord
 from tuneline.stages.report.run_record import Row, RunRecord

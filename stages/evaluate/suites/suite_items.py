@@ -1,0 +1,112 @@
+"""A suite's items: requests with expected answers, the same for the same seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+
+from tuneline.configs.evaluation import Request, Suite, Turn
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.long_context import hide_facts
+from tuneline.stages.evaluate.suites.run_context import NO_RUN, RunContext
+from tuneline.stages.evaluate.suites.suite_requests import language_of_grammar, parallel_requests, suite_requests
+
+
+def make_items(suite: Suite, run_context: RunContext = NO_RUN) -> tuple[Item, ...]:
+    """Return the items of a suite, in a fixed order.
+
+    First `suite.rows` items with different texts, the handlers in turn so that all are asked equally often; then those
+    that expect several calls; then the written ones, the turns of a conversation one after the other.
+
+    Raises:
+        BadRecipe: a request names a value that is not in its `each`, or nothing can be asked in this run.
+    """
+    conversations = [[item] for item in _grammar_items(suite)] if suite.rows else []
+    conversations += _written_items(suite, run_context)
+    if not conversations:
+        tokens = run_context.context_tokens
+        raise BadRecipe(f"suite {suite.name}: nothing of it can be asked in a context of {tokens} tokens")
+    numbers, shown_tools = count(), run_context.shown_tools(suite.offered)
+    return tuple(
+        replace(
+            item,
+            id=f"{suite.name}-{next(numbers):04d}",
+            talk=number,
+            max_tokens=suite.max_tokens,
+            shown=run_context.preselector.shown(item.text, shown_tools) if shown_tools and item.offered else None,
+        )
+        for number, turns in enumerate(conversations)
+        for item in turns
+    )
+
+
+def _grammar_items(suite: Suite) -> Iterator[Item]:
+    """Yield each grammar's requests, then pairs of them; `language` is set where there are several grammars."""
+    parts = len(suite.grammars)
+    languages = [language_of_grammar(grammar) if parts > 1 else None for grammar in suite.grammars]
+    for number, (grammar, language) in enumerate(zip(suite.grammars, languages, strict=True)):
+        for r in suite_requests(grammar, _part(suite.rows or 1, number, parts), suite.seed):
+            yield Item("", r.text, r.tool, dict(r.arguments), r.carrier, language=language)
+    for number, (grammar, language) in enumerate(zip(suite.grammars, languages, strict=True)):
+        rows = _part(suite.parallel, number, parts)
+        for text, carrier, requests in parallel_requests(grammar, rows, suite.seed) if rows else ():
+            calls = tuple({"name": r.tool, "arguments": dict(r.arguments)} for r in requests)
+            yield Item("", text, None, None, carrier, calls=calls, language=language)
+
+
+def _part(rows: int, number: int, parts: int) -> int:
+    return rows * (number + 1) // parts - rows * number // parts
+
+
+def _written_items(suite: Suite, run_context: RunContext) -> Iterator[list[Item]]:
+    """Yield the conversations written in the suite, for each style of the run or with each long text if it says so."""
+    pairs = run_context.style_pairs if suite.styles else ({},)
+    if suite.styles and len(pairs) < 2:
+        raise BadRecipe(f"suite {suite.name}: asks for the run's styles, but its data has fewer than two")
+    conversations = [
+        turns for request in suite.items for pair in pairs for turns in _conversations(suite.name, request, pair)
+    ]
+    yield from hide_facts(suite, conversations, run_context) if suite.lengths else conversations
+
+
+def _conversations(suite: str, request: Request, styles: Mapping[str, str]) -> Iterator[list[Item]]:
+    """Yield one conversation for each phrasing of the first turn and each set of values."""
+    for number, phrasing in enumerate(_phrasings(request.ask)):
+        for values in request.each:
+            try:
+                yield [
+                    replace(_item(turn, number, {**values, **styles}), carrier=phrasing, turn=place)
+                    for place, turn in enumerate([request, *request.then])
+                ]
+            except (KeyError, ValueError, IndexError) as error:
+                raise BadRecipe(f"suite {suite}: {phrasing!r}: {error}: not a value of its `each`") from None
+
+
+def _item(turn: Turn, number: int, values: Mapping[str, str]) -> Item:
+    """Return a turn in its phrasing `number` (they repeat), with the values filled in."""
+
+    def fill(text: str | None) -> str | None:
+        return text.format_map(values) if text else None
+
+    phrasings = _phrasings(turn.ask)
+    return Item(
+        id="",
+        text=phrasings[number % len(phrasings)].format_map(values),
+        tool=turn.call,
+        arguments=turn.arguments,
+        carrier="",
+        says=tuple(word.format_map(values) for word in turn.says),
+        never=tuple(word.format_map(values) for word in turn.never),
+        price=fill(turn.price),
+        offered=turn.tools,
+        calls=tuple({"name": call.call, "arguments": call.arguments} for call in turn.calls),
+        language=turn.language,
+        in_language=turn.in_language,
+        reference=fill(turn.reference),
+        style=fill(turn.style),
+        context=fill(turn.fact) or "",
+    )
+
+
+def _phrasings(ask: str | tuple[str, ...]) -> Sequence[str]:
+    return (ask,) if isinstance(ask, str) else ask
