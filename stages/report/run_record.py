@@ -23,9 +23,9 @@ class RunRecord:
 
     path: Path
     manifests: Mapping[str, Manifest]
-    begun: Mapping[str, Row] = field(default_factory=dict)
+    draft_settings: Mapping[str, Row] = field(default_factory=dict)
     """Settings of each stage that has begun and is not finished; empty where its draft cannot be read."""
-    fetched: Manifest | None = None
+    base_manifest: Manifest | None = None
     """The manifest of the run's base model, if the base is on this machine."""
 
     def metrics(self, stage: str) -> Row:
@@ -36,7 +36,7 @@ class RunRecord:
         """Return the settings of a finished or begun stage, or an empty dict."""
         if stage in self.manifests:
             return self.manifests[stage].made_from.settings
-        settings: Row = self.begun.get(stage, {})
+        settings: Row = self.draft_settings.get(stage, {})
         return settings
 
     @property
@@ -50,10 +50,12 @@ def read_run(run: Path) -> RunRecord:
     """Return what is on disk of a run; a manifest that cannot be read counts as missing."""
     manifests = {stage: m for stage in STAGES if (m := _read_manifest(run / stage / MANIFEST))}
     drafts = {stage: run / stage / DRAFT for stage in STAGES if stage not in manifests}
-    begun = {stage: _read_draft_settings(draft) for stage, draft in drafts.items() if draft.exists()}
+    draft_settings = {stage: _read_draft_settings(draft) for stage, draft in drafts.items() if draft.exists()}
     base_fingerprints = {m.made_from.needs.get("fetch") for m in manifests.values()} - {None}
     bases = [m for file in sorted(paths.models().glob(f"*/{MANIFEST}")) if (m := _read_manifest(file))]
-    return RunRecord(run, manifests, begun, next((m for m in bases if m.fingerprint in base_fingerprints), None))
+    return RunRecord(
+        run, manifests, draft_settings, next((m for m in bases if m.fingerprint in base_fingerprints), None)
+    )
 
 
 def _read_manifest(file: Path) -> Manifest | None:

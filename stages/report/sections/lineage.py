@@ -15,8 +15,8 @@ def describe_lineage(run: RunRecord) -> Row:
 
 
 def _list_manifests(run: RunRecord) -> list[tuple[str, Manifest]]:
-    fetched = [("fetch", run.fetched)] if run.fetched else []
-    return [*fetched, *((stage, run.manifests[stage]) for stage in STAGES if stage in run.manifests)]
+    base = [("fetch", run.base_manifest)] if run.base_manifest else []
+    return [*base, *((stage, run.manifests[stage]) for stage in STAGES if stage in run.manifests)]
 
 
 def _list_versions(manifests: list[Manifest]) -> dict[str, str]:

@@ -29,7 +29,7 @@ def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
 
 
 def _list_stage_states(run: RunRecord) -> list[tuple[str, str]]:
-    states = {stage: "finished" for stage in run.manifests} | {stage: "under way" for stage in run.begun}
+    states = {stage: "finished" for stage in run.manifests} | {stage: "under way" for stage in run.draft_settings}
     return [(stage, states.get(stage, "not started")) for stage in STAGES]
 
 
@@ -69,8 +69,8 @@ def _write_classifier(run: RunRecord, suite: str) -> str:
 def _list_settings(run: RunRecord) -> list[tuple[str, Any]]:
     shown = [(key, run.settings(stage).get(key)) for stage, keys in SHOWN_SETTINGS.items() for key in keys]
     facts = [(format_label(key.split(".")[-1]), _format_setting(value)) for key, value in shown if value is not None]
-    if run.fetched:
-        facts.insert(0, ("revision", run.fetched.made_from.settings.get("revision", "")))
+    if run.base_manifest:
+        facts.insert(0, ("revision", run.base_manifest.made_from.settings.get("revision", "")))
     rows = [str(s["rows"]) for s in run.settings("prepare").get("data.sources", []) if s.get("rows")]
     return [*facts, ("rows asked for", " + ".join(rows))] if rows else facts
 
