@@ -1,4 +1,4 @@
-"""Tool calls as Llama models write them: rendered for training, and parsed from answers.
+"""Tool calls as Llama models write them: parsed from answers.
 
     <|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}; {"name": …}
 
@@ -44,14 +44,6 @@ class ToolCall:
         if not isinstance(arguments, dict):
             raise ValueError(f"arguments are no object: {arguments!r}")
         return cls(dotted_name(call["function"]["name"]), arguments)
-
-
-def render_tool_calls(calls: list[ToolCall]) -> str:
-    """Return the text that a model learns to write for `calls`."""
-    rendered = [
-        f'{{"name": "{wire_name(c.name)}", "parameters": {json.dumps(c.arguments, ensure_ascii=False)}}}' for c in calls
-    ]
-    return TAG + SEPARATOR.join(rendered)
 
 
 def parse_tool_calls(text: str) -> list[ToolCall]:

@@ -8,7 +8,7 @@ import modal
 from tuneline.images.pins import pinned
 from tuneline.images.source import ENVIRONMENT, HOME, with_files
 
-_CORE = ("__init__", "artifacts", "errors", "events", "paths", "spending")
+_CORE = ("__init__", "artifacts", "errors", "events", "jsonl", "paths", "spending")
 BUILDER = (*(f"core/{name}.py" for name in _CORE), "engines/__init__.py", "engines/llama_cpp/__init__.py")
 """What engines/llama_cpp/build.py imports, run as a file: a change elsewhere does not build llama.cpp again."""
 SOURCE = ("engines/llama_cpp/build.py", "engines/llama_cpp/CMakeLists.txt")

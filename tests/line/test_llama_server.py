@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CACHE, environment
+from tests.tool_call_text import render_tool_calls
 from tests.unit.test_tool_parsers import written
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
@@ -176,7 +177,7 @@ def test_unconstrained_text_is_there_for_our_own_parser(server: Server) -> None:
 
 def test_several_calls_are_read_by_our_parser_where_the_servers_does_not(server: Server) -> None:
     """llama-server joins calls by a comma, Llama 3.1 and vLLM by "; ": the day this fails its parser reads both."""
-    written = tool_calls.render_tool_calls([CALL, CALL])
+    written = render_tool_calls([CALL, CALL])
     assert tool_calls.parse_tool_calls(written) == [CALL, CALL]
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(server, [*ASKED, {"role": "assistant", "content": written}], parallel_tool_calls=True)

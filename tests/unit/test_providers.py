@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.tool_call_text import render_tool_calls
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider, find_provider
-from tuneline.engines.tool_calls import ToolCall, render_tool_calls
+from tuneline.engines.tool_calls import ToolCall
 
 SECRET = "sk-very-secret-123"
 ASKED = [{"role": "user", "content": "tell Ana hi"}]

@@ -13,8 +13,9 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tests.tool_call_text import render_tool_calls
 from tuneline.core.paths import ROOT
-from tuneline.engines.tool_calls import TAG, ToolCall, parse_tool_calls, render_tool_calls
+from tuneline.engines.tool_calls import TAG, ToolCall, parse_tool_calls
 
 WORDS = st.lists(st.sampled_from(["a", "B", "z9", "x1y", "send", "Ab0"]), min_size=1, max_size=2).map("_".join)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
