@@ -308,9 +308,9 @@ def at_home(folder: str, url: str) -> None:
 
 
 def quiet() -> Any:
-    from tuneline.core.events import Silent
+    from tuneline.core.events import SilentEvents
 
-    silent = Silent.__new__(Silent)
+    silent = SilentEvents.__new__(SilentEvents)
     silent.stage = "fetch"
     return silent
 

@@ -259,7 +259,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
     from transformers.quantizers.auto import AutoHfQuantizer
     from transformers.utils.quantization_config import QuantizationMethod
 
-    from tuneline.core.events import Silent
+    from tuneline.core.events import SilentEvents
     from tuneline.stages.train.model.base_model import _adapted
 
     shape = case.shape
@@ -290,7 +290,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
         model.quantization_method = QuantizationMethod.BITS_AND_BYTES
         model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))  # the trainer asks it
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    adapted = _adapted(recipe.train, model, folder, "llama", None, Silent(folder, "train"))
+    adapted = _adapted(recipe.train, model, folder, "llama", None, SilentEvents(folder, "train"))
     adapted.stored_prefix = ""
     return adapted
 

@@ -40,7 +40,7 @@ def read_stage_states(folder: Path) -> dict[str, str]:
 
     return {
         stage: "finished"
-        if artifacts.finished(folder / stage)
+        if artifacts.is_finished(folder / stage)
         else "begun"
         if (folder / stage / artifacts.DRAFT).exists()
         else "open"

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tuneline.configs.section import Section
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 
 FORGETTING = "configs/suites/forgetting.yaml"
 
@@ -243,7 +243,7 @@ class Evaluate(Section):
 def _read_suite(path: Path) -> dict[str, Any]:
     """Return a suite's file as settings. They are copied into the run's recipe, so that the file may change later."""
     try:
-        settings = yaml.safe_load(find(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a suite: {error}") from None
     if not isinstance(settings, dict):

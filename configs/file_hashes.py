@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 
 CHUNK_BYTES = 1 << 20
 
@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 def hash_paths(value: Any) -> Any:
     """Return a section, tuple or plain value as JSON-able settings, with each path replaced by its content's hash."""
     if isinstance(value, Path):
-        return "sha256:" + hash_content(find(value))[:16]
+        return "sha256:" + hash_content(resolve(value))[:16]
     if isinstance(value, BaseModel):
         return {name: hash_paths(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):

@@ -12,8 +12,8 @@ from tuneline.configs.data import Measure
 from tuneline.configs.models import UNVERIFIED, registry
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
-from tuneline.core.paths import NAME, find
-from tuneline.core.pins import pin_of
+from tuneline.core.paths import NAME, resolve
+from tuneline.core.pins import read_pin
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -39,7 +39,7 @@ def load_recipe(path: Path) -> Recipe:
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     for key, file in _list_paths(recipe):
-        if not find(file).exists() or (find(file).is_dir() and not key.endswith(("].path", ".include"))):
+        if not resolve(file).exists() or (resolve(file).is_dir() and not key.endswith(("].path", ".include"))):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
     return _resolve_base(recipe)
 
@@ -50,7 +50,7 @@ def _resolve_base(recipe: Recipe) -> Recipe:
     If neither the recipe nor the table states a commit, it is the one pinned on this machine, if any. It is resolved
     here, once: a run's recipe.json, its adapter and its model card state the commit.
     """
-    if recipe.base == "tiny" or find(Path(recipe.base)).is_dir():
+    if recipe.base == "tiny" or resolve(Path(recipe.base)).is_dir():
         return recipe
     base, revision = recipe.base, recipe.revision
     if key := registry().find(base):
@@ -58,7 +58,7 @@ def _resolve_base(recipe: Recipe) -> Recipe:
         base = model.hub or key
         revision = revision or (None if model.revision == UNVERIFIED else model.revision)
     if revision is None and "/" in base:
-        revision = pin_of(base)
+        revision = read_pin(base)
     return recipe.model_copy(update={"base": base, "revision": revision})
 
 

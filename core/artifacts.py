@@ -1,9 +1,11 @@
-"""What a stage leaves behind: a directory whose `manifest.json` is written last, so that its existence means complete.
+"""Artifacts: what a stage produces. A directory is complete if it has a `manifest.json`, which is written last.
 
-A stage calls `make`. Finished work with the same fingerprint is returned at once; unfinished work goes on in the same
-directory; work made from other settings is refused with the settings that differ. `draft.json` marks the unfinished.
+A stage calls `make`. Finished work with the same fingerprint is returned at once, and unfinished work is continued in
+the same directory. Work made from other settings is refused with an error that names the settings that differ.
+`draft.json` marks unfinished work.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,12 +24,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
-from tuneline.core.spending import usd_per_hour
+from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
 RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-python")
 SCRATCH = "scratch"
-"""A folder of this name inside an artifact is work in progress: not recorded, gone when the artifact is finished."""
+"""A folder of this name inside an artifact is work in progress: not recorded, removed when the artifact is finished."""
 
 
 class File(BaseModel):
@@ -39,7 +41,7 @@ class File(BaseModel):
 
 
 class MadeFrom(BaseModel):
-    """What decides the content: flat settings and the fingerprints of the artifacts that were needed."""
+    """What determines an artifact's content: flat settings, and the fingerprints of the artifacts it was made from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage_version: int
@@ -48,7 +50,7 @@ class MadeFrom(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of this record, first 16 hex digits."""
+        """The first 16 hex digits of the SHA-256 of this record's canonical JSON."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -65,9 +67,9 @@ class Manifest(BaseModel):
     started: datetime
     ended: datetime
     seconds: float
-    """Working time over all attempts, without the time between them."""
+    """Working time of all attempts, without the time between them."""
     cost_usd: float | None = None
-    """Of those seconds, at the price of an hour where it was made; None where nobody is billed."""
+    """The cost of `seconds` at the price of an hour where it was made; None if nobody is billed."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,13 @@ def make(
     stage: str | None = None,
     hashed: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """The artifact at `path`, built by `build(path) -> metrics` unless it is finished already.
+    """Return the artifact at `path`; call `build(path) -> metrics` to make it unless it is finished already.
 
-    `build` may find what an earlier, interrupted call left in the directory and go on from it. `hashed` is the SHA-256
-    of files that it has hashed while it wrote them.
+    `build` may find what an earlier, interrupted call left in the directory and continue from it. `hashed` holds the
+    SHA-256 of files that it hashed while it wrote them, by their path in the artifact.
 
     Raises:
-        StaleArtifact: the directory holds work made from other settings or needs.
+        StaleArtifact: the directory holds work made from other settings or other needed artifacts.
     """
     stage = stage or path.name
     made_from = MadeFrom(
@@ -122,10 +124,10 @@ def make(
 
 
 def open_artifact(path: Path) -> Artifact:
-    """The finished artifact at `path`, its files present in the recorded sizes.
+    """Return the finished artifact at `path`, after checking that its files have the recorded sizes.
 
     Raises:
-        NotFound: there is none. StageFailed: it is damaged.
+        NotFound: there is no finished artifact. StageFailed: it is damaged.
     """
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
@@ -136,20 +138,20 @@ def open_artifact(path: Path) -> Artifact:
             f"{path / MANIFEST}: not a manifest ({error.errors()[0]['msg']}); remove {path} and run again"
         ) from None
     for name, file in manifest.files.items():
-        found = (path / name).stat().st_size if (path / name).exists() else None
-        if found != file.bytes:
-            was = "missing" if found is None else f"{found} bytes"
-            raise StageFailed(f"{path / name}: {was}, but {file.bytes} were recorded; remove {path} and run again")
+        size = (path / name).stat().st_size if (path / name).exists() else None
+        if size != file.bytes:
+            state = "missing" if size is None else f"{size} bytes"
+            raise StageFailed(f"{path / name}: {state}, but {file.bytes} were recorded; remove {path} and run again")
     return Artifact(path, manifest)
 
 
-def finished(path: Path) -> bool:
-    """Whether a finished artifact lies at `path`."""
+def is_finished(path: Path) -> bool:
+    """Return whether there is a finished artifact at `path`."""
     return (path / MANIFEST).exists()
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a crash leaves the old or the new file, never a part of one."""
+    """Replace the content of `path` by `text`; a crash leaves the old or the new file, never a part of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -162,13 +164,13 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+    """Return the hex SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level with dotted keys, so that a difference has a name."""
+    """Return nested settings as one level with dotted keys, so that a difference has a name."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         nested = isinstance(value, Mapping) and value
@@ -195,7 +197,7 @@ def _write_draft(path: Path, made_from: MadeFrom, started: str, seconds: float) 
 def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool) -> None:
     if old.fingerprint == new.fingerprint:
         return
-    before, after = _everything(old), _everything(new)
+    before, after = _flat_record(old), _flat_record(new)
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     lines = [f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed[:8]]
     more = [f"  … and {len(changed) - 8} more"] if len(changed) > 8 else []
@@ -204,7 +206,7 @@ def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool
     raise StaleArtifact("\n".join([f"{path} {state} from other settings:", *lines, *more, remedy]))
 
 
-def _everything(made_from: MadeFrom) -> dict[str, Any]:
+def _flat_record(made_from: MadeFrom) -> dict[str, Any]:
     needs = {f"needs.{name}": fingerprint for name, fingerprint in made_from.needs.items()}
     return {"stage_version": made_from.stage_version, **made_from.settings, **needs}
 
@@ -229,11 +231,11 @@ def _seal(
             (name := str(f.relative_to(path))): File(bytes=f.stat().st_size, sha256=hashed.get(name) or sha256(f))
             for f in payload
         },
-        versions=versions(),
+        versions=read_versions(),
         started=datetime.fromisoformat(started),
         ended=datetime.now(UTC),
         seconds=round(seconds, 3),
-        cost_usd=None if (price := usd_per_hour()) is None else round(price * seconds / 3600, 4),
+        cost_usd=None if (price := read_usd_per_hour()) is None else round(price * seconds / 3600, 4),
     )
     write_atomic(path / MANIFEST, manifest.model_dump_json(indent=1))
     (path / DRAFT).unlink(missing_ok=True)
@@ -241,15 +243,13 @@ def _seal(
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Versions of what shapes a result; packages that are not installed are left out."""
-    found = {"python": platform.python_version(), "tuneline": _commit()}
+def read_versions() -> dict[str, str]:
+    """Return the versions of what influences a result, by package; packages that are not installed are left out."""
+    by_package = {"python": platform.python_version(), "tuneline": _commit()}
     for package in RECORDED_VERSIONS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            by_package[package] = version(package)
+    return by_package
 
 
 def _commit() -> str:

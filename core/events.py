@@ -1,13 +1,13 @@
-"""The run's one log: `events.jsonl`, appended by stages, read by terminal, report and whoever follows a run.
+"""The run's one log: `events.jsonl`, appended by stages, read by the terminal, the report and whoever follows a run.
 
-Every event has `time` (ISO, UTC), `stage` and `kind`, and fields of its kind:
+Every event has `time` (ISO, UTC), `stage` and `kind`, and the fields of its kind:
 
-    started, ended   a stage's attempt; ended has `seconds`
+    started, ended   one attempt at a stage; `started` has `usd_per_hour` if it is billed, `ended` has `seconds`
     progress         `done` of `total` in `unit`, `text`
     metrics          `step` and numbers (loss, learning_rate, gradient_norm, tokens_per_second, …)
     checkpoint       `step`, `path`
-    sample           `step`, `samples`: each a `prompt`, what was `wanted`, what it `got`
-    warning, note    `text`; a warning is an alert to whoever follows, a note is said once
+    sample           `step`, `samples`: each a `prompt`, the expected `wanted`, the generated `got`
+    warning, note    `text`; a warning is shown as an alert, a note is only information
 """
 
 import json
@@ -23,7 +23,7 @@ Kind = Literal["started", "ended", "progress", "metrics", "checkpoint", "sample"
 
 
 class Events:
-    """Appends one stage's events; each is a single write, so that a crash can only cut the last line."""
+    """Appends the events of one stage. Each is a single write, so a crash can only cut the last line."""
 
     def __init__(self, run: Path, stage: str) -> None:
         self.path, self.stage = run / FILE, stage
@@ -31,6 +31,7 @@ class Events:
         jsonl.end_cut_line(self.path)
 
     def emit(self, kind: Kind, **fields: Any) -> None:
+        """Append one event with the current time."""
         event = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "stage": self.stage,
@@ -40,33 +41,38 @@ class Events:
         jsonl.append(self.path, event)
 
     def progress(self, done: float, total: float, unit: str, text: str = "") -> None:
+        """Append a progress event."""
         self.emit("progress", done=done, total=total, unit=unit, text=text)
 
 
-class Silent(Events):
-    """Takes events and writes none: of several processes that do the same, one tells."""
+class SilentEvents(Events):
+    """Discards events; for all but one of several processes that do the same work."""
 
     def emit(self, kind: Kind, **fields: Any) -> None: ...
 
 
 def read_events(run: Path) -> Iterator[dict[str, Any]]:
-    """All whole events of a run, oldest first."""
-    return Follower(run).new()
+    """Yield all whole events of a run, oldest first."""
+    return Follower(run).new_events()
 
 
 class Follower:
-    """Reads what was appended since the last look; a line that is not whole yet waits for the next."""
+    """Reads the events that were appended since the last call; an incomplete line is left for the next call.
+
+    The first call begins at byte `offset`, or at the present end of the file with `from_end`.
+    """
 
     def __init__(self, run: Path, *, from_end: bool = False, offset: int = 0) -> None:
         self.path = run / FILE
         self._offset = self.path.stat().st_size if from_end and self.path.exists() else offset
 
-    def new(self) -> Iterator[dict[str, Any]]:
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        """Yield the events since the last call, oldest first."""
         for line in jsonl.whole_lines(self.path, self._offset):
             self._offset += len(line)
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # a line cut by a crash
+                continue  # a line cut by a crash and ended by the next writer
             if isinstance(event, dict):
                 yield event

@@ -1,4 +1,4 @@
-"""One writer a run: a lock the kernel frees when its holder dies."""
+"""One writer per run: a file lock, which the kernel releases when its holder dies."""
 
 import contextlib
 import fcntl
@@ -17,45 +17,47 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def run_lock(run: Path, holder: str) -> Iterator[None]:
-    """Hold the run for writing until the block ends; `holder` says what for, beside user, process and host.
+def run_lock(run: Path, purpose: str) -> Iterator[None]:
+    """Hold the run for writing until the block ends.
+
+    The lock file names the holder: process, user, host, `purpose` and time.
 
     Raises:
-        Locked: somebody else holds it; the message names the holder.
+        Locked: another process holds the run; the message names it.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / FILE).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Locked(f"{run} is being written by {_told(run)}; wait for it, or use --run NEW") from None
+            raise Locked(f"{run} is being written by {_read_holder(run)}; wait for it, or use --run NEW") from None
         since = datetime.now(UTC).isoformat(timespec="seconds")
         file.truncate(0)
-        file.write(f"process {os.getpid()} of {_user()} on {socket.gethostname()} ({holder}, since {since})\n")
+        file.write(f"process {os.getpid()} of {_user()} on {socket.gethostname()} ({purpose}, since {since})\n")
         file.flush()
         yield
 
 
 def stop_holder(run: Path) -> str:
-    """Ask whoever holds the run to save and end; who that was.
+    """Send SIGTERM to the process that holds the run, so that it saves and ends; return its description.
 
     Raises:
-        NotFound: nobody holds it. BadRequest: a process of another machine does.
+        NotFound: nobody holds the run. BadRequest: a process on another machine does.
     """
     try:
         with run_lock(run, "cancel"):
             pass
     except Locked:
-        told = _told(run)
-        found = re.match(r"process (\d+) of .* on (\S+) ", told)
-        if not found or found[2] != socket.gethostname():
-            raise BadRequest(f"{run.name} is being written by {told}; stop it there") from None
-        os.kill(int(found[1]), signal.SIGTERM)
-        return told
+        holder = _read_holder(run)
+        match = re.match(r"process (\d+) of .* on (\S+) ", holder)
+        if not match or match[2] != socket.gethostname():
+            raise BadRequest(f"{run.name} is being written by {holder}; stop it there") from None
+        os.kill(int(match[1]), signal.SIGTERM)
+        return holder
     raise NotFound(f"{run.name}: nobody is making it")
 
 
-def _told(run: Path) -> str:
+def _read_holder(run: Path) -> str:
     return (run / FILE).read_text(encoding="utf-8").strip() or "a process that has just begun"
 
 

@@ -1,4 +1,4 @@
-"""Tells somebody that a run ended or a promoted model got worse: W&B, and a webhook, if TUNELINE_WEBHOOK names one."""
+"""Messages to people when a run has ended or a promoted model got worse: to W&B and to the webhook TUNELINE_WEBHOOK."""
 
 import json
 import logging
@@ -10,18 +10,18 @@ from tuneline.core.tracking import alert
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "TUNELINE_WEBHOOK"
+WEBHOOK_VARIABLE = "TUNELINE_WEBHOOK"
 TIMEOUT_S = 10
 
 
 def notify(text: str, **facts: object) -> bool:
-    """POST `{"text": …, …}`, which Slack, Mattermost and others take; False if there is no webhook or it failed.
+    """POST `{"text": …, …}` to the webhook, as Slack and Mattermost accept it, and return whether it was accepted.
 
-    W&B gets it as an alert, where it is on. Either that fails is a warning: no run is lost for it. The address of the
-    webhook may be a secret and is never shown.
+    W&B gets the text as an alert if it is on. Neither failure raises: each is logged as a warning, so no run is lost
+    for it. The webhook's address may be a secret and is never shown.
     """
     alert(str(facts.get("run") or facts.get("name") or "tuneline"), text, log.warning)
-    address = os.environ.get(VARIABLE, "")
+    address = os.environ.get(WEBHOOK_VARIABLE, "")
     if not address.startswith(("https://", "http://")):
         return False
     body = json.dumps({"text": text} | facts).encode()

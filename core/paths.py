@@ -1,4 +1,4 @@
-"""Where runs, models and built tools lie. Each root can be moved by an environment variable."""
+"""The folders of runs, models and built tools. Each can be moved by an environment variable."""
 
 import os
 import re
@@ -11,42 +11,42 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTED_FROM = Path(__file__).parents[2]
 """What child processes need on their path to import `tuneline`."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Names of runs, models and keys: they become file names."""
+"""Names of runs, models and keys; they become file names."""
 
 
-def find(path: Path) -> Path:
-    """A path as a recipe writes it: absolute, from the current folder, or from Tuneline's own."""
+def resolve(path: Path) -> Path:
+    """Return where a path in a recipe points: absolute, in the current folder, else in Tuneline's own folder."""
     path = path.expanduser()
     return path if path.is_absolute() or path.exists() else ROOT / path
 
 
 def runs() -> Path:
-    """Folder of all runs; `TUNELINE_RUNS`, else `.runs` in the current folder."""
+    """Return the folder of all runs: `TUNELINE_RUNS`, else `.runs` in the current folder."""
     return Path(os.environ.get("TUNELINE_RUNS", ".runs")).absolute()
 
 
 def models() -> Path:
-    """Folder of base models, shared by runs; `TUNELINE_MODELS`, else `.models`."""
+    """Return the folder of base models, which runs share: `TUNELINE_MODELS`, else `.models`."""
     return Path(os.environ.get("TUNELINE_MODELS", ".models")).absolute()
 
 
 def cache() -> Path:
-    """Folder of what can be made again (llama.cpp's build); `TUNELINE_CACHE`, else `.cache`."""
+    """Return the folder of what can be made again, such as llama.cpp's build: `TUNELINE_CACHE`, else `.cache`."""
     return Path(os.environ.get("TUNELINE_CACHE", ".cache")).absolute()
 
 
 def policy() -> Path:
-    """Folder of what is promoted and whose keys count; `TUNELINE_POLICY`, else `.policy`."""
+    """Return the folder of promotions and API keys: `TUNELINE_POLICY`, else `.policy`."""
     return Path(os.environ.get("TUNELINE_POLICY", ".policy")).absolute()
 
 
 def scores() -> Path:
-    """Folder of scheduled evaluations; `TUNELINE_SCORES`, else `.scores`."""
+    """Return the folder of scheduled evaluations: `TUNELINE_SCORES`, else `.scores`."""
     return Path(os.environ.get("TUNELINE_SCORES", ".scores")).absolute()
 
 
 def run_folder(name: str) -> Path:
-    """The folder of the run called `name`, inside the folder of all runs.
+    """Return the folder of the run called `name`, inside the folder of all runs.
 
     Raises:
         BadRequest: the name could lead elsewhere.

@@ -1,6 +1,7 @@
-"""The commit each hub model is held at: a small file a model beside the models, written once a fetch was verified.
+"""The commit each hub model is pinned to: one small file per model, written after a verified fetch.
 
-Until then a base is `unverified`, and a recipe has to name its commit. A file each, so that no two fetches share one.
+Until then a base is `unverified`, and a recipe has to name its commit. Models have a file each so that no two fetches
+write the same one.
 """
 
 import json
@@ -9,21 +10,21 @@ from pathlib import Path
 from tuneline.core import paths
 
 
-def pin_of(repo: str) -> str | None:
-    """The commit `repo` (owner/name) is pinned to here; None while it is unverified."""
+def read_pin(repo: str) -> str | None:
+    """Return the commit that `repo` (owner/name) is pinned to here, or None while it is unverified."""
     try:
         return str(json.loads(_file(repo).read_text(encoding="utf-8"))["revision"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def pin(repo: str, revision: str, *, anew: bool = False) -> None:
-    """Hold `repo` at a commit whose files were verified; what is pinned stays, unless `anew`."""
+def pin(repo: str, revision: str, *, replace: bool = False) -> None:
+    """Pin `repo` to a commit whose files were verified; an existing pin is kept unless `replace`."""
     from datetime import UTC, datetime
 
     from tuneline.core.artifacts import write_atomic  # not needed to read a pin, as each plan does
 
-    if anew or pin_of(repo) is None:
+    if replace or read_pin(repo) is None:
         file = _file(repo)
         file.parent.mkdir(parents=True, exist_ok=True)
         verified = datetime.now(UTC).isoformat(timespec="seconds")

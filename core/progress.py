@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 from tuneline.core.events import Events, Kind
 
 PLAIN_EVERY_S = 5.0
-"""In a log, at most one line of progress in so many seconds; validations and warnings always."""
+"""Shortest time between two plain lines of progress; validations and warnings are always printed."""
 
 
 class Progress:
@@ -40,45 +40,47 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Show one event of a run."""
+    def show(self, event: dict[str, Any]) -> None:
+        """Show one event."""
         match event["kind"]:
             case "finished":
-                self._say(event, "finished already")
+                self._print(event, "finished already")
             case "ended":
-                self._say(event, f"done in {event['seconds']:.0f} s")
+                self._print(event, f"done in {event['seconds']:.0f} s")
             case "stopping":
-                self._say(event, "stopping; what was done is being saved")
+                self._print(event, "stopping; what was done is being saved")
             case "warning":
-                self._say(event, f"warning: {event['text']}")
+                self._print(event, f"warning: {event['text']}")
             case "note":
-                self._say(event, event["text"])
+                self._print(event, event["text"])
             case "progress" if event["unit"] == "bytes":
                 self._advance(event, event["done"] / 1e9, event["total"] / 1e9, f"GB {event['text']}", ",.2f")
             case "progress":
                 self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
             case "metrics":
                 if "validation_loss" in event:
-                    self._say(event, f"step {event['step']}: {_measured(event)}")
+                    self._print(event, f"step {event['step']}: {_format_metrics(event)}")
                 else:
-                    self._advance(event, event["step"], event["steps"], _measured(event))
+                    self._advance(event, event["step"], event["steps"], _format_metrics(event))
 
-    def _advance(self, event: dict[str, Any], done: float, total: float, text: str, form: str = ",.0f") -> None:
-        stage, text = event["stage"], f"{done:{form}}/{total:{form}} {text}"
+    def _advance(
+        self, event: dict[str, Any], completed: float, total: float, text: str, number_format: str = ",.0f"
+    ) -> None:
+        stage, text = event["stage"], f"{completed:{number_format}}/{total:{number_format}} {text}"
         if self.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)
-            self._bars.update(self._tasks[stage], completed=done, total=total, text=text)
+            self._bars.update(self._tasks[stage], completed=completed, total=total, text=text)
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            self._say(event, text)
+            self._print(event, text)
 
-    def _say(self, event: dict[str, Any], text: str) -> None:
+    def _print(self, event: dict[str, Any], text: str) -> None:
         self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-class Shown(Events):
-    """Events that are shown at once and kept nowhere, of work that belongs to no run."""
+class UnsavedEvents(Events):
+    """Events of work that belongs to no run: passed to `show` at once and stored nowhere."""
 
     def __init__(self, show: Callable[[dict[str, Any]], None], stage: str) -> None:
         self.show, self.stage = show, stage
@@ -87,9 +89,9 @@ class Shown(Events):
         self.show({"stage": self.stage, "kind": kind, **fields})
 
 
-def _measured(event: dict[str, Any]) -> str:
+def _format_metrics(event: dict[str, Any]) -> str:
     names = {"loss": "loss", "validation_loss": "validation loss", "perplexity": "perplexity"}
-    told = [f"{label} {event[name]:.3f}" for name, label in names.items() if name in event]
+    parts = [f"{label} {event[name]:.3f}" for name, label in names.items() if name in event]
     if "tokens_per_second" in event:
-        told.append(f"{event['tokens_per_second']:.0f} tokens/s")
-    return ", ".join(told)
+        parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
+    return ", ".join(parts)

@@ -1,7 +1,8 @@
-"""What a run has cost so far, by its events; and when `compute.max_cost_usd` is reached.
+"""What a run has cost so far, according to its events, and when `compute.max_cost_usd` is reached.
 
-Who starts a stage tells what an hour there costs: on Modal the recipe's container by `configs/hardware.yaml`, on a
-rented machine `TUNELINE_USD_PER_HOUR`. Without a price nothing is counted and nothing stops.
+The price of an hour comes from whoever starts a stage: on Modal it is the recipe's container by
+`configs/hardware.yaml`, on a rented machine `TUNELINE_USD_PER_HOUR`. Without a price nothing is counted and no limit
+applies.
 """
 
 import os
@@ -12,26 +13,29 @@ from time import monotonic
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import read_events
 
-PRICE = "TUNELINE_USD_PER_HOUR"
+PRICE_VARIABLE = "TUNELINE_USD_PER_HOUR"
 
 
-def usd_per_hour() -> float | None:
-    """Of this machine; None if nobody is billed.
+def read_usd_per_hour() -> float | None:
+    """Return the price of an hour on this machine, or None if nobody is billed.
 
     Raises:
-        BadRequest: the environment has no number.
+        BadRequest: the environment variable is not a number.
     """
-    told = os.environ.get(PRICE)
-    if not told:
+    price = os.environ.get(PRICE_VARIABLE)
+    if not price:
         return None
     try:
-        return float(told)
+        return float(price)
     except ValueError:
-        raise BadRequest(f"{PRICE}={told}: USD an hour, as in 2.99") from None
+        raise BadRequest(f"{PRICE_VARIABLE}={price}: USD an hour, as in 2.99") from None
 
 
-def spent_usd(run: Path) -> float:
-    """Of every attempt at every stage, from its `started` to its last event, at the price that stood in `started`."""
+def sum_spent_usd(run: Path) -> float:
+    """Return the cost of all attempts at all stages of a run.
+
+    Each attempt counts from its `started` event to its last event, at the price in `started`.
+    """
     total, began, last, price = 0.0, 0.0, 0.0, 0.0
     for event in read_events(run):
         at = datetime.fromisoformat(event["time"]).timestamp()
@@ -43,28 +47,32 @@ def spent_usd(run: Path) -> float:
 
 
 class Meter:
-    """Runs from now on, beside what was spent before; `over()` once `most`, the recipe's limit in USD, is reached.
+    """Counts a run's cost from its construction on, in addition to what the run had cost before.
+
+    `limit_usd` is the recipe's limit, None for no limit; `price` is in USD an hour.
 
     Raises:
-        StageFailed: it is reached already.
+        StageFailed: the limit is reached already.
     """
 
-    def __init__(self, most: float | None, run: Path, price: float | None) -> None:
-        self.most, self.price = most, price or 0.0
-        self._before, self._began = spent_usd(run) if self.most and price else 0.0, monotonic()
+    def __init__(self, limit_usd: float | None, run: Path, price: float | None) -> None:
+        self.limit_usd, self.price = limit_usd, price or 0.0
+        self._before, self._began = sum_spent_usd(run) if limit_usd and price else 0.0, monotonic()
         if self.over():
             raise self.error("nothing was started")
 
     @property
     def spent(self) -> float:
+        """USD spent up to now."""
         return self._before + self.price * (monotonic() - self._began) / 3600
 
     def over(self) -> bool:
-        return bool(self.most and self.price and self.spent >= self.most)
+        """Return whether the limit is reached."""
+        return bool(self.limit_usd and self.price and self.spent >= self.limit_usd)
 
-    def error(self, what: str) -> StageFailed:
-        """What is raised when the limit is reached; `what` became of the stage."""
+    def error(self, consequence: str) -> StageFailed:
+        """Return the error to raise when the limit is reached; `consequence` says what became of the stage."""
         return StageFailed(
-            f"compute.max_cost_usd: {self.most:g}: {self.spent:.2f} USD are spent; {what}; "
+            f"compute.max_cost_usd: {self.limit_usd:g}: {self.spent:.2f} USD are spent; {consequence}; "
             "the same command with a higher limit in the recipe goes on"
         )

@@ -1,7 +1,7 @@
 """Weights & Biases: one more reader of a run's events, in a process of its own that nobody waits for.
 
-On if WANDB_API_KEY is set, or WANDB_MODE is `offline`; off if WANDB_MODE is `disabled`. It follows `events.jsonl`, so
-nothing that W&B does or fails to do can reach the run.
+It is on if WANDB_API_KEY is set or WANDB_MODE is `offline`, and off if WANDB_MODE is `disabled` or `off`. The process
+follows `events.jsonl`, so nothing that W&B does or fails to do can reach the run.
 """
 
 import contextlib
@@ -20,56 +20,65 @@ from tuneline.core.child_processes import python_path
 from tuneline.core.events import FILE, Follower
 
 PROJECT = "tuneline"
-LOOK_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
 END_S = 20.0
-"""It gets so long to send the rest when a stage is over."""
+"""How long the process may take to send the rest when a stage is over."""
 OFF = ("disabled", "off")
 
 
 @contextlib.contextmanager
-def tracked(run: Path, stage: str, settings: dict[str, Any], tell: Callable[[str], None]) -> Iterator[None]:
-    """Sends the stage's events from here on; does nothing where W&B is off. `tell` gets what the user should know.
+def track(run: Path, stage: str, settings: dict[str, Any], warn: Callable[[str], None]) -> Iterator[None]:
+    """Send the stage's events to W&B from here to the end of the block, if W&B is on; `warn` gets what went wrong.
 
-    A stage that goes on after a checkpoint goes on in the same W&B run, because the run's id is made of its name.
+    A stage that resumes from a checkpoint resumes its W&B run too, because that run's id is made of the run's name.
     """
     if not _is_on():
         yield
         return
     if importlib.util.find_spec("wandb") is None:
-        tell("W&B: wandb is not installed here, nothing is sent; `pip install wandb` brings it")
+        warn("W&B: wandb is not installed here, nothing is sent; `pip install wandb` brings it")
         yield
         return
-    events, log = run / FILE, run / "logs" / "wandb.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    offset = events.stat().st_size if events.exists() else 0
-    job = {"run": str(run), "stage": stage, "settings": settings, "offset": offset}
-    told = log.with_suffix(".json")  # a suite's settings may be too long for a command line
-    told.write_text(json.dumps(job))
-    with log.open("ab") as output:
-        reader = subprocess.Popen(
-            [sys.executable, "-m", "tuneline.core.tracking", str(told)],
-            stdin=subprocess.PIPE,  # its end means: the stage is over
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-            start_new_session=True,  # a Ctrl-C is not for it, and it ends with all that it started
-        )
+    log = run / "logs" / "wandb.log"
+    process = _start_sender(run, stage, settings, log)
     try:
         yield
     finally:
-        assert reader.stdin
-        reader.stdin.close()
-        try:
-            if code := reader.wait(END_S):
-                tell(f"W&B: ended with {code}; the run has everything in {FILE}; see {log}")
-        except subprocess.TimeoutExpired:
-            os.killpg(reader.pid, signal.SIGKILL)  # what wandb started as well
-            reader.wait()
-            tell(f"W&B: did not answer for {END_S:.0f} s and was left behind; the run has everything in {FILE}")
+        _end_sender(process, log, warn)
 
 
-def alert(name: str, text: str, tell: Callable[[str], None]) -> None:
-    """One alert in a W&B run of its own; what goes wrong is told, and takes `END_S` at most."""
+def _start_sender(run: Path, stage: str, settings: dict[str, Any], log: Path) -> "subprocess.Popen[bytes]":
+    events = run / FILE
+    log.parent.mkdir(parents=True, exist_ok=True)
+    offset = events.stat().st_size if events.exists() else 0
+    job = {"run": str(run), "stage": stage, "settings": settings, "offset": offset}
+    job_file = log.with_suffix(".json")  # a suite's settings may be too long for a command line
+    job_file.write_text(json.dumps(job))
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuneline.core.tracking", str(job_file)],
+            stdin=subprocess.PIPE,  # closing it means: the stage is over
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,  # a Ctrl-C does not reach it, and the processes it started can be killed with it
+        )
+
+
+def _end_sender(process: "subprocess.Popen[bytes]", log: Path, warn: Callable[[str], None]) -> None:
+    assert process.stdin
+    process.stdin.close()
+    try:
+        if code := process.wait(END_S):
+            warn(f"W&B: ended with {code}; the run has everything in {FILE}; see {log}")
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # and what wandb started
+        process.wait()
+        warn(f"W&B: did not answer for {END_S:.0f} s and was left behind; the run has everything in {FILE}")
+
+
+def alert(name: str, text: str, warn: Callable[[str], None]) -> None:
+    """Send one alert in a W&B run of its own, if W&B is on; `warn` gets a failure. Takes `END_S` at most."""
     if not _is_on() or importlib.util.find_spec("wandb") is None:
         return
     command = [sys.executable, "-m", "tuneline.core.tracking"]
@@ -85,7 +94,7 @@ def alert(name: str, text: str, tell: Callable[[str], None]) -> None:
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         lines = str(error.stderr or "").strip().splitlines()
-        tell(f"W&B did not take the message: {lines[-1] if lines else f'no answer for {END_S:.0f} s'}")
+        warn(f"W&B did not take the message: {lines[-1] if lines else f'no answer for {END_S:.0f} s'}")
 
 
 def _environment() -> dict[str, str]:
@@ -97,8 +106,8 @@ def _is_on() -> bool:
     return mode not in OFF and (bool(os.environ.get("WANDB_API_KEY")) or mode == "offline")
 
 
-def _read(job: dict[str, Any]) -> None:
-    """What the process does: init, follow, finish; its standard input's end ends it."""
+def _send_events(job: dict[str, Any]) -> None:
+    """Follow the run's events and send them, until standard input is closed."""
     import wandb
 
     run, stage = Path(job["run"]), job["stage"]
@@ -115,26 +124,26 @@ def _read(job: dict[str, Any]) -> None:
     ) as session:
         over = False
         while not over:
-            over = bool(select.select([sys.stdin], [], [], LOOK_EVERY_S)[0])
-            for event in follower.new():
+            over = bool(select.select([sys.stdin], [], [], POLL_EVERY_S)[0])
+            for event in follower.new_events():
                 if event["stage"] == stage:
-                    _send(session, wandb, run.name, event)
+                    _send_event(session, wandb, run.name, event)
 
 
-def _send(session: Any, wandb: Any, run: str, event: dict[str, Any]) -> None:
+def _send_event(session: Any, wandb: Any, run: str, event: dict[str, Any]) -> None:
     stage, step = event["stage"], event.get("step")
     if event["kind"] == "metrics":
         numbers = {key: value for key, value in event.items() if isinstance(value, int | float) and key != "step"}
         session.log({f"{stage}/{key}": value for key, value in numbers.items()} | {f"{stage}/step": step})
     elif event["kind"] == "sample":
         columns = ["prompt", "wanted", "got"]
-        table = wandb.Table(columns=columns, data=[[one[name] for name in columns] for one in event["samples"]])
+        table = wandb.Table(columns=columns, data=[[sample[name] for name in columns] for sample in event["samples"]])
         session.log({f"{stage}/samples": table, f"{stage}/step": step})
     elif event["kind"] == "warning":
         session.alert(title=f"{run}: {stage}", text=event["text"])
 
 
-def _alert(job: dict[str, str]) -> None:
+def _send_alert(job: dict[str, str]) -> None:
     import wandb
 
     name = f"{job['name']}-notice"
@@ -145,6 +154,6 @@ def _alert(job: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _read(json.loads(Path(sys.argv[1]).read_text()))
+        _send_events(json.loads(Path(sys.argv[1]).read_text()))
     else:
-        _alert(json.load(sys.stdin))
+        _send_alert(json.load(sys.stdin))

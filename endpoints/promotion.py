@@ -76,7 +76,7 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         GateFailed: the gate did not let the run pass, or had no demands, and there is no `override`.
     """
     folder = paths.run_folder(run)
-    if not artifacts.finished(folder / "evaluate"):
+    if not artifacts.is_finished(folder / "evaluate"):
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = recipe_of(folder)
     conversion, evaluation = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")

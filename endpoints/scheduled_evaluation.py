@@ -112,7 +112,7 @@ def _read_last_score(name: str) -> dict[str, Any] | None:
 
 def _read_evaluation(run: Path, target: str) -> dict[str, Any] | None:
     """Return suite → scoreboard row of `target` in the run's `evaluate`, or None if the run is not evaluated."""
-    if not artifacts.finished(run / "evaluate"):
+    if not artifacts.is_finished(run / "evaluate"):
         return None
     rows = artifacts.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
     return {row["suite"]: row for row in rows if row["target"] == target}
@@ -120,14 +120,14 @@ def _read_evaluation(run: Path, target: str) -> dict[str, Any] | None:
 
 def _baseline(run: Path) -> str:
     """Return the target that the run's gate compared with: a model worse than that should not serve."""
-    if not artifacts.finished(run / "evaluate"):
+    if not artifacts.is_finished(run / "evaluate"):
         return ""
     return str(artifacts.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
 
 
 def _read_newest_evaluation(promoted_run: str) -> dict[str, Any] | None:
     """Return the evaluation of the newest run other than the promoted one: a candidate that may be better."""
-    others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifacts.finished(d / "evaluate")]
+    others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifacts.is_finished(d / "evaluate")]
     if not others:
         return None
     newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)

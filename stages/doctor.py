@@ -1,4 +1,4 @@
-"""What this machine lacks for which part of the work, and the command that mends it."""
+"""What this machine lacks for which part of the work, and the command that fixes it."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from tuneline.core import paths
 
 DRIVER, CUDA = (525, 0), (12, 1)
-"""Oldest that torch's CUDA builds and bitsandbytes' kernels take."""
+"""Oldest versions that torch's CUDA builds and bitsandbytes' kernels support."""
 MEMORY_GIB, DISK_GB = 4, 20
 """Enough for the tiny base and a build; larger models need more, and `tuneline plan` says how much."""
 GIB = 1 << 30
@@ -18,17 +18,17 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
-    what: str
+    subject: str
     state: str
-    """`ok`, `missing`, which stops something, or `absent`, which only leaves something out."""
-    told: str
-    mend: str = ""
+    """`ok`, `missing` (something cannot work) or `absent` (something optional is left out)."""
+    detail: str
+    fix: str = ""
 
 
-def examine() -> list[Finding]:
-    """Everything, in the order in which it is needed; nothing is changed."""
+def examine_machine() -> list[Finding]:
+    """Return the result of every check, in the order in which a user needs them; nothing is changed."""
     return [*_gpu(), _memory(), _disk(), *_build(), *_tokens()]
 
 
@@ -43,34 +43,35 @@ def _gpu() -> list[Finding]:
                 "on a machine with an NVIDIA card: `sudo apt install nvidia-driver-550`",
             )
         ]
-    told = subprocess.run([smi], capture_output=True, text=True, check=False)
-    driver = _version(r"Driver Version:\s*(\d+)\.(\d+)", told.stdout)
-    cuda = _version(r"CUDA Version:\s*(\d+)\.(\d+)", told.stdout)
-    if told.returncode or driver is None:
-        mend = "`sudo modprobe nvidia`, or reboot after an update of the driver"
-        return [Finding("GPU", "missing", f"nvidia-smi says: {(told.stdout + told.stderr).strip()[:200]}", mend)]
-    newer = "`sudo apt install nvidia-driver-550`, then reboot"
-    found = [_at_least("driver", driver, DRIVER, newer)]
-    return found + ([_at_least("CUDA", cuda, CUDA, newer)] if cuda else [])
+    process = subprocess.run([smi], capture_output=True, text=True, check=False)
+    driver = _find_version(r"Driver Version:\s*(\d+)\.(\d+)", process.stdout)
+    cuda = _find_version(r"CUDA Version:\s*(\d+)\.(\d+)", process.stdout)
+    if process.returncode or driver is None:
+        fix = "`sudo modprobe nvidia`, or reboot after an update of the driver"
+        output = (process.stdout + process.stderr).strip()
+        return [Finding("GPU", "missing", f"nvidia-smi says: {output[:200]}", fix)]
+    update = "`sudo apt install nvidia-driver-550`, then reboot"
+    findings = [_require_version("driver", driver, DRIVER, update)]
+    return findings + ([_require_version("CUDA", cuda, CUDA, update)] if cuda else [])
 
 
-def _version(pattern: str, text: str) -> tuple[int, int] | None:
-    found = re.search(pattern, text)
-    return (int(found[1]), int(found[2])) if found else None
+def _find_version(pattern: str, text: str) -> tuple[int, int] | None:
+    match = re.search(pattern, text)
+    return (int(match[1]), int(match[2])) if match else None
 
 
-def _at_least(what: str, found: tuple[int, int], needed: tuple[int, int], mend: str) -> Finding:
-    told = f"{found[0]}.{found[1]}, needed {needed[0]}.{needed[1]}"
-    return Finding(what, "ok", told) if found >= needed else Finding(what, "missing", told, mend)
+def _require_version(subject: str, installed: tuple[int, int], oldest: tuple[int, int], fix: str) -> Finding:
+    detail = f"{installed[0]}.{installed[1]}, needed {oldest[0]}.{oldest[1]}"
+    return Finding(subject, "ok", detail) if installed >= oldest else Finding(subject, "missing", detail, fix)
 
 
 def _memory() -> Finding:
     import psutil
 
     free = psutil.virtual_memory().available / GIB
-    told = f"{free:.1f} GiB free, {MEMORY_GIB} for the tiny base"
-    mend = "close what you can, or run the stage on Modal: `modal run app.py::train …`"
-    return Finding("memory", "ok", told) if free >= MEMORY_GIB else Finding("memory", "missing", told, mend)
+    detail = f"{free:.1f} GiB free, {MEMORY_GIB} for the tiny base"
+    fix = "close what you can, or run the stage on Modal: `modal run app.py::train …`"
+    return Finding("memory", "ok", detail) if free >= MEMORY_GIB else Finding("memory", "missing", detail, fix)
 
 
 def _disk() -> Finding:
@@ -78,32 +79,34 @@ def _disk() -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
-    told = f"{free:.0f} GB free at {paths.models()}, {DISK_GB} for a build and small models"
-    mend = "`tuneline models remove NAME`, or set TUNELINE_MODELS, TUNELINE_RUNS and TUNELINE_CACHE to another disk"
-    return Finding("disk", "ok", told) if free >= DISK_GB else Finding("disk", "missing", told, mend)
+    detail = f"{free:.0f} GB free at {paths.models()}, {DISK_GB} for a build and small models"
+    fix = "`tuneline models remove NAME`, or set TUNELINE_MODELS, TUNELINE_RUNS and TUNELINE_CACHE to another disk"
+    return Finding("disk", "ok", detail) if free >= DISK_GB else Finding("disk", "missing", detail, fix)
 
 
 def _build() -> list[Finding]:
-    found = []
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    mend = "`sudo apt install g++`; on a Mac `xcode-select --install`"
-    told = "builds llama.cpp once" if compiler is None else compiler
-    found.append(Finding("compiler", "ok" if compiler else "missing", told, "" if compiler else mend))
+    install = "`sudo apt install g++`; on a Mac `xcode-select --install`"
+    findings = [
+        Finding("compiler", "ok", compiler)
+        if compiler
+        else Finding("compiler", "missing", "builds llama.cpp once", install)
+    ]
     if not any(paths.cache().glob("llama.cpp-*")):
-        found.append(Finding("llama.cpp", "absent", f"not built in {paths.cache()}", "`make llama`"))
-    return found
+        findings.append(Finding("llama.cpp", "absent", f"not built in {paths.cache()}", "`make llama`"))
+    return findings
 
 
 def _tokens() -> list[Finding]:
     hub = "for gated models; `export HF_TOKEN=…` (https://huggingface.co/settings/tokens)"
     modal = "to run on Modal; `modal token new`"
     tokens = {"HF_TOKEN": hub, "WANDB_API_KEY": "for W&B; `export WANDB_API_KEY=…` (https://wandb.ai/authorize)"}
-    found = [
-        Finding(name, "ok", "set") if os.environ.get(name) else Finding(name, "absent", "not set", mend)
-        for name, mend in tokens.items()
+    findings = [
+        Finding(name, "ok", "set") if os.environ.get(name) else Finding(name, "absent", "not set", fix)
+        for name, fix in tokens.items()
     ]
     signed_in = os.environ.get("MODAL_TOKEN_ID") or Path("~/.modal.toml").expanduser().exists()
     return [
-        *found,
+        *findings,
         Finding("Modal", "ok", "signed in") if signed_in else Finding("Modal", "absent", "not signed in", modal),
     ]

@@ -101,14 +101,14 @@ def _upload_files(recipe: Recipe) -> Recipe:
     """Return the recipe with each of its files in the data Volume, under its content hash; existing files are kept."""
     from tuneline.configs.file_hashes import hash_content, included_files
     from tuneline.configs.recipe_file import replace_paths
-    from tuneline.core.paths import find
+    from tuneline.core.paths import resolve
 
     if recipe.base != "tiny" and Path(recipe.base).exists():
         raise BadRecipe(f"base: {recipe.base}: a folder of this machine; push it to the hub, name it and its revision")
     data = VOLUMES["data"]
 
     def upload(path: Path) -> Path:
-        local = find(path)
+        local = resolve(path)
         folder = hash_content(local)[:16]
         if not _exists(data, f"{folder}/{local.name}"):
             print(f"uploading {path}")

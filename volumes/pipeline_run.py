@@ -13,7 +13,7 @@ from tuneline.core import paths
 from tuneline.core.artifacts import open_artifact
 from tuneline.core.errors import TunelineError
 from tuneline.core.notification import notify
-from tuneline.stages.line import up_to
+from tuneline.stages.line import stages_up_to
 from tuneline.volumes.call_outcomes import Outcome, failed, succeeded
 from tuneline.volumes.leases import lease
 from tuneline.volumes.mounts import synchronized
@@ -72,13 +72,13 @@ def _check_gate(run: str) -> None:
 
 
 def _check_preflight(recipe: Recipe, run: str) -> None:
-    from tuneline.stages.preflight import refuse_measured, table
+    from tuneline.stages.preflight import format_comparison, refuse_over_budget
 
     with synchronized(reads=("runs",), writes=()):
-        print(table(paths.run_folder(run)), flush=True)
-        refuse_measured(recipe, paths.run_folder(run))
+        print(format_comparison(paths.run_folder(run)), flush=True)
+        refuse_over_budget(recipe, paths.run_folder(run))
 
 
 def stages_of_verb(until: str, only: bool) -> list[str]:
     """Return the stages that a verb runs, in order: all up to `until`, or `until` alone."""
-    return [until] if only else list(up_to(until))
+    return [until] if only else list(stages_up_to(until))

@@ -13,7 +13,7 @@ from tuneline.configs.compute import SPARE_S, Container
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed
-from tuneline.stages.line import finished
+from tuneline.stages.line import find_finished
 from tuneline.volumes.call_errors import RUN_AGAIN, explain
 from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
 from tuneline.volumes.cloud_secrets import require_secrets
@@ -30,7 +30,7 @@ def call_stage(stage: str, recipe: Recipe, run: str, functions: Functions, began
     Returns `unfinished` if the time of the pipeline run's own call is over; the stage's call goes on.
     """
     with synchronized(reads=("data", "models", "runs"), writes=()):
-        if finished(stage, recipe, paths.run_folder(run)):
+        if find_finished(stage, recipe, paths.run_folder(run)):
             print(f"{stage:<9} finished already", flush=True)
             return succeeded()
     container: Container = getattr(recipe.compute, stage)

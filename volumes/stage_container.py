@@ -13,7 +13,7 @@ from typing import Any
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed, TunelineError
-from tuneline.stages.line import in_subprocess
+from tuneline.stages.line import subprocess_runner
 from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
 from tuneline.volumes.mounts import commit, synchronized
 
@@ -59,13 +59,13 @@ def _run_synchronized(stage: str, recipe: Recipe, run: str, seconds: float, even
     with synchronized(reads, writes), Progress(Console()) as progress:
 
         def follow(event: dict[str, Any]) -> None:
-            progress.event(event)
+            progress.show(event)
             event_kinds.add(event["kind"])
             if event["kind"] == "checkpoint":
                 commit("runs")
 
         price = getattr(recipe.compute, stage).usd_per_hour
-        in_subprocess(recipe, paths.run_folder(run), follow, seconds, price)(stage)
+        subprocess_runner(recipe, paths.run_folder(run), follow, seconds, price)(stage)
 
 
 def change_policy(verb: str, arguments: list[str]) -> Outcome:

@@ -79,20 +79,20 @@ def download(
     ] = None,
 ) -> None:
     """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
-    from tuneline.core.pins import pin, pin_of
-    from tuneline.core.progress import Progress, Shown
+    from tuneline.core.pins import pin, read_pin
+    from tuneline.core.progress import Progress, UnsavedEvents
     from tuneline.stages.fetch.bases import locate_model
     from tuneline.stages.fetch.hub_source import HubSource
     from tuneline.stages.fetch.model_store import store_base
 
     source = locate_model(name, revision)
     with Progress(console) as progress:
-        base = store_base(source, Shown(progress.event, "fetch"))
+        base = store_base(source, UnsavedEvents(progress.show, "fetch"))
     console.print(f"{base.path.name}: whole, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", **PLAIN)
     if isinstance(source, HubSource):
         if revision:
-            pin(source.repo, source.revision, anew=True)
-        message = f"{source.repo} is pinned to {pin_of(source.repo)}; a recipe that names it needs no revision here"
+            pin(source.repo, source.revision, replace=True)
+        message = f"{source.repo} is pinned to {read_pin(source.repo)}; a recipe that names it needs no revision here"
         console.print(message, **PLAIN)
 
 

@@ -42,12 +42,12 @@ def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json
 def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
     """Three training steps on the longest rows, and the run priced by them; exit 2 if above max_cost_usd."""
     from tuneline.configs.recipe_file import load_recipe
-    from tuneline.stages.preflight import refuse_measured, table
+    from tuneline.stages.preflight import format_comparison, refuse_over_budget
 
     folder = _run_pipeline(recipe, run, "preflight", only=False, as_json=as_json)
     if not as_json:
-        console.print(table(folder), **PLAIN)
-    refuse_measured(load_recipe(recipe), folder)
+        console.print(format_comparison(folder), **PLAIN)
+    refuse_over_budget(load_recipe(recipe), folder)
 
 
 @app.command(**PANEL)
@@ -115,19 +115,19 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     from tuneline.core.errors import NotFound
     from tuneline.core.progress import Progress
     from tuneline.engines.llama_cpp.build import find_llama_cpp
-    from tuneline.stages.line import in_subprocess, plan, run_line, up_to
+    from tuneline.stages.line import describe_stages, run_line, stages_up_to, subprocess_runner
 
     recipe = _load_checked_recipe(recipe_file)
     folder = paths.run_folder(recipe.name if name is None else name)
     if until in ("convert", "evaluate"):
         find_llama_cpp()  # a missing llama.cpp is an error now, not after the training
-    states = plan(recipe, folder, up_to(until))
+    states = describe_stages(recipe, folder, stages_up_to(until))
     if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
         raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")
     out = errors_console if as_json else console
     out.print(format_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
     with Progress(out) as progress:
-        artifacts = run_line(recipe, until, in_subprocess(recipe, folder, progress.event), only=only)
+        artifacts = run_line(recipe, until, subprocess_runner(recipe, folder, progress.show), only=only)
     if as_json:
         typer.echo(json.dumps(artifacts[-1].metrics))
     return folder

@@ -84,8 +84,8 @@ def init(
 def doctor() -> None:
     """What this machine lacks, and the command that mends it; exit 1 if something is missing."""
     from tuneline.cli.views.doctor import format_findings
-    from tuneline.stages.doctor import examine
+    from tuneline.stages.doctor import examine_machine
 
-    findings = examine()
+    findings = examine_machine()
     typer.echo(format_findings(findings))
     raise typer.Exit(int(any(finding.state == "missing" for finding in findings)))

@@ -32,14 +32,14 @@ def ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
 def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -> None:
     """One run: its stages, and what was measured."""
     from tuneline.cli.views.runs import render_run
-    from tuneline.core.artifacts import finished
+    from tuneline.core.artifacts import is_finished
 
     with _open_runs(on_modal) as root:
         folder = find_run(run, root)
         artifacts = {
             file.parent.name: open_stage(folder, file.parent.name)
             for file in sorted(folder.glob("*/manifest.json"))
-            if finished(file.parent)
+            if is_finished(file.parent)
         }
         if as_json:
             typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in artifacts.items()}))

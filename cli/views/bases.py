@@ -49,7 +49,7 @@ def _format_registry(local_keys: set[str | None]) -> str:
 
 def format_base(key: str) -> str:
     """Return what the registry says of a base, and the memory in GiB that running and training it take."""
-    from tuneline.core.pins import pin_of
+    from tuneline.core.pins import read_pin
     from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
     from tuneline.stages.plan.memory import peak
 
@@ -58,7 +58,7 @@ def format_base(key: str) -> str:
     heads = f"{shape.heads} heads over {shape.kv_heads} of keys and values, of {shape.head_dim}"
     experts = f", {shape.experts} experts, {shape.experts_per_token} a token" if shape.experts else ""
     page = f", https://huggingface.co/{model.hub}" if model.hub else ""
-    revision = (pin_of(model.hub) if model.hub else None) or model.revision
+    revision = (read_pin(model.hub) if model.hub else None) or model.revision
     run = ", ".join(f"{name} {run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
     train = ", ".join(f"{name} {peak(shape, work).total / GIB:,.1f}" for name, work in TRAIN.items())
     return "\n".join(

@@ -111,7 +111,7 @@ def _gather_evidence(
     seen_items: Mapping[str, int],
 ) -> Evidence:
     catalogue, served = load_tools(prepared.path), served_target(recipe)
-    training = artifacts.open_artifact(run / "train").metrics if artifacts.finished(run / "train") else {}
+    training = artifacts.open_artifact(run / "train").metrics if artifacts.is_finished(run / "train") else {}
     return Evidence(
         answers=answers,
         served=served,

@@ -8,8 +8,8 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import NotFound
-from tuneline.core.paths import find
-from tuneline.core.pins import pin_of
+from tuneline.core.paths import resolve
+from tuneline.core.pins import read_pin
 from tuneline.stages.fetch.folder_source import FolderSource, folder_of, locate_folder
 from tuneline.stages.fetch.hub_files import resolve_commit
 from tuneline.stages.fetch.hub_source import COMMIT, HUB_ID, HubSource, require_commit
@@ -42,12 +42,12 @@ def locate_model(name: str, revision: str | None = None) -> HubSource | FolderSo
         NotFound: there is no such model. BadRecipe: the folder cannot be used as a base.
         TunelineError: the hub refused; see `fetch`.
     """
-    key = None if name == "tiny" or find(Path(name)).is_dir() else registry().find(name)
+    key = None if name == "tiny" or resolve(Path(name)).is_dir() else registry().find(name)
     repo = (registry().models[key].hub or name) if key else name
-    if HUB_ID.fullmatch(repo) and (key or revision or not find(Path(repo)).is_dir()):
+    if HUB_ID.fullmatch(repo) and (key or revision or not resolve(Path(repo)).is_dir()):
         _refuse_untrainable(repo)
         full_commit = revision if revision and COMMIT.fullmatch(revision) else None
-        pinned = pin_of(repo) if revision is None else None
+        pinned = read_pin(repo) if revision is None else None
         return HubSource(repo, full_commit or pinned or resolve_commit(repo, revision))
     return locate_folder(repo, revision)
 
@@ -59,7 +59,7 @@ def open_base(recipe: Recipe) -> Artifact:
         NotFound: it has not been fetched.
     """
     folder = paths.models() / locate_base(recipe).slug
-    if not artifacts.finished(folder):
+    if not artifacts.is_finished(folder):
         raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")
     return artifacts.open_artifact(folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tuneline.configs.models import registry
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRecipe, NotFound
-from tuneline.core.paths import ROOT, find
+from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.fetch.model_files import PICKLES, fetched_files, matches, pickle_remedy, refuse_unusable
 
 TINY = ROOT / "data" / "tiny"
@@ -61,7 +61,7 @@ def locate_folder(base: str, revision: str | None) -> FolderSource:
 
 def folder_of(base: str) -> Path:
     """Return the path that `base` would have as a local folder, whether or not it exists."""
-    return TINY if base == "tiny" else find(Path(base))
+    return TINY if base == "tiny" else resolve(Path(base))
 
 
 def cached_sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tuneline.configs.models import read_shape, registry
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound, TunelineError
-from tuneline.core.pins import pin_of
+from tuneline.core.pins import read_pin
 from tuneline.stages.fetch.disk_space import bytes_in
 
 
@@ -47,12 +47,12 @@ class _StageUse:
 def list_local_bases() -> list[LocalBase]:
     """Return all complete bases, sorted by name; partial downloads are left out."""
     uses = list(_stage_uses())
-    return [_describe(folder, uses) for folder in _base_folders() if artifacts.finished(folder)]
+    return [_describe(folder, uses) for folder in _base_folders() if artifacts.is_finished(folder)]
 
 
 def list_partial_downloads() -> list[tuple[str, int]]:
     """Return (folder name, bytes so far) of each download that is incomplete."""
-    return [(folder.name, bytes_in(folder)) for folder in _base_folders() if not artifacts.finished(folder)]
+    return [(folder.name, bytes_in(folder)) for folder in _base_folders() if not artifacts.is_finished(folder)]
 
 
 def find_local_bases(name: str) -> list[LocalBase]:
@@ -118,7 +118,7 @@ def _describe(folder: Path, uses: Sequence[_StageUse]) -> LocalBase:
         bytes=sum(file.bytes for file in manifest.files.values()),
         last_used=max([manifest.ended, *(use.ended for use in uses_of_base)]),
         runs=tuple(sorted({use.run for use in uses_of_base})),
-        pinned=pin_of(repo) == revision,
+        pinned=read_pin(repo) == revision,
     )
 
 

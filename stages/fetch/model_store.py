@@ -40,7 +40,7 @@ def store_base(source: HubSource | FolderSource, events: Events) -> Artifact:
     """
     with _locked(paths.models(), source.slug, events) as folder:
         hashes: dict[str, str] = {}
-        build = _no_build if artifacts.finished(folder) else _builder(source, events, hashes)
+        build = _no_build if artifacts.is_finished(folder) else _builder(source, events, hashes)
         artifact = artifacts.make(
             folder,
             stage="fetch",

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuneline.configs.data import Data, Source
 from tuneline.configs.hardware import Range
 from tuneline.configs.recipe import Recipe
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 
 READ_BYTES = 1 << 20
 """Of a file of rows; the rest is taken to be like its beginning."""
@@ -67,7 +67,7 @@ def _prepared(manifest: Path, data: Data) -> Rows | None:
 def _source(source: Source, data: Data) -> tuple[float | None, Range]:
     """(rows, tokens a row) of one source."""
     if source.path is not None:
-        rows, tokens = _file(find(source.path))
+        rows, tokens = _file(resolve(source.path))
         return None if rows is None else rows * source.weight, tokens
     rows = source.rows or (source.per_tool or 0) * len(_tools(data))
     return rows * source.weight, _call_tokens(data)
@@ -88,7 +88,7 @@ def _tools(data: Data) -> list[int]:
     """The length of each tool in the catalogue's file, its phrases left out, in characters."""
     if data.tools is None:
         return []
-    text = find(data.tools).read_text(encoding="utf-8")
+    text = resolve(data.tools).read_text(encoding="utf-8")
     tools = re.split(r"^  (?=\S+:\s*$)", text, flags=re.M)[1:]
     return [len(tool.partition("    phrases:")[0]) for tool in tools]
 

@@ -80,10 +80,10 @@ def states(recipe: Recipe, run: Path) -> dict[str, str]:
     there = {stage: (run / stage / "manifest.json").exists() for stage in STAGES} | {"fetch": paths.models().exists()}
     found = dict.fromkeys(STAGES, "to do")
     for stage in (stage for stage in STAGES if there[stage]):
-        from tuneline.stages.line import finished
+        from tuneline.stages.line import find_finished
 
         try:
-            found[stage] = "finished" if finished(stage, recipe, run) else "to do"
+            found[stage] = "finished" if find_finished(stage, recipe, run) else "to do"
         except StaleArtifact:
             found[stage] = "stale"
         except (BadRecipe, NotFound):

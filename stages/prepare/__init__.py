@@ -14,7 +14,7 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import SCRATCH, Artifact
 from tuneline.core.errors import BadData
 from tuneline.core.events import Events
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare.checks.overlap import write_carriers
 from tuneline.stages.prepare.checks.problems import Findings
@@ -69,7 +69,7 @@ def read_prepared(file: Path) -> list[Row]:
 
 def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:
     data = recipe.data
-    catalogue = load_catalogue(find(data.tools)) if data.tools else None
+    catalogue = load_catalogue(resolve(data.tools)) if data.tools else None
     renderer = Renderer(base, catalogue)
     way = shown_as(data, catalogue, renderer)
     selector = Preselector.of(catalogue) if catalogue and way == "nearest" else None

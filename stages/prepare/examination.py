@@ -15,7 +15,7 @@ from typing import Any
 from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core.errors import BadData
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 from tuneline.stages.prepare.checks.duplicates import Index
 from tuneline.stages.prepare.checks.language import language_of, other_than
 from tuneline.stages.prepare.checks.presidio import Presidio
@@ -257,7 +257,7 @@ class Examination:
 
     def _read_held_out(self) -> None:
         for path in self.data.held_out:
-            for found in read_file(find(path), self.toolbox):
+            for found in read_file(resolve(path), self.toolbox):
                 if isinstance(found, Problem):
                     self.findings.add(found)
                 else:

@@ -12,7 +12,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
-from tuneline.core.paths import ROOT, find
+from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.prepare.checks.presidio import Presidio
 from tuneline.stages.prepare.checks.problems import KINDS
 from tuneline.stages.prepare.checks.requirements import verdict
@@ -50,7 +50,7 @@ def validate(paths: Sequence[Path], recipe_file: Path | None, to: Path, *, fix: 
         NotFound, BadRequest: a path that is not there or cannot be told. Whatever is wrong with the data is no error.
     """
     recipe, data = settings(paths, recipe_file)
-    catalogue = load_catalogue(find(data.tools)) if data.tools else None
+    catalogue = load_catalogue(resolve(data.tools)) if data.tools else None
     examined, not_counted = _examined(recipe, data, catalogue)
     found = verdict(examined)
     to.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _examined(recipe: Recipe | None, data: Data, catalogue: Catalogue | None) ->
         from tuneline.stages.prepare.rendering.tool_preselector import Preselector, shown_as
 
         try:
-            here = ROOT / "data" / "tiny" if recipe.base == "tiny" else find(Path(recipe.base))
+            here = ROOT / "data" / "tiny" if recipe.base == "tiny" else resolve(Path(recipe.base))
             renderer = Renderer(here if here.is_dir() else open_base(recipe).path, catalogue)  # nothing to fetch
             if shown_as(data, catalogue, renderer) == "nearest" and catalogue:
                 selector = Preselector.of(catalogue)

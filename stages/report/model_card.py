@@ -150,4 +150,4 @@ def _is_tuned_weights(name: str) -> bool:
 
 
 def _read_metrics(stage: Path) -> Row:
-    return artifacts.open_artifact(stage).metrics if artifacts.finished(stage) else {}
+    return artifacts.open_artifact(stage).metrics if artifacts.is_finished(stage) else {}

@@ -212,7 +212,7 @@ def test_a_killed_convert_goes_on_and_trusts_no_half_file(converted: Artifact, i
             time.sleep(chance.uniform(0, 0.5))
             process.kill()
         assert process.returncode == -signal.SIGKILL, log.read_text()
-        assert not artifacts.finished(folder)
+        assert not artifacts.is_finished(folder)
     made = convert(RECIPE, inputs.run)
     assert made.manifest.files == converted.manifest.files and made.metrics == converted.metrics
 
@@ -245,7 +245,7 @@ def test_a_token_that_does_not_stop_fails_the_stage_by_name(inputs: Inputs) -> N
     (inputs.base.path / "generation_config.json").write_text(json.dumps(other))
     with pytest.raises(StageFailed, match=r"tuned-F16\.gguf: stop_tokens: does not stop at "):
         convert(RECIPE, inputs.run)
-    assert not artifacts.finished(inputs.run / "convert")
+    assert not artifacts.is_finished(inputs.run / "convert")
 
 
 def test_files_that_are_not_the_tuned_model_fail_by_name(converted: Artifact, adapter: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from tuneline.core import artifacts, spending
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import read_events
 from tuneline.stages.fetch import fetch
-from tuneline.stages.line import in_subprocess, run_line
-from tuneline.stages.preflight import refuse_measured, table
+from tuneline.stages.line import run_line, subprocess_runner
+from tuneline.stages.preflight import format_comparison, refuse_over_budget
 
 DOLLAR_A_SECOND = 3600.0
 
@@ -36,7 +36,7 @@ def test_a_run_that_costs_too_much_saves_a_checkpoint_and_a_higher_limit_goes_on
 
     def limited(usd: float) -> artifacts.Artifact:
         recipe = wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"max_cost_usd": usd})})
-        return in_subprocess(recipe, run, follow, price=DOLLAR_A_SECOND)("train")
+        return subprocess_runner(recipe, run, follow, price=DOLLAR_A_SECOND)("train")
 
     def follow(event: dict[str, Any]) -> None:
         if event["kind"] == "checkpoint":
@@ -63,36 +63,36 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
 ) -> None:
     monkeypatch.setenv("TUNELINE_MODELS", str(run.parent / "models"))
     wanted = small.recipe(run.parent, max_steps=3000)
-    call = in_subprocess(wanted, run, lambda event: None, price=10.0)
+    call = subprocess_runner(wanted, run, lambda event: None, price=10.0)
     metrics = run_line(wanted, "preflight", call)[-1].metrics
     measured, planned = metrics["measured"], metrics["planned"]
     assert measured["steps"] == 3000
     assert measured["hours"] >= 3000 * measured["seconds_per_step"] / 3600
     assert measured["usd"] == pytest.approx(10 * measured["hours"])
     assert planned["usd"][0] < planned["usd"][1] and planned["memory_gb"][0] > 0 < measured["memory_gb"]
-    assert "seconds a step" in table(run)
+    assert "seconds a step" in format_comparison(run)
     assert {file.name for file in (run / "preflight").iterdir()} == {"manifest.json"}
     assert not [event for event in read_events(run) if event["stage"] == "preflight" and event["kind"] == "metrics"]
 
     def at_most(usd: float) -> None:
         compute = wanted.compute.model_copy(update={"max_cost_usd": usd})
-        refuse_measured(wanted.model_copy(update={"compute": compute}), run)
+        refuse_over_budget(wanted.model_copy(update={"compute": compute}), run)
 
-    before = spending.spent_usd(run)
+    before = spending.sum_spent_usd(run)
     at_most(before + measured["usd"] + 0.01)
     with pytest.raises(BadRecipe, match=r"as preflight measured it, training takes .* h and .* USD"):
         at_most(before + measured["usd"] - 0.001)
     assert call("preflight").metrics == metrics  # what was measured is not measured again
     other = wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"micro_batch_rows": 4})})
-    again = in_subprocess(other, run, lambda event: None)("preflight").metrics
+    again = subprocess_runner(other, run, lambda event: None)("preflight").metrics
     assert again["measured"]["usd"] is None  # measured anew, where nobody is billed
 
 
 def test_preflight_takes_the_longest_rows(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tuneline.stages.preflight import _longest
+    from tuneline.stages.preflight import _copy_longest_rows
     from tuneline.stages.prepare import read_prepared
 
-    _longest(small.recipe(run.parent), small.BASE, run / "prepare", tmp_path / "rows")
+    _copy_longest_rows(small.recipe(run.parent), small.BASE, run / "prepare", tmp_path / "rows")
     taken = read_prepared(tmp_path / "rows/train.jsonl")
     assert len(taken) == 24
     words = [len(row.model_dump_json().split()) for row in read_prepared(run / "prepare/train.jsonl")]

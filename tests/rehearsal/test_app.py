@@ -162,7 +162,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 
 
-STAGES = ("volumes/stage_container.py", "stages/line.py", "core/tracking.py", "configs")
+STAGES = ("volumes/stage_container.py", "stages/line.py", "stages/stage_process.py", "core/tracking.py", "configs")
 RUNS = {
     "fetch_cpu": (*STAGES, "stages/fetch"),
     "prepare_cpu": (*STAGES, "stages/prepare", "engines/providers.py"),

@@ -16,7 +16,7 @@ from tuneline.core.artifacts import (
     MANIFEST,
     Artifact,
     Manifest,
-    finished,
+    is_finished,
     make,
     open_artifact,
     sha256,
@@ -70,7 +70,7 @@ def test_a_crash_keeps_the_work_and_the_next_call_goes_on(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError, match="boom"):
         made(tmp_path / "train", build=crash)
-    assert not finished(tmp_path / "train") and (tmp_path / "train" / DRAFT).exists()
+    assert not is_finished(tmp_path / "train") and (tmp_path / "train" / DRAFT).exists()
     with pytest.raises(NotFound, match="tuneline train"):
         open_artifact(tmp_path / "train")
 
@@ -136,7 +136,7 @@ def test_a_kill_in_the_middle_never_looks_finished(tmp_path: Path) -> None:
     )
     path = tmp_path / "train"
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL and not finished(path)
+    assert done.returncode == -signal.SIGKILL and not is_finished(path)
     assert made(path, {"a": 1}, lambda f: {"kept": (f / "a").read_text()}).metrics == {"kept": "x"}
 
 

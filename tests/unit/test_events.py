@@ -33,14 +33,14 @@ def test_a_line_cut_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
 
 def test_a_follower_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
     follower = Follower(tmp_path)
-    assert list(follower.new()) == []
+    assert list(follower.new_events()) == []
     line = json.dumps({"kind": "warning", "text": "é"}, ensure_ascii=False).encode() + b"\n"
     with (tmp_path / FILE).open("ab", buffering=0) as file:
         file.write(line[:-3])
-        assert list(follower.new()) == []
+        assert list(follower.new_events()) == []
         file.write(line[-3:])
-    assert [e["text"] for e in follower.new()] == ["é"]
-    assert list(follower.new()) == []
+    assert [e["text"] for e in follower.new_events()] == ["é"]
+    assert list(follower.new_events()) == []
 
 
 def test_a_follower_from_the_end_sees_only_what_is_new(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_follower_from_the_end_sees_only_what_is_new(tmp_path: Path) -> None:
     events.emit("metrics", step=1)
     follower = Follower(tmp_path, from_end=True)
     events.emit("metrics", step=2)
-    assert [e["step"] for e in follower.new()] == [2]
+    assert [e["step"] for e in follower.new_events()] == [2]
 
 
 def test_writers_at_once_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
-from tuneline.core.pins import pin, pin_of
+from tuneline.core.pins import pin, read_pin
 from tuneline.stages import fetch
 from tuneline.stages.fetch import bases
 
@@ -386,10 +386,10 @@ def test_a_base_is_pinned_at_its_first_verified_fetch(
     fetched: Fetched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNELINE_MODELS", str(fetched[2] / "models"))
-    assert pin_of("acme/ok") == pin_of("Acme/OK") == COMMIT
-    assert pin_of("acme/wrong") is None and pin_of("acme/gated") is None, "pinned without being verified"
+    assert read_pin("acme/ok") == read_pin("Acme/OK") == COMMIT
+    assert read_pin("acme/wrong") is None and read_pin("acme/gated") is None, "pinned without being verified"
     pin("acme/ok", "f" * 40)
-    assert pin_of("acme/ok") == COMMIT, "a later fetch moved the pin"
+    assert read_pin("acme/ok") == COMMIT, "a later fetch moved the pin"
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
     (tmp_path / "r.yaml").write_text(f"base: acme/ok\ndata: {{sources: [{{path: {rows}}}]}}\n")

@@ -13,7 +13,8 @@ from tuneline.core.errors import BadRequest, Locked, StageFailed
 from tuneline.core.locks import run_lock
 from tuneline.core.paths import ROOT
 from tuneline.stages import fetch
-from tuneline.stages.line import ORDER, execute, run_line
+from tuneline.stages.line import ORDER, run_line
+from tuneline.stages.stage_process import run_stage
 
 MICRO = load_recipe(ROOT / "configs/recipes/micro.yaml")
 
@@ -61,4 +62,4 @@ def test_a_full_disk_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(fetch, "fetch", full)
     with pytest.raises(StageFailed, match="the disk of .* is full"):
-        execute("fetch", MICRO, tmp_path)
+        run_stage("fetch", MICRO, tmp_path)

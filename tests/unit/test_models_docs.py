@@ -15,7 +15,7 @@ from tuneline.core import paths
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import names_by_run
-from tuneline.stages.doctor import _at_least, examine
+from tuneline.stages.doctor import _require_version, examine_machine
 from tuneline.stages.fetch import fetch
 from tuneline.stages.fetch.local_bases import (
     find_faults,
@@ -155,10 +155,10 @@ def test_doctor_judges_the_driver(
 ) -> None:
     nvidia_smi(home, told)
     monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
-    found = {finding.what: finding for finding in examine()}
+    found = {finding.subject: finding for finding in examine_machine()}
     assert {name: found[name].state for name in states} == states
-    assert all(finding.mend for finding in found.values() if finding.state != "ok")
+    assert all(finding.fix for finding in found.values() if finding.state != "ok")
 
 
 def test_versions_are_compared_as_numbers() -> None:
-    assert _at_least("driver", (1000, 0), (525, 0), "x").state == "ok"
+    assert _require_version("driver", (1000, 0), (525, 0), "x").state == "ok"

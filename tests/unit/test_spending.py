@@ -9,7 +9,7 @@ import pytest
 from tuneline.configs.recipe import Recipe
 from tuneline.core import spending
 from tuneline.core.errors import BadRequest, StageFailed
-from tuneline.core.spending import Meter, spent_usd
+from tuneline.core.spending import Meter, sum_spent_usd
 
 LIMITED = Recipe.model_validate(
     {"data": {"sources": [{"grammar": "unused", "rows": 1}]}, "compute": {"max_cost_usd": 5.0}}
@@ -32,7 +32,7 @@ def test_every_attempt_counts_up_to_its_last_event_and_the_time_between_does_not
         ("40", {"kind": "started", "stage": "train", "usd_per_hour": 12.0}),
         ("45", {"kind": "ended", "stage": "train"}),
     )
-    assert spent_usd(tmp_path) == pytest.approx(5 / 60 * 6 + 5 / 60 * 12)
+    assert sum_spent_usd(tmp_path) == pytest.approx(5 / 60 * 6 + 5 / 60 * 12)
 
 
 def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
@@ -62,10 +62,10 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
 
 
 def test_without_a_price_nothing_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(spending.PRICE, raising=False)
-    assert spending.usd_per_hour() is None
-    monkeypatch.setenv(spending.PRICE, "2,99")
+    monkeypatch.delenv(spending.PRICE_VARIABLE, raising=False)
+    assert spending.read_usd_per_hour() is None
+    monkeypatch.setenv(spending.PRICE_VARIABLE, "2,99")
     with pytest.raises(BadRequest, match=r"TUNELINE_USD_PER_HOUR=2,99: USD an hour"):
-        spending.usd_per_hour()
+        spending.read_usd_per_hour()
     monkeypatch.setattr(spending, "monotonic", lambda: 1e9)
     assert not Meter(LIMITED.compute.max_cost_usd, tmp_path, price=None).over()

@@ -9,7 +9,7 @@ import pytest
 from tuneline.core import tracking
 from tuneline.core.events import Events
 from tuneline.core.notification import notify
-from tuneline.core.tracking import tracked
+from tuneline.core.tracking import track
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def test_without_a_key_or_where_it_is_turned_off_nothing_starts(
 ) -> None:
     monkeypatch.setattr(tracking.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with tracked(tmp_path / "demo", "train", {}, told.append):
+    with track(tmp_path / "demo", "train", {}, told.append):
         pass
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.delenv("WANDB_MODE")
-    with tracked(tmp_path / "demo", "train", {}, told.append):
+    with track(tmp_path / "demo", "train", {}, told.append):
         pass
     assert list(tmp_path.iterdir()) == [] and not told
 
@@ -47,7 +47,7 @@ def test_a_wandb_that_hangs_costs_a_run_nothing_and_is_left_behind(
     fake(tmp_path, "import time\nprint('it hangs', flush=True)\ntime.sleep(600)\n", monkeypatch)
     monkeypatch.setattr(tracking, "END_S", 0.5)
     began = time.monotonic()
-    with tracked(tmp_path / "demo", "train", {}, told.append):
+    with track(tmp_path / "demo", "train", {}, told.append):
         for step in range(100):
             Events(tmp_path / "demo", "train").emit("metrics", step=step, loss=2.0)
         inside = time.monotonic() - began
@@ -67,7 +67,7 @@ def test_a_wandb_that_fails_is_told_and_the_run_goes_on(
 ) -> None:
     fake(tmp_path, code, monkeypatch)
     monkeypatch.setattr(tracking, "END_S", 120)
-    with tracked(tmp_path / "demo", "train", {}, told.append):
+    with track(tmp_path / "demo", "train", {}, told.append):
         went_on = True
     assert went_on and "W&B: ended with 1" in told[0]
     assert says in (tmp_path / "demo/logs/wandb.log").read_text()
@@ -76,7 +76,7 @@ def test_a_wandb_that_fails_is_told_and_the_run_goes_on(
 def test_a_missing_wandb_is_told(told: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    with tracked(tmp_path / "demo", "train", {}, told.append):
+    with track(tmp_path / "demo", "train", {}, told.append):
         pass
     assert told == ["W&B: wandb is not installed here, nothing is sent; `pip install wandb` brings it"]
 
@@ -86,7 +86,7 @@ def test_metrics_and_samples_are_written(told: list[str], monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setattr(tracking, "END_S", 120)
     Events(tmp_path / "demo", "train").emit("metrics", step=1, loss=9.875)  # of an attempt before
-    with tracked(tmp_path / "demo", "train", {"rank": 8}, told.append):
+    with track(tmp_path / "demo", "train", {"rank": 8}, told.append):
         events = Events(tmp_path / "demo", "train")
         events.emit("progress", done=1)
         events.emit("metrics", step=2, loss=2.125)

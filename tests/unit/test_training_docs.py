@@ -7,7 +7,7 @@ import yaml
 from tuneline.configs.compute import Compute
 from tuneline.configs.training import Train, Watch
 from tuneline.core.paths import ROOT
-from tuneline.stages.line import BESIDE, ORDER
+from tuneline.stages.line import ORDER, SIDE_STAGES
 
 PAGE = (ROOT / "docs/training.md").read_text()
 
@@ -27,7 +27,7 @@ def test_the_examples_are_recipes() -> None:
 
 def test_the_commands_are_there() -> None:
     commands = re.findall(r"^    tuneline (\w+) (\S+)$", PAGE, re.M)
-    assert [verb for verb, _ in commands] == ["train", "preflight"] and {"train", "preflight"} < {*ORDER, *BESIDE}
+    assert [verb for verb, _ in commands] == ["train", "preflight"] and {"train", "preflight"} < {*ORDER, *SIDE_STAGES}
     assert all((ROOT / recipe).exists() for _, recipe in commands)
     ((script, recipe),) = re.findall(r"^    bash (\S+) \S+@\S+ (\S+)$", PAGE, re.M)
     assert (ROOT / script).exists() and (ROOT / recipe).exists()

@@ -32,7 +32,7 @@ from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 from tuneline.stages.evaluate.answers import Reply
 from tuneline.stages.evaluate.clients.messages import user_message
 from tuneline.stages.evaluate.clients.suite_runner import conversations
@@ -52,7 +52,7 @@ def suite(recipe: str, name: str, run: str | None = None) -> Task:
     suites = {suite.name: suite for suite in loaded.evaluate.suites}
     if name not in suites:
         raise BadRequest(f"-T name={name}: the suites of {recipe} are {', '.join(suites)}")
-    tools = load_catalogue(find(loaded.data.tools)) if loaded.data.tools else None
+    tools = load_catalogue(resolve(loaded.data.tools)) if loaded.data.tools else None
     run_context = open_run_context(loaded, paths.run_folder(run)) if run else RunContext(tools, loaded.serve.context)
     return make_task(suites[name], run_context, loaded.data.system)
 

@@ -16,7 +16,7 @@ from tuneline.configs.evaluation import Standard
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 from tuneline.stages.evaluate.answers import CONCURRENCY
 from tuneline.stages.evaluate.clients.target_engines import Engines
 from tuneline.stages.evaluate.targets import BASE, served_target
@@ -69,7 +69,7 @@ def _run_lm_eval(settings: Standard, base_url: str, target: str, out: Path, conc
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "local-chat-completions", "--model_args", url]
     command += ["--tasks", ",".join(settings.tasks), "--apply_chat_template", "--output_path", str(out)]
     command += ["--limit", str(settings.limit)] if settings.limit else []
-    command += ["--include_path", str(find(settings.include))] if settings.include else []
+    command += ["--include_path", str(resolve(settings.include))] if settings.include else []
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none"}
     process = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
     if process.returncode:

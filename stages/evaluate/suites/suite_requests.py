@@ -9,7 +9,7 @@ from typing import Any
 
 from tuneline.configs.data import Source
 from tuneline.core.errors import BadRecipe
-from tuneline.core.paths import ROOT, find
+from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.prepare.synthesis.grammar import Grammar, Request, expand, load_grammar, read_yaml
 
 FILLER = ROOT / "data/synthesis/ask/en.yaml"
@@ -37,7 +37,7 @@ def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str
     if not conjunctions:
         raise BadRecipe(f"{grammar}: parallel: needs `both`, as in both: ['{{first}}; and {{second}}']")
     rng, texts = random.Random(f"{seed} parallel"), set[str]()
-    bare = replace(_load(find(grammar)), openers=("",), closers=("",), noise=0.0)
+    bare = replace(_load(resolve(grammar)), openers=("",), closers=("",), noise=0.0)
     tools = list(bare.handlers)
     for _ in range(TRIES * rows):
         first, conjunction = tools[len(texts) % len(tools)], rng.choice(conjunctions)
@@ -54,12 +54,12 @@ def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str
 
 def language_of_grammar(grammar: Path) -> str:
     """Return the ISO 639-1 code of a grammar's language."""
-    return _load(find(grammar)).language
+    return _load(resolve(grammar)).language
 
 
 def filler_sentences(grammar: Path | None, rng: random.Random) -> Iterator[str]:
     """Yield sentences of a grammar's kind `sentence`, without end."""
-    source = _load(find(grammar or FILLER))
+    source = _load(resolve(grammar or FILLER))
     while True:
         sentence = source.value("sentence", rng)
         yield f"{sentence[0].upper()}{sentence[1:]}."
@@ -72,5 +72,5 @@ def _load(file: Path) -> Grammar:
 
 
 def _grammar_keys(grammar: Path) -> dict[str, Any]:
-    raw = read_yaml(find(grammar))
-    return read_yaml(find(grammar).parent / raw["inherit"]) | raw if "inherit" in raw else raw
+    raw = read_yaml(resolve(grammar))
+    return read_yaml(resolve(grammar).parent / raw["inherit"]) | raw if "inherit" in raw else raw

@@ -82,4 +82,4 @@ def judge_reasons(run: Path, floor: float | None) -> list[Reason]:
 
 
 def _fingerprint(stage: Path) -> str | None:
-    return artifacts.open_artifact(stage).manifest.fingerprint if artifacts.finished(stage) else None
+    return artifacts.open_artifact(stage).manifest.fingerprint if artifacts.is_finished(stage) else None

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuneline.configs.data import Source
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 from tuneline.stages.prepare.checks.language import language_of
 from tuneline.stages.prepare.checks.problems import KINDS, Problem, Wrong
 from tuneline.stages.prepare.checks.row_checks import Toolbox, in_text, mend_calls, text_of, turns_in_order
@@ -44,7 +44,7 @@ def read_source(
 ) -> Iterator[Read | Problem]:
     """Rows and problems of a source's file, or of all files below its folder, in order of their names."""
     assert source.path
-    root = find(source.path)
+    root = resolve(source.path)
     files, unknown = files_in(root)
     for file in unknown:
         yield Problem("skipped_file", str(file), 0, f"no format is known for {file.suffix or 'a file without suffix'}")

@@ -21,7 +21,7 @@ import yaml
 from tuneline.configs.catalogue import YAML_LOADER, Catalogue, Tool, load_catalogue
 from tuneline.configs.data import Source
 from tuneline.core.errors import BadData, BadRecipe
-from tuneline.core.paths import find
+from tuneline.core.paths import resolve
 
 TRIES_PER_ROW = 20
 """A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""
@@ -246,7 +246,7 @@ def expand(source: Source, rng: random.Random) -> Iterator[Request]:
         BadRecipe: the grammar cannot make so many.
     """
     assert source.grammar and source.rows
-    grammar = load_grammar(find(source.grammar))
+    grammar = load_grammar(resolve(source.grammar))
     tools, seen, tries = list(grammar.handlers), set[str](), 0
     while len(seen) < source.rows:
         request = grammar.request(tools[len(seen) % len(tools)], rng)

@@ -16,7 +16,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts, errors
 from tuneline.core.child_processes import bind_to_parent, tuneline_environment
 from tuneline.core.errors import ErrorRecord, StageFailed, TunelineError
-from tuneline.core.events import Events, Silent
+from tuneline.core.events import Events, SilentEvents
 from tuneline.stages.train.distributed.placement import fewer, placement
 
 STRATEGY = "TUNELINE_STRATEGY"
@@ -179,7 +179,7 @@ def _worker(job: Path) -> int:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         elif os.environ[STRATEGY] == "fsdp2":
             shard_on_cpu()
-        events = Events(run, "train") if first else Silent(run, "train")
+        events = Events(run, "train") if first else SilentEvents(run, "train")
         metrics = fit(recipe, base, prepared, folder, events, path["start"])
         if first:
             artifacts.write_atomic(outcome, json.dumps({"metrics": metrics}))

@@ -1,0 +1,178 @@
+"""One stage, run here or in a child process: `python -m tuneline.stages.stage_process STAGE RUN OUTCOME`."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tuneline.configs.recipe import RECIPE, Recipe
+from tuneline.core import artifacts
+from tuneline.core.artifacts import Artifact
+from tuneline.core.child_processes import (
+    child_process,
+    describe_exit,
+    log_tail,
+    report_outcome,
+    tuneline_environment,
+)
+from tuneline.core.errors import StageFailed, StaleArtifact, TunelineError
+from tuneline.core.events import Events, Follower
+from tuneline.core.locks import run_lock
+from tuneline.core.spending import PRICE_VARIABLE, Meter, read_usd_per_hour
+
+LAST_LINES = 12
+"""Lines of a stage's log in its error."""
+POLL_EVERY_S = 0.2
+
+Show = Callable[[dict[str, Any]], None]
+"""Shows one event of a run."""
+
+
+def run_stage(stage: str, recipe: Recipe, run: Path) -> Artifact:
+    """Run one stage in this process, as the run's only writer; the recipe is written to the run's `recipe.json`.
+
+    Raises:
+        Locked: another process writes the run. StageFailed: the disk is full. Whatever the stage raises.
+    """
+    function = stage_function(stage)
+    with run_lock(run, stage), _recorded_recipe(recipe, run):
+        events, started = Events(run, stage), time.monotonic()
+        events.emit("started", **({"usd_per_hour": price} if (price := read_usd_per_hour()) else {}))
+        try:
+            artifact = function(recipe, run)
+        except Exception as error:
+            if not _is_disk_full(error):
+                raise
+            raise StageFailed(
+                f"{stage}: the disk of {run} is full; free some space and run the same command again: "
+                "what was finished stays, and nothing half-written is trusted"
+            ) from error
+        events.emit("ended", seconds=round(time.monotonic() - started, 2))
+        return artifact
+
+
+@contextlib.contextmanager
+def _recorded_recipe(recipe: Recipe, run: Path) -> Iterator[None]:
+    """Write the run's recipe; restore the earlier one if it is stale, so that it is what the artifacts come from."""
+    file = run / RECIPE
+    before = file.read_text() if file.exists() else None
+    artifacts.write_atomic(file, recipe.model_dump_json(indent=1))
+    try:
+        yield
+    except StaleArtifact:
+        if before is not None:
+            artifacts.write_atomic(file, before)
+        raise
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Return whether it is ENOSPC; libraries written in Rust and C++ pass on the system's message, not its number."""
+    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
+
+
+def stage_function(stage: str) -> Callable[[Recipe, Path], Artifact]:
+    """Return the function that makes a stage's artifact; its package is imported only now."""
+    function: Callable[[Recipe, Path], Artifact] = getattr(import_module(f"tuneline.stages.{stage}"), stage)
+    return function
+
+
+def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, seconds: float | None, meter: Meter) -> None:
+    """Run a stage in a child process and pass its events to `show`; send it SIGTERM after `seconds` or over the limit.
+
+    What it prints goes to the run's `logs/STAGE.log`.
+
+    Raises:
+        StageFailed: it ended with an error code and left no error. Whatever the stage raised.
+    """
+    log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("ab") as output,
+        child_process(
+            "tuneline.stages.stage_process",
+            stage,
+            str(run),
+            request=recipe.model_dump_json(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            environment=_environment(stage, recipe) | ({PRICE_VARIABLE: str(meter.price)} if meter.price else {}),
+        ) as child,
+    ):
+        try:
+            _follow(child.process, follower, show, seconds, meter)
+        finally:
+            if child.process.poll() is None:
+                show({"stage": stage, "kind": "stopping"})
+                child.process.terminate()  # training saves a checkpoint on SIGTERM
+                child.process.wait()
+        if code := child.process.returncode:
+            child.outcome()  # raises what the stage raised
+            raise StageFailed(
+                f"{stage} {describe_exit(code)}; run the same command again: it goes on from the last checkpoint.\n"
+                f"The end of {log}:\n{log_tail(log, LAST_LINES)}"
+            )
+
+
+def _follow(
+    child: subprocess.Popen[bytes], follower: Follower, show: Show, seconds: float | None, meter: Meter
+) -> None:
+    """Show the child's events until it ends; stop it once at the deadline or the cost limit."""
+    running, stopped, deadline = True, False, None if seconds is None else time.monotonic() + seconds
+    while running:
+        if not stopped and (meter.over() or (deadline and time.monotonic() > deadline)):
+            child.terminate()
+            stopped = True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_EVERY_S)
+        running = child.poll() is None
+        for event in follower.new_events():
+            show(event)
+
+
+def _environment(stage: str, recipe: Recipe) -> dict[str, str]:
+    threads = str(recipe.compute.threads or len(os.sched_getaffinity(0)))
+    variables = {
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost 2-3x where cores are shared
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if stage != "fetch":
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return tuneline_environment() | variables
+
+
+def _main(stage: str, run: Path) -> int:
+    """Run one stage in the child process and return its exit code."""
+    signal.signal(signal.SIGTERM, _exit)
+    recipe = Recipe.model_validate_json(sys.stdin.read())
+    return report_outcome(lambda: _run_reporting_bugs(stage, recipe, run))
+
+
+def _run_reporting_bugs(stage: str, recipe: Recipe, run: Path) -> None:
+    """Run the stage; any error but TunelineError becomes a StageFailed with its traceback."""
+    try:
+        run_stage(stage, recipe, run)
+    except TunelineError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise StageFailed(f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}") from error
+
+
+def _exit(*_: Any) -> None:
+    """Exit so that every `finally` runs and what the stage started ends with it; a second SIGTERM ends it at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], Path(sys.argv[2])))
