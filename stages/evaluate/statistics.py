@@ -1,8 +1,8 @@
-"""How sure one can be: intervals of shares, tests of two models on the same items, and how many items that takes.
+"""Confidence intervals of shares, tests of two models on the same items, and the number of items these need.
 
-Items of one cluster (a sentence frame, a conversation) are right or wrong together, so they say less than as many
-independent ones. Every function takes each item's cluster; a cluster of its own for each gives the textbook's result.
-What holds and where it ends is measured by `benchmarks/intervals.py`.
+Items of one cluster (a sentence template, a conversation) tend to be right or wrong together, so they are worth fewer
+independent ones. Every function takes the cluster of each item; where each is its own, the result is the textbook's.
+Coverage and its limits are measured by `benchmarks/intervals.py`.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESAMPLES = 2_000
-ENOUGH_FALLEN = 10
-"""Clusters with a wrong item, from which on they tell how much items fall together."""
+MIN_WRONG_CLUSTERS = 10
+"""Clusters with a wrong item that are needed to estimate how strongly the items of a cluster depend on each other."""
 POWER = 0.8
-"""How likely a difference that matters shall be found."""
+"""Probability with which a difference that matters is found."""
 
 Interval = tuple[float, float]
 
 
 def interval(outcomes: Sequence[bool], clusters: Sequence[str], confidence: float) -> Interval:
-    """The two-sided interval of a share: Wilson's, at the number of independent items these are worth."""
+    """Return the two-sided interval of a share: Wilson's, at the effective number of independent items."""
     return wilson(sum(outcomes), len(outcomes), confidence, design_effect(outcomes, clusters))
 
 
 def lower_bound(outcomes: Sequence[bool], clusters: Sequence[str], confidence: float) -> float:
-    """The one-sided lower bound of a share: Clopper and Pearson's, at the number of independent items these are worth.
+    """Return the one-sided lower bound of a share: Clopper and Pearson's, at the effective number of independent items.
 
     For clusters: Korn and Graubard, Survey Methodology 24 (1998).
     """
@@ -36,32 +36,36 @@ def lower_bound(outcomes: Sequence[bool], clusters: Sequence[str], confidence: f
 
 
 def cautious_effect(outcomes: Sequence[bool], clusters: Sequence[str]) -> float:
-    """The design effect for a bound that must not lie too high.
+    """Return a design effect for a bound that must not be too high.
 
-    How much the items of a cluster fall together shows in those that fall: where hardly any do, a cluster is one item.
+    How strongly a cluster's items depend on each other shows in wrong items; where there are hardly any, a cluster
+    counts as one item.
     """
-    fallen = {cluster for cluster, right in zip(clusters, outcomes, strict=True) if not right}
+    wrong_clusters = {cluster for cluster, right in zip(clusters, outcomes, strict=True) if not right}
     effect = design_effect(outcomes, clusters)
-    return effect if len(fallen) >= ENOUGH_FALLEN else max(effect, len(outcomes) / max(1, len(set(clusters))))
+    if len(wrong_clusters) >= MIN_WRONG_CLUSTERS:
+        return effect
+    return max(effect, len(outcomes) / max(1, len(set(clusters))))
 
 
 def wilson(successes: int, n: int, confidence: float, effect: float = 1.0) -> Interval:
-    """The two-sided score interval of a share (Wilson, 1927); all of [0, 1] when nothing was asked.
+    """Return the two-sided score interval of a share (Wilson, 1927), which is [0, 1] for no items.
 
-    `effect` is the design effect: so many items say as much as one that is independent.
+    `effect` is the design effect: the number of items that are worth one independent item.
     """
     if n == 0:
         return 0.0, 1.0
     z = _quantile((1 + confidence) / 2)
-    share, z2, worth = successes / n, z * z, n / effect
-    centre = (share + z2 / (2 * worth)) / (1 + z2 / worth)
-    half = z / (1 + z2 / worth) * sqrt(share * (1 - share) / worth + z2 / (4 * worth * worth))
+    share, z2, effective_n = successes / n, z * z, n / effect
+    centre = (share + z2 / (2 * effective_n)) / (1 + z2 / effective_n)
+    spread = share * (1 - share) / effective_n + z2 / (4 * effective_n * effective_n)
+    half = z / (1 + z2 / effective_n) * sqrt(spread)
     # Rounding must not put a bound on the wrong side of the share itself.
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
 def clopper_pearson(successes: float, n: float, confidence: float, effect: float = 1.0) -> float:
-    """The exact one-sided lower bound of a share (Clopper and Pearson, 1934)."""
+    """Return the exact one-sided lower bound of a share (Clopper and Pearson, 1934)."""
     from scipy.stats import beta
 
     right, wrong = successes / effect, (n - successes) / effect
@@ -69,22 +73,22 @@ def clopper_pearson(successes: float, n: float, confidence: float, effect: float
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """How much wider than for independent items the variance of the mean is; at least 1 (Kish, 1965)."""
+    """Return the variance of the mean relative to that of independent items; at least 1 (Kish, 1965)."""
     import numpy as np
 
-    index, given = _index(clusters), np.asarray(values, dtype=float)
-    n, k = len(given), int(index.max()) + 1 if len(given) else 0
-    spread = float(given.var()) if n else 0.0
-    if k < 2 or k == n or not spread:
+    index, array = _index(clusters), np.asarray(values, dtype=float)
+    n, k = len(array), int(index.max()) + 1 if len(array) else 0
+    variance = float(array.var()) if n else 0.0
+    if k < 2 or k == n or not variance:
         return 1.0
-    residuals = np.bincount(index, weights=given - given.mean())
-    return max(1.0, float(k / (k - 1) * (residuals**2).sum() / (n * spread)))
+    residuals = np.bincount(index, weights=array - array.mean())
+    return max(1.0, float(k / (k - 1) * (residuals**2).sum() / (n * variance)))
 
 
 def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], confidence: float, seed: int = 0) -> Interval:
-    """Percentile interval of a mean when whole clusters are drawn again, with replacement.
+    """Return the percentile bootstrap interval of a mean, resampling whole clusters; [0, 1] for no values.
 
-    For values that are more than right or wrong; for shares `interval` covers better (`benchmarks/intervals.py`).
+    For values other than right or wrong; for shares, `interval` has better coverage (`benchmarks/intervals.py`).
     """
     import numpy as np
 
@@ -101,13 +105,14 @@ def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], confiden
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models, A and B, on the same items: B's share minus A's, with its interval, and the test of no difference."""
+    """Two models, A and B, on the same items: B's share minus A's with its interval, and a test of no difference."""
 
     n: int
     clusters: int
     gained: int
-    """Items that B has right and A has wrong."""
+    """Items on which B is right and A is wrong."""
     lost: int
+    """Items on which A is right and B is wrong."""
     difference: float
     low: float
     high: float
@@ -117,17 +122,17 @@ class Pair:
 
 
 def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str], confidence: float) -> Pair:
-    """A paired comparison.
+    """Return the paired comparison of B with A.
 
-    The interval is Agresti and Min's (Statistics in Medicine 24, 2005) at the number of independent items these are
-    worth; the test is exact, by flipping whole clusters, which is McNemar's where each item is its own.
+    The interval is Agresti and Min's (Statistics in Medicine 24, 2005), at the effective number of independent items.
+    The test is exact, by flipping the signs of whole clusters; it is McNemar's where each item is its own cluster.
     """
     changes = [int(right) - int(before) for before, right in zip(a, b, strict=True)]
     n, gained, lost = len(changes), changes.count(1), changes.count(-1)
     effect = design_effect(changes, clusters)
-    worth = n / effect + 2
-    up, down = (gained / effect + 0.5) / worth, (lost / effect + 0.5) / worth
-    half = _quantile((1 + confidence) / 2) * sqrt((up + down - (up - down) ** 2) / worth)
+    effective_n = n / effect + 2
+    up, down = (gained / effect + 0.5) / effective_n, (lost / effect + 0.5) / effective_n
+    half = _quantile((1 + confidence) / 2) * sqrt((up + down - (up - down) ** 2) / effective_n)
     difference = (gained - lost) / n if n else 0.0
     return Pair(
         n=n,
@@ -137,13 +142,13 @@ def compare(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[str], confi
         difference=difference,
         low=max(-1.0, min(up - down - half, difference)),
         high=min(1.0, max(up - down + half, difference)),
-        p=sign_flips(changes, clusters),
+        p=sign_flip_p(changes, clusters),
         effect=effect,
     )
 
 
-def sign_flips(changes: Sequence[int], clusters: Sequence[str]) -> float:
-    """Exact two-sided p of a sum this far from 0 if each cluster's sum could as well have the other sign."""
+def sign_flip_p(changes: Sequence[int], clusters: Sequence[str]) -> float:
+    """Return the exact two-sided p of a sum this far from 0, if the sign of each cluster's sum is random."""
     import numpy as np
 
     if not changes:
@@ -158,7 +163,7 @@ def sign_flips(changes: Sequence[int], clusters: Sequence[str]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for testing all of them (Holm, 1979), in the order given."""
+    """Return p-values corrected for testing all of them (Holm, 1979), in the same order."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, (p, place) in enumerate(sorted((p, place) for place, p in enumerate(p_values))):
         highest = max(highest, min(1.0, p * (len(p_values) - rank)))
@@ -167,22 +172,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def items_needed(difference: float, changed: float, confidence: float, effect: float = 1.0) -> int:
-    """Items that find a difference with probability `POWER`, when the share `changed` of items changes sides.
+    """Return the items that find a difference with probability `POWER`, if the share `changed` of items differs.
 
     Connor, Biometrics 43 (1987).
     """
-    changed = max(changed, difference)  # it cannot differ by more than what changes
+    changed = max(changed, difference)  # the difference cannot exceed what changes
     reach = _quantile((1 + confidence) / 2) * sqrt(changed) + _quantile(POWER) * sqrt(changed - difference**2)
     return ceil(effect * (reach / difference) ** 2)
 
 
 def clusters_needed(confidence: float) -> int:
-    """Clusters that must change sides, all the same way, before `sign_flips` can fall to 1 - confidence."""
+    """Return the clusters that must all change in one direction before `sign_flip_p` can fall to 1 - confidence."""
     return ceil(1 - log2(1 - confidence))
 
 
 def items_for_bound(floor: float, share: float, confidence: float, effect: float = 1.0) -> int | None:
-    """Items of which this share right lifts the one-sided bound to the floor; None if none would: it lies below."""
+    """Return the items with which this share's one-sided bound reaches the floor; None if the share is not above it."""
     if share <= floor:
         return None
     low, high = 0, 1
@@ -196,18 +201,18 @@ def items_for_bound(floor: float, share: float, confidence: float, effect: float
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of them does not exceed (nearest rank)."""
+    """Return the value that this share of the values does not exceed (nearest rank)."""
     return sorted(values)[max(0, ceil(share * len(values)) - 1)]
 
 
 def quantile_bound(values: Sequence[float], share: float, confidence: float) -> float | None:
-    """One-sided upper bound of a quantile, whatever the distribution: an order statistic; None if they are too few.
+    """Return a one-sided upper bound of a quantile for any distribution, or None if there are too few values.
 
-    The least rank that more values lie below the quantile with probability 1 - confidence at most. By hand: the gate is
-    read where there is no scipy.
+    It is an order statistic: that of the least rank for which at least that many values are below the quantile with
+    probability at most 1 - confidence. Computed without scipy, because the gate is read where it is not installed.
     """
     n = rank = len(values)
-    term = above = share**n  # P(all n lie below the quantile), then P(at least `rank` do)
+    term = above = share**n  # P(all n are below the quantile), then P(at least `rank` are)
     if above > 1 - confidence:
         return None
     while rank > 1:
@@ -225,7 +230,7 @@ def _quantile(probability: float) -> float:
 
 
 def _index(clusters: Sequence[str]) -> "np.ndarray":
-    """Each item's cluster as a number from 0."""
+    """Return each item's cluster as a number from 0."""
     import numpy as np
 
     index: np.ndarray = np.unique(np.asarray(clusters), return_inverse=True)[1]

@@ -17,7 +17,7 @@ from tuneline.stages.evaluate.statistics import (
     items_for_bound,
     items_needed,
     lower_bound,
-    sign_flips,
+    sign_flip_p,
     wilson,
 )
 from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS, PairedOutcomes, compare_tasks, read_verdicts
@@ -71,7 +71,7 @@ def test_single_items_are_flipped_as_mcnemar_does() -> None:
     for _ in range(20):
         changes = rng.choice([-1, 0, 0, 0, 1], 60).tolist()
         up, down = changes.count(1), changes.count(-1)
-        assert sign_flips(changes, own(60)) == pytest.approx(binomtest(up, up + down).pvalue)
+        assert sign_flip_p(changes, own(60)) == pytest.approx(binomtest(up, up + down).pvalue)
 
 
 def test_clusters_are_flipped_whole_as_scipy_flips_them() -> None:
@@ -86,7 +86,7 @@ def test_clusters_are_flipped_whole_as_scipy_flips_them() -> None:
         expected = permutation_test(
             (sums, np.zeros(10)), total, permutation_type="samples", vectorized=True, n_resamples=np.inf
         )
-        assert sign_flips(changes.tolist(), frames(40, 4)) == pytest.approx(expected.pvalue)
+        assert sign_flip_p(changes.tolist(), frames(40, 4)) == pytest.approx(expected.pvalue)
 
 
 def test_holm_as_in_the_books() -> None:

@@ -9,8 +9,9 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
 from tuneline.engines.providers import find_provider
 from tuneline.stages.evaluate.answers import answers_file, read_answers
+from tuneline.stages.evaluate.clients.budgeted_model import CHARACTERS_PER_TOKEN, BudgetedModel
 from tuneline.stages.evaluate.clients.messages import Message, user_message
-from tuneline.stages.evaluate.clients.openai_client import CHARACTERS_PER_TOKEN, BudgetedModel, Prompts
+from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.clients.suite_runner import ask_all
 from tuneline.stages.evaluate.suites.item import Item, Suites
 from tuneline.stages.evaluate.suites.run_context import RunContext

@@ -45,29 +45,29 @@ class LoadResult(BaseModel):
     endpoint: str
     model: str
     convert: str | None
-    """Fingerprint of the run's files; None where no run was named."""
+    """Fingerprint of the run's convert stage; None where no run was named."""
     at: datetime
     tool: str
     rate: float
-    """Requests a second that were due, on average (Poisson)."""
+    """Mean rate at which requests were due, per second (Poisson arrivals)."""
     requests: int
     errors: int
-    """Requests that failed; their latency counts as endless."""
+    """Requests that failed; their latency counts as infinite."""
     requests_per_second: float
-    """Answered, from when the first was due to the last answer's end."""
+    """Answered requests per second, from when the first was due to the end of the last answer."""
     latencies: tuple[float, ...]
-    """From when a request was due to its last token, ascending; of answered ones."""
+    """From when each answered request was due to its last token, ascending."""
     first_tokens: tuple[float, ...]
-    """From when a request was due to its first token, ascending (TTFT)."""
+    """TTFT: from when each answered request was due to its first token, ascending."""
     tokens_per_second: float
-    """Written, all requests together."""
+    """Completion tokens per second, of all requests together."""
     memory_gb: float | None
     """Peak resident memory of the server's process, in 10^9 bytes; None where it is not on this machine."""
     hardware: str | None
-    """What the cost is of; not what was measured on, unless the endpoint runs there."""
+    """Hardware that the cost is computed for; the measured endpoint need not run on it."""
     usd_per_hour: float | None
     usd_per_1000_queries: float | None
-    """The hardware's price over the requests answered: at a higher rate a query costs less."""
+    """The hardware's price over the answered requests; a query costs less at a higher rate."""
 
     def latency(self, share: float) -> float:
         """Return the latency that this share of all requests did not exceed."""

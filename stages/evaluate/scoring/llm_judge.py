@@ -55,28 +55,29 @@ class JudgeResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     judge: str
-    """Provider and model."""
+    """`PROVIDER/MODEL`."""
     target: str
     evaluate: str
-    """Fingerprint of the evaluation whose answers were judged."""
+    """Fingerprint of the evaluation that has the judged answers."""
     at: datetime
     n: int
+    """Answers judged."""
     unreadable: int
-    """Of them, replies that were neither GOOD nor BAD: counted as bad."""
+    """Of these, those with a reply that was neither GOOD nor BAD; they count as bad."""
     share: float
-    """Of answers found good."""
+    """Share of the answers found good."""
     low: float
     high: float
     bound: float
-    """The share's one-sided lower bound."""
+    """One-sided lower bound of the share."""
     labels: int
-    """Items that a person labelled too."""
+    """Judged answers that a person labelled too."""
     agreement: float | None
-    """Share of the labels that the judge gave too; None without labels."""
+    """Share of the labelled answers on which the judge agrees with the label; None without labels."""
     agreement_low: float | None
     agreement_high: float | None
     kappa: float | None
-    """Cohen's, of judge and people."""
+    """Cohen's kappa of judge and labels."""
 
     @property
     def summary(self) -> str:

@@ -55,9 +55,9 @@ class Preference:
     b: str
     raters: tuple[str, ...]
     items: int
-    """Items with a vote."""
+    """Items with at least one vote."""
     b_won: int
-    """Items on which most votes that chose a side chose B."""
+    """Items on which more votes chose B than A."""
     a_won: int
     tied: int
     share: float
@@ -66,7 +66,7 @@ class Preference:
     high: float
     """Exact 95 % interval of the share (Clopper and Pearson)."""
     p: float
-    """Exact sign test of no preference, two-sided."""
+    """Two-sided exact sign test of "no preference"."""
     left_share: float
     """Of the votes that chose a side, those for the left; far from a half, raters chose the side and not the answer."""
     kappa: float | None
@@ -74,7 +74,7 @@ class Preference:
     agreed: float | None
     """Share of equal votes, over all pairs of raters."""
     both_rated: int
-    """Votes of a pair of raters on the same item, over all pairs."""
+    """Items that two raters both voted on, summed over all pairs of raters."""
 
     @property
     def verdict(self) -> str:

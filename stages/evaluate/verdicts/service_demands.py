@@ -43,7 +43,7 @@ def service_reasons(run: Path, demands: Service | None) -> list[Reason]:
 
 
 def _tail_at_most(name: str, values: Sequence[float], errors: int, limit: float | None, where: str) -> Reason | None:
-    """Compare the quantile's one-sided upper bound with a limit; a failed request counts as endless.
+    """Compare the quantile's one-sided upper bound with a limit; a failed request counts as infinitely slow.
 
     The bound is an order statistic, so that no shape of the distribution is assumed.
     """

@@ -13,7 +13,8 @@ MAX_SEEN_SHARE = 0.01
 """Share of a suite's items that may be in the training data, word for word or by their sentence template."""
 
 NEVER_RIGHT_OF = 8
-"""A tool expected this often and never called is not known: even one that is right every third time hardly does so."""
+"""A tool expected this often and never right is not known: even one that is right one time in three has a chance of 4 %
+to look so."""
 
 MISSING_SHOWN = 5
 """Names in the list of tools that no suite asks for."""
