@@ -13,12 +13,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from tuneline.configs.section import StrictModel
+from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadData
 
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
 LONGEST_WIRE_NAME = 64
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's loader, if PyYAML was built with it: ten times faster."""
 
 
 def wire_name(dotted: str) -> str:

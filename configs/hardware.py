@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from tuneline.configs.section import StrictModel
+from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
@@ -145,8 +146,7 @@ def hardware() -> Hardware:
     Raises:
         BadRecipe: the user's file is missing or wrong.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is
-    table = yaml.load(FILE.read_text(encoding="utf-8"), loader)
+    table = yaml.load(FILE.read_text(encoding="utf-8"), YAML_LOADER)
     overrides = os.environ.get(OVERRIDES)
     if not overrides:
         return Hardware.model_validate(table)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from tuneline.configs.section import StrictModel
+from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import NotFound
 
 FILE = Path(__file__).parent / "models.yaml"
@@ -202,8 +203,7 @@ class Registry(StrictModel):
 @cache
 def registry() -> Registry:
     """Return the shipped table."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is
-    return Registry.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), loader))
+    return Registry.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), YAML_LOADER))
 
 
 def resolve_key(name: str) -> str:

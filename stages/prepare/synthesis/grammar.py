@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import yaml
 
-from tuneline.configs.catalogue import YAML_LOADER, Catalogue, Tool, load_catalogue
+from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
 from tuneline.configs.data import Source
+from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import resolve
 
