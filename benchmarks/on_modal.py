@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.common.rounds import ROOT, medians, print_result, print_table, seconds_of
-from tuneline.rehearsal.command import Rehearsal
+from tuneline.rehearsal.session import Rehearsal
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 MICRO = "configs/recipes/micro.yaml"

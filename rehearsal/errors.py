@@ -1,28 +1,28 @@
-"""How the control plane refuses: gRPC statuses, as the client expects them."""
+"""Refusals of the control plane: gRPC statuses, as the client expects them."""
 
 import grpclib
 
 
-def not_found(what: str) -> grpclib.GRPCError:
-    """The client raises `modal.exception.NotFoundError`."""
-    return grpclib.GRPCError(grpclib.Status.NOT_FOUND, what)
+def not_found(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises as `modal.exception.NotFoundError`."""
+    return grpclib.GRPCError(grpclib.Status.NOT_FOUND, message)
 
 
-def invalid(what: str) -> grpclib.GRPCError:
-    """The client raises `modal.exception.InvalidError`."""
-    return grpclib.GRPCError(grpclib.Status.INVALID_ARGUMENT, what)
+def invalid(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises as `modal.exception.InvalidError`."""
+    return grpclib.GRPCError(grpclib.Status.INVALID_ARGUMENT, message)
 
 
-def exists(what: str) -> grpclib.GRPCError:
-    """The client raises `modal.exception.AlreadyExistsError`."""
-    return grpclib.GRPCError(grpclib.Status.ALREADY_EXISTS, what)
+def already_exists(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises as `modal.exception.AlreadyExistsError`."""
+    return grpclib.GRPCError(grpclib.Status.ALREADY_EXISTS, message)
 
 
-def not_now(what: str) -> grpclib.GRPCError:
-    """The client raises what it raises for a failed precondition."""
-    return grpclib.GRPCError(grpclib.Status.FAILED_PRECONDITION, what)
+def failed_precondition(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises for a failed precondition."""
+    return grpclib.GRPCError(grpclib.Status.FAILED_PRECONDITION, message)
 
 
-def full(what: str) -> grpclib.GRPCError:
-    """The client raises `modal.exception.ResourceExhaustedError`, `queue.Full` for a queue."""
-    return grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, what)
+def exhausted(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises as `modal.exception.ResourceExhaustedError`; `queue.Full` for a queue."""
+    return grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, message)

@@ -1,4 +1,4 @@
-"""What containers print: followed while it comes, and read later by `modal app logs`."""
+"""Logs of containers: streamed while they run, and read later by `modal app logs`."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -6,42 +6,42 @@ from typing import Any
 
 from modal_proto import api_pb2 as pb
 
+from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.errors import not_found
-from tuneline.rehearsal.objects import App, Container
-from tuneline.rehearsal.part import Part
+from tuneline.rehearsal.state import App, Container
 
 
-class Logs(Part):
+class Logs(Component):
     """RPCs of logs."""
 
-    async def AppGetLogs(self, request: Any, container: str | None) -> AsyncIterator[pb.TaskLogsBatch]:
-        """Logs from an entry on, for `timeout` seconds; the last message of an app that ended says so."""
+    async def AppGetLogs(self, request: Any, container_id: str | None) -> AsyncIterator[pb.TaskLogsBatch]:
+        """Stream logs from an entry on, for `timeout` seconds; the last message of an ended app says so."""
         app = self._app(request.app_id)
-        at = int(request.last_entry_id.split("-")[0] or 0) if request.last_entry_id else 0
+        position = int(request.last_entry_id.split("-")[0] or 0) if request.last_entry_id else 0
         end = time.time() + (request.timeout or 0.01)
         while True:
-            while at < len(app.logs):
+            while position < len(app.logs):
                 batch = pb.TaskLogsBatch()
-                batch.CopyFrom(app.logs[at])
-                at += 1
-                batch.entry_id = f"{at}-0"
-                if _wanted(batch, request):
+                batch.CopyFrom(app.logs[position])
+                position += 1
+                batch.entry_id = f"{position}-0"
+                if _matches(batch, request):
                     yield batch
             if app.done:
                 yield pb.TaskLogsBatch(app_done=True)
                 return
-            if (left := end - time.time()) <= 0:
+            if (remaining_s := end - time.time()) <= 0:
                 return
-            here = at
-            await self.state.wait_for(lambda here=here: len(app.logs) > here or app.done, left)
+            sent = position
+            await self.state.wait_for(lambda sent=sent: len(app.logs) > sent or app.done, remaining_s)
 
-    async def AppFetchLogs(self, request: Any, container: str | None) -> pb.AppFetchLogsResponse:
-        """The last `limit` entries between two times (modal._logs.tail_logs asks for ever longer spans)."""
-        found = list(_between(self._app(request.app_id), request))
-        return pb.AppFetchLogsResponse(batches=found[-request.limit :] if request.limit else found)
+    async def AppFetchLogs(self, request: Any, container_id: str | None) -> pb.AppFetchLogsResponse:
+        """Return the last `limit` entries between two times (modal._logs.tail_logs requests ever longer spans)."""
+        batches = list(_between(self._app(request.app_id), request))
+        return pb.AppFetchLogsResponse(batches=batches[-request.limit :] if request.limit else batches)
 
-    async def AppCountLogs(self, request: Any, container: str | None) -> pb.AppCountLogsResponse:
-        """How many entries each bucket of time has, oldest first."""
+    async def AppCountLogs(self, request: Any, container_id: str | None) -> pb.AppCountLogsResponse:
+        """Return the number of entries in each time bucket, oldest first."""
         buckets: dict[int, pb.AppCountLogsResponse.LogBucket] = {}
         width = request.bucket_secs or 1
         for batch in _between(self._app(request.app_id), request):
@@ -52,10 +52,11 @@ class Logs(Part):
         return pb.AppCountLogsResponse(buckets=[buckets[start] for start in sorted(buckets)])
 
     async def log(self, container: Container, text: str, channel: Any) -> None:
+        """Append to the app's log; `channel` is a `pb.FileDescriptor`."""
         line = pb.TaskLogs(data=text, timestamp=time.time(), file_descriptor=channel)
         batch = pb.TaskLogsBatch(task_id=container.id, function_id=container.function.id, items=[line])
         container.function.app.logs.append(batch)
-        self.state.tell()
+        self.state.notify()
 
     def _app(self, app_id: str) -> App:
         if app_id not in self.state.apps:
@@ -66,13 +67,13 @@ class Logs(Part):
 def _between(app: App, request: Any) -> Iterator[pb.TaskLogsBatch]:
     since, until = (moment.seconds + moment.nanos / 1e9 for moment in (request.since, request.until))
     for batch in app.logs:
-        # The client's "now" is cut to the second below; what was printed within it is meant as well.
+        # The client truncates its "now" to whole seconds; lines printed within that second are included.
         line = batch.items[0]
-        if since <= line.timestamp < until + 1 and _wanted(batch, request) and request.search_text in line.data:
+        if since <= line.timestamp < until + 1 and _matches(batch, request) and request.search_text in line.data:
             yield batch
 
 
-def _wanted(batch: pb.TaskLogsBatch, request: Any) -> bool:
+def _matches(batch: pb.TaskLogsBatch, request: Any) -> bool:
     channel = getattr(request, "source", 0) or getattr(request, "file_descriptor", 0)
     return (
         request.function_id in ("", batch.function_id)

@@ -1,43 +1,44 @@
-"""The way out of a container's own network: to the plane, its web endpoints and the ports that are let through.
+"""Connections out of a container's network: to the control plane, web endpoints and ports that are let through.
 
-A socket belongs to the network it was opened in, whoever holds it: `inside.py` opens them and sends them here.
+A socket belongs to the network in which it was opened, whichever process holds it: `sandbox.py` opens the sockets and
+sends them here.
 """
 
 import asyncio
 import contextlib
 import socket
 
-CHUNK = 1 << 16
+CHUNK_BYTES = 1 << 16
 
 
-def received(way_back: socket.socket, most: int) -> list[socket.socket]:
-    """The sockets a container's launcher opened; none if it did not come that far."""
+def receive_sockets(channel: socket.socket, max_sockets: int) -> list[socket.socket]:
+    """Return the sockets that a container's launcher opened; none if it failed before."""
     with contextlib.suppress(OSError):
-        _, descriptors, _, _ = socket.recv_fds(way_back, 16, most)
+        _, descriptors, _, _ = socket.recv_fds(channel, 16, max_sockets)
         return [socket.socket(fileno=descriptor) for descriptor in descriptors]
     return []
 
 
 async def relay(listener: socket.socket, port: int) -> asyncio.Server:
-    """Pass every connection to `listener` on to the same port of this machine's loopback."""
+    """Forward every connection to `listener` to the same port of this machine's loopback."""
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer))
-        for end in (writer, far_writer):
-            end.close()
+        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        for stream in (writer, far_writer):
+            stream.close()
 
-    return await asyncio.start_server(connected, sock=listener)
+    return await asyncio.start_server(handle, sock=listener)
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while piece := await reader.read(CHUNK):
-            writer.write(piece)
+        while chunk := await reader.read(CHUNK_BYTES):
+            writer.write(chunk)
             await writer.drain()
     with contextlib.suppress(OSError, RuntimeError):
-        writer.write_eof()  # the other direction may still have something to say
+        writer.write_eof()  # the other direction may still be open

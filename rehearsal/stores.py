@@ -1,4 +1,4 @@
-"""Files, images and secrets: what is put in by the client and looked up later."""
+"""Mounted files, images, blobs and secrets: stored by the client and looked up later."""
 
 import hashlib
 import json
@@ -9,20 +9,20 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from tuneline.rehearsal.errors import exists, not_found
-from tuneline.rehearsal.part import Part
+from tuneline.rehearsal.component import Component
+from tuneline.rehearsal.errors import already_exists, not_found
 
-PYTHON_OF_IMAGES = "3.12.0"
+IMAGE_PYTHON = "3.12.0"
 
 
-class Stores(Part):
+class Stores(Component):
     """RPCs of mounts, images, blobs and secrets."""
 
-    async def MountBatchedCheckExistence(self, request: Any, container: str | None) -> Any:
+    async def MountBatchedCheckExistence(self, request: Any, container_id: str | None) -> Any:
         missing = [h for h in request.sha256_hex_hashes if not (self.state.folder / "files" / h).exists()]
         return pb.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
 
-    async def MountPutFile(self, request: Any, container: str | None) -> pb.MountPutFileResponse:
+    async def MountPutFile(self, request: Any, container_id: str | None) -> pb.MountPutFileResponse:
         file = self.state.folder / "files" / request.sha256_hex
         match request.WhichOneof("data_oneof"):
             case "data":
@@ -31,48 +31,51 @@ class Stores(Part):
                 shutil.copy(self.state.folder / "blobs" / request.data_blob_id, file)
         return pb.MountPutFileResponse(exists=file.exists())
 
-    async def MountGetOrCreate(self, request: Any, container: str | None) -> pb.MountGetOrCreateResponse:
-        """A named mount (the client's own dependencies) is empty: they are installed here."""
+    async def MountGetOrCreate(self, request: Any, container_id: str | None) -> pb.MountGetOrCreateResponse:
+        """Record a mount; a named one (the client's own dependencies) is empty, as they are installed here."""
         mount_id = self.state.new_id("mo")
         self.state.mounts[mount_id] = list(request.files)
         checksum = hashlib.sha256("".join(sorted(file.sha256_hex for file in request.files)).encode()).hexdigest()
         metadata = pb.MountHandleMetadata(content_checksum_sha256_hex=checksum)
         return pb.MountGetOrCreateResponse(mount_id=mount_id, handle_metadata=metadata)
 
-    async def ImageGetOrCreate(self, request: Any, container: str | None) -> pb.ImageGetOrCreateResponse:
-        """Recorded, not built."""
+    async def ImageGetOrCreate(self, request: Any, container_id: str | None) -> pb.ImageGetOrCreateResponse:
+        """Record an image; it is not built."""
         digest = hashlib.sha256(request.image.SerializeToString(deterministic=True)).hexdigest()
         image_id = f"im-{digest[:22]}"
         self.state.images[image_id] = request.image
-        metadata = pb.ImageMetadata(python_version_info=PYTHON_OF_IMAGES, image_builder_version=request.builder_version)
+        metadata = pb.ImageMetadata(python_version_info=IMAGE_PYTHON, image_builder_version=request.builder_version)
         result = pb.GenericResult(status=pb.GenericResult.GENERIC_STATUS_SUCCESS)
         return pb.ImageGetOrCreateResponse(image_id=image_id, result=result, metadata=metadata)
 
     def layers(self, image_id: str) -> list[str]:
-        """All Dockerfile commands of an image, its bases' first."""
+        """Return all Dockerfile commands of an image, those of its base images first."""
         image = self.state.images.get(image_id)
         if image is None:
             return []
-        below = [command for base in image.base_images for command in self.layers(base.image_id)]
-        return below + list(image.dockerfile_commands)
+        base_commands = [command for base in image.base_images for command in self.layers(base.image_id)]
+        return base_commands + list(image.dockerfile_commands)
 
-    async def BlobCreate(self, request: Any, container: str | None) -> pb.BlobCreateResponse:
+    async def BlobCreate(self, request: Any, container_id: str | None) -> pb.BlobCreateResponse:
         blob_id = self.state.new_id("bl")
         url = f"{self.address}/blob/{blob_id}"
         urls = pb.UploadUrlList(items=[url])
         return pb.BlobCreateResponse(blob_id=blob_id, upload_url=url, blob_ids=[blob_id], upload_urls=urls)
 
-    async def BlobGet(self, request: Any, container: str | None) -> pb.BlobGetResponse:
+    async def BlobGet(self, request: Any, container_id: str | None) -> pb.BlobGetResponse:
         return pb.BlobGetResponse(download_url=f"{self.address}/blob/{request.blob_id}")
 
-    async def SecretGetOrCreate(self, request: Any, container: str | None) -> pb.SecretGetOrCreateResponse:
-        """A named secret is `secrets/NAME.json` of the state folder; made by `modal secret create` or by hand."""
+    async def SecretGetOrCreate(self, request: Any, container_id: str | None) -> pb.SecretGetOrCreateResponse:
+        """Return a secret; a named one is `secrets/NAME.json` in the state folder.
+
+        That file is written by `modal secret create`, or by hand.
+        """
         file = self._secret_file(request.deployment_name)
         if not request.deployment_name:
             values = dict(request.env_dict)
         elif request.env_dict:
             if file.exists() and request.object_creation_type == pb.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
-                raise exists(f"Secret '{request.deployment_name}' exists already; `--force` replaces it")
+                raise already_exists(f"Secret '{request.deployment_name}' exists already; `--force` replaces it")
             values = dict(request.env_dict)
             file.touch(mode=0o600)
             file.write_text(json.dumps(values))
@@ -85,25 +88,25 @@ class Stores(Part):
         secret_id = self.state.new_id("st")
         self.state.secrets[secret_id] = values
         self.state.secret_names[secret_id] = request.deployment_name
-        return pb.SecretGetOrCreateResponse(secret_id=secret_id, metadata=self._secret(secret_id))
+        return pb.SecretGetOrCreateResponse(secret_id=secret_id, metadata=self._secret_metadata(secret_id))
 
-    async def SecretGetInfo(self, request: Any, container: str | None) -> pb.SecretGetInfoResponse:
-        return pb.SecretGetInfoResponse(metadata=self._secret(request.secret_id))
+    async def SecretGetInfo(self, request: Any, container_id: str | None) -> pb.SecretGetInfoResponse:
+        return pb.SecretGetInfoResponse(metadata=self._secret_metadata(request.secret_id))
 
-    async def SecretList(self, request: Any, container: str | None) -> pb.SecretListResponse:
+    async def SecretList(self, request: Any, container_id: str | None) -> pb.SecretListResponse:
         items = []
         for file in sorted((self.state.folder / "secrets").glob("*.json")):
-            made = pb.CreationInfo(created_at=file.stat().st_mtime, created_by="rehearsal")
-            metadata = pb.SecretMetadata(name=file.stem, creation_info=made)
+            creation = pb.CreationInfo(created_at=file.stat().st_mtime, created_by="rehearsal")
+            metadata = pb.SecretMetadata(name=file.stem, creation_info=creation)
             items.append(pb.SecretListItem(label=file.stem, secret_id=f"st-{file.stem}", metadata=metadata))
         return pb.SecretListResponse(items=items, environment_name="main")
 
-    async def SecretDelete(self, request: Any, container: str | None) -> Empty:
+    async def SecretDelete(self, request: Any, container_id: str | None) -> Empty:
         self._secret_file(self.state.secret_names[request.secret_id]).unlink(missing_ok=True)
         return Empty()
 
-    def _secret(self, secret_id: str) -> pb.SecretMetadata:
-        """Names, never values: nobody but a container is told those."""
+    def _secret_metadata(self, secret_id: str) -> pb.SecretMetadata:
+        """Return a secret's name and keys, never its values: only containers get those."""
         return pb.SecretMetadata(name=self.state.secret_names[secret_id], keys=sorted(self.state.secrets[secret_id]))
 
     def _secret_file(self, name: str) -> Path:

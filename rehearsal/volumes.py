@@ -1,41 +1,35 @@
-"""Volumes: a committed state, and a view of it for each container.
+"""Volumes: a committed state, and a copy of it for each container.
 
 modal.com/docs/guide/volumes: a container sees the state as of its start or its last `reload()`; others see its writes
-after `commit()`; a reload with open files fails. A container that ends well commits; what a killed one had not
-committed is lost (Modal also commits in the background every few seconds: code that needs that is not safe).
+after `commit()`; a reload with open files fails. A container that ends without error commits; what a killed one had not
+committed is lost (Modal also commits in the background every few seconds, but code must not rely on that).
 """
 
 import asyncio
-import contextlib
 import shutil
-import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpclib
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from tuneline.rehearsal.errors import exists, not_found, not_now
-from tuneline.rehearsal.objects import Checkout, Container, Volume
-from tuneline.rehearsal.part import Part
-from tuneline.rehearsal.worker import processes
+from tuneline.rehearsal.checkouts import commit_checkout, has_open_files, update_checkout
+from tuneline.rehearsal.component import Component
+from tuneline.rehearsal.errors import already_exists, failed_precondition, not_found
+from tuneline.rehearsal.state import Checkout, Volume
 
-READ_BYTES = 8 << 20
+BLOCK_BYTES = 8 << 20
 """modal._utils.blob_utils: files are read and written in blocks of 8 MiB."""
 
 
-FOLDER = (0, 0)
-
-
-class Volumes(Part):
+class Volumes(Component):
     """RPCs of volumes."""
 
-    async def VolumeGetOrCreate(self, request: Any, container: str | None) -> pb.VolumeGetOrCreateResponse:
+    async def VolumeGetOrCreate(self, request: Any, container_id: str | None) -> pb.VolumeGetOrCreateResponse:
         name = request.deployment_name or self.state.new_id("ephemeral")
         path = self.state.folder / "volumes" / name
-        if ("volume", name) not in self.state.named:
+        if ("volume", name) not in self.state.ids:
             creates = request.object_creation_type != pb.OBJECT_CREATION_TYPE_UNSPECIFIED
             if not creates and not path.exists():
                 raise not_found(f"Volume '{name}' not found in environment 'main'")
@@ -43,66 +37,70 @@ class Volumes(Part):
             metadata = pb.VolumeMetadata(version=request.version or pb.VOLUME_FS_VERSION_V2, name=name)
             volume = Volume(self.state.new_id("vo"), name, path, metadata)
             self.state.volumes[volume.id] = volume
-            self.state.named["volume", name] = volume.id
-        volume = self.state.volumes[self.state.named["volume", name]]
+            self.state.ids["volume", name] = volume.id
+        volume = self.state.volumes[self.state.ids["volume", name]]
         return pb.VolumeGetOrCreateResponse(
             volume_id=volume.id, version=volume.metadata.version, metadata=volume.metadata
         )
 
-    async def VolumeGetById(self, request: Any, container: str | None) -> pb.VolumeGetByIdResponse:
+    async def VolumeGetById(self, request: Any, container_id: str | None) -> pb.VolumeGetByIdResponse:
         volume = self.state.volumes[request.volume_id]
         return pb.VolumeGetByIdResponse(volume_id=volume.id, metadata=volume.metadata)
 
-    async def VolumeHeartbeat(self, request: Any, container: str | None) -> Empty:
+    async def VolumeHeartbeat(self, request: Any, container_id: str | None) -> Empty:
         return Empty()
 
-    async def VolumeList(self, request: Any, container: str | None) -> pb.VolumeListResponse:
+    async def VolumeList(self, request: Any, container_id: str | None) -> pb.VolumeListResponse:
         items = [
             pb.VolumeListItem(label=v.name, volume_id=v.id, metadata=v.metadata) for v in self.state.volumes.values()
         ]
         return pb.VolumeListResponse(items=items)
 
-    async def VolumeListFiles(self, request: Any, container: str | None) -> AsyncIterator[pb.VolumeListFilesResponse]:
-        yield pb.VolumeListFilesResponse(entries=list(self._entries(request)))
+    async def VolumeListFiles(
+        self, request: Any, container_id: str | None
+    ) -> AsyncIterator[pb.VolumeListFilesResponse]:
+        yield pb.VolumeListFilesResponse(entries=list(self._list_entries(request)))
 
-    async def VolumeListFiles2(self, request: Any, container: str | None) -> AsyncIterator[pb.VolumeListFiles2Response]:
-        yield pb.VolumeListFiles2Response(entries=list(self._entries(request)))
+    async def VolumeListFiles2(
+        self, request: Any, container_id: str | None
+    ) -> AsyncIterator[pb.VolumeListFiles2Response]:
+        yield pb.VolumeListFiles2Response(entries=list(self._list_entries(request)))
 
-    async def VolumeGetFile2(self, request: Any, container: str | None) -> pb.VolumeGetFile2Response:
-        file = self.path_in(request.volume_id, request.path)
+    async def VolumeGetFile2(self, request: Any, container_id: str | None) -> pb.VolumeGetFile2Response:
+        file = self.volume_path(request.volume_id, request.path)
         if not file.is_file():
             raise not_found(f"{request.path}: no such file")
         size = file.stat().st_size
         url = f"{self.address}/volume/{request.volume_id}/{request.path.lstrip('/')}"
-        urls = [f"{url}?from={at}&bytes={READ_BYTES}" for at in range(0, size, READ_BYTES)]
+        urls = [f"{url}?from={start}&bytes={BLOCK_BYTES}" for start in range(0, size, BLOCK_BYTES)]
         return pb.VolumeGetFile2Response(get_urls=urls, size=size, len=size)
 
-    async def VolumePutFiles(self, request: Any, container: str | None) -> Empty:
+    async def VolumePutFiles(self, request: Any, container_id: str | None) -> Empty:
         for file in request.files:
             path = self._new_path(request, file.filename)
             shutil.copy(self.state.folder / "files" / file.sha256_hex, path)
         return Empty()
 
-    async def VolumePutFiles2(self, request: Any, container: str | None) -> pb.VolumePutFiles2Response:
-        """The client sends the list of blocks, puts those that are missing, and sends the list again."""
+    async def VolumePutFiles2(self, request: Any, container_id: str | None) -> pb.VolumePutFiles2Response:
+        """Assemble files from blocks; the client uploads the blocks that are missing and sends the list again."""
         missing = [
             pb.VolumePutFiles2Response.MissingBlock(
                 file_index=i, block_index=j, put_url=f"{self.address}/blob/b{block.contents_sha256.hex()}"
             )
             for i, file in enumerate(request.files)
             for j, block in enumerate(file.blocks)
-            if not self._block(block).exists()
+            if not self._block_file(block).exists()
         ]
         if not missing:
             for file in request.files:
-                data = b"".join(self._block(block).read_bytes() for block in file.blocks)
+                data = b"".join(self._block_file(block).read_bytes() for block in file.blocks)
                 path = self._new_path(request, file.path)
                 path.write_bytes(data.ljust(file.size, b"\0")[: file.size])
                 path.chmod(file.mode or 0o644)
         return pb.VolumePutFiles2Response(missing_blocks=missing)
 
-    async def VolumeRemoveFile2(self, request: Any, container: str | None) -> Empty:
-        path = self.path_in(request.volume_id, request.path)
+    async def VolumeRemoveFile2(self, request: Any, container_id: str | None) -> Empty:
+        path = self.volume_path(request.volume_id, request.path)
         if not path.exists():
             raise not_found(f"{request.path}: no such file")
         if path.is_dir():
@@ -113,152 +111,86 @@ class Volumes(Part):
 
     VolumeRemoveFile = VolumeRemoveFile2
 
-    async def VolumeDelete(self, request: Any, container: str | None) -> Empty:
+    async def VolumeDelete(self, request: Any, container_id: str | None) -> Empty:
         volume = self.state.volumes.pop(request.volume_id)
-        del self.state.named["volume", volume.name]
+        del self.state.ids["volume", volume.name]
         shutil.rmtree(volume.path)
         return Empty()
 
-    async def VolumeCopyFiles2(self, request: Any, container: str | None) -> Empty:
-        target = self.path_in(request.volume_id, request.dst_path)
+    async def VolumeCopyFiles2(self, request: Any, container_id: str | None) -> Empty:
+        target = self.volume_path(request.volume_id, request.dst_path)
         for name in request.src_paths:
-            source = self.path_in(request.volume_id, name)
+            source = self.volume_path(request.volume_id, name)
             if not source.exists():
                 raise not_found(f"{name}: no such file")
-            place = target / source.name if target.is_dir() else target
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, place, dirs_exist_ok=True) if source.is_dir() else shutil.copy2(source, place)
+            copy = target / source.name if target.is_dir() else target
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy2(source, copy)
         return Empty()
 
     VolumeCopyFiles = VolumeCopyFiles2
 
-    async def VolumeCommit(self, request: Any, container: str | None) -> pb.VolumeCommitResponse:
-        for view in self._views(request.volume_id, container):
-            if not view.read_only:
-                await self.commit(view)
+    async def VolumeCommit(self, request: Any, container_id: str | None) -> pb.VolumeCommitResponse:
+        for checkout in self._checkouts(request.volume_id, container_id):
+            if not checkout.read_only:
+                await self.commit(checkout)
         return pb.VolumeCommitResponse(skip_reload=True)
 
-    async def VolumeReload(self, request: Any, container: str | None) -> Empty:
-        for view in self._views(request.volume_id, container):
-            if await asyncio.to_thread(_is_open, self.state.containers[container or ""], view.copy):
-                raise not_now("there are open files preventing the operation")
-            await self.check_out(view)
+    async def VolumeReload(self, request: Any, container_id: str | None) -> Empty:
+        for checkout in self._checkouts(request.volume_id, container_id):
+            if await asyncio.to_thread(has_open_files, self.state.containers[container_id or ""], checkout.copy):
+                raise failed_precondition("there are open files preventing the operation")
+            await self.check_out(checkout)
         return Empty()
 
-    async def commit(self, view: Checkout) -> None:
+    async def commit(self, checkout: Checkout) -> None:
         """Publish what the container wrote since its last commit or reload.
 
         Raises:
-            GRPCError: the volume holds no more; nothing of this commit is published.
+            GRPCError: RESOURCE_EXHAUSTED if the volume is full; nothing of this commit is published.
         """
-        async with view.volume.lock:
-            await asyncio.to_thread(_commit, view)
+        async with checkout.volume.lock:
+            await asyncio.to_thread(commit_checkout, checkout)
 
-    async def check_out(self, view: Checkout) -> None:
-        """Show the container the committed state; what it wrote and did not commit stays."""
-        async with view.volume.lock:
-            await asyncio.to_thread(_check_out, view)
+    async def check_out(self, checkout: Checkout) -> None:
+        """Bring the container's copy up to the committed state; what it wrote and did not commit is kept."""
+        async with checkout.volume.lock:
+            await asyncio.to_thread(update_checkout, checkout)
 
-    def path_in(self, volume_id: str, path: str) -> Path:
-        """A path in the committed state of a volume; one that leads out of it is refused."""
+    def volume_path(self, volume_id: str, path: str) -> Path:
+        """Return a path in the committed state of a volume.
+
+        Raises:
+            GRPCError: NOT_FOUND, if the path leads out of the volume.
+        """
         root = self.state.volumes[volume_id].path.resolve()
-        found = (root / path.lstrip("/")).resolve()
-        if not found.is_relative_to(root):
+        resolved = (root / path.lstrip("/")).resolve()
+        if not resolved.is_relative_to(root):
             raise not_found(f"{path}: no such file")
-        return found
+        return resolved
 
     def _new_path(self, request: Any, name: str) -> Path:
-        path = self.path_in(request.volume_id, name)
+        path = self.volume_path(request.volume_id, name)
         if request.disallow_overwrite_existing_files and path.exists():
-            raise exists(f"{name}: exists already; `--force` replaces it")
+            raise already_exists(f"{name}: exists already; `--force` replaces it")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _block(self, block: Any) -> Path:
+    def _block_file(self, block: Any) -> Path:
         return self.state.folder / "blobs" / f"b{block.contents_sha256.hex()}"
 
-    def _views(self, volume_id: str, container: str | None) -> list[Checkout]:
-        known = self.state.containers.get(container or "")
-        return [view for view in known.checkouts if view.volume.id == volume_id] if known else []
+    def _checkouts(self, volume_id: str, container_id: str | None) -> list[Checkout]:
+        container = self.state.containers.get(container_id or "")
+        return [c for c in container.checkouts if c.volume.id == volume_id] if container else []
 
-    def _entries(self, request: Any) -> Iterator[pb.FileEntry]:
+    def _list_entries(self, request: Any) -> Iterator[pb.FileEntry]:
         root = self.state.volumes[request.volume_id].path.resolve()
-        path = self.path_in(request.volume_id, request.path)
+        path = self.volume_path(request.volume_id, request.path)
         if not path.exists():
             raise not_found(f"{request.path}: no such file or directory")
-        found = [path] if path.is_file() else sorted(path.rglob("*") if request.recursive else path.iterdir())
-        for entry in found:
+        entries = [path] if path.is_file() else sorted(path.rglob("*") if request.recursive else path.iterdir())
+        for entry in entries:
             status = entry.lstat()
             kind = pb.FileEntry.DIRECTORY if entry.is_dir() else pb.FileEntry.FILE
             name = str(entry.relative_to(root))
             yield pb.FileEntry(path=name, mtime=int(status.st_mtime), size=status.st_size, type=kind)
-
-
-def _commit(view: Checkout) -> None:
-    now, committed = _files(view.copy), view.volume.path
-    seen = view.seen or {}
-    changed = [name for name, stamp in now.items() if seen.get(name) != stamp]
-    if view.volume.most_bytes is not None:
-        kept = sum(size for name, (_, size) in _files(committed).items() if name not in now)
-        if kept + sum(size for _, size in now.values()) > view.volume.most_bytes:
-            raise grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, f"Volume '{view.volume.name}' is full")
-    _remove(committed, seen.keys() - now.keys())
-    for name in changed:
-        if now[name] == FOLDER:
-            (committed / name).mkdir(parents=True, exist_ok=True)
-            continue
-        (committed / name).parent.mkdir(parents=True, exist_ok=True)
-        passing = committed / f"{name}.~"
-        shutil.copy2(view.copy / name, passing, follow_symlinks=False)
-        passing.replace(committed / name)
-    view.seen = now
-
-
-def _check_out(view: Checkout) -> None:
-    there, here, seen = _files(view.volume.path), _files(view.copy), view.seen or {}
-    mine = {name for name, stamp in here.items() if seen.get(name) != stamp}
-    """Written here and not committed."""
-    _remove(view.copy, here.keys() - there.keys() - mine)
-    for name, stamp in there.items():
-        if stamp == FOLDER:
-            (view.copy / name).mkdir(parents=True, exist_ok=True)
-        elif name not in mine and here.get(name) != stamp:
-            (view.copy / name).parent.mkdir(parents=True, exist_ok=True)
-            passing = view.copy / f"{name}.~"
-            shutil.copy2(view.volume.path / name, passing, follow_symlinks=False)
-            passing.replace(view.copy / name)
-    now = _files(view.copy)
-    view.seen = {name: stamp for name, stamp in now.items() if name not in mine} | {
-        name: seen[name] for name in mine if name in seen
-    }
-
-
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything below `folder`: modification time (ns) and size of files, FOLDER for folders."""
-    found = {}
-    for path in folder.rglob("*"):
-        status = path.lstat()
-        is_folder = stat.S_ISDIR(status.st_mode)
-        found[str(path.relative_to(folder))] = FOLDER if is_folder else (status.st_mtime_ns, status.st_size)
-    return found
-
-
-def _remove(root: Path, names: set[str]) -> None:
-    """Files, and folders that are empty then; the deepest first."""
-    for name in sorted(names, key=lambda name: -name.count("/")):
-        path = root / name
-        with contextlib.suppress(OSError):  # a folder in which others have put something stays
-            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _is_open(container: Container, folder: Path) -> bool:
-    """Whether the container has a file below `folder` open. Paths differ between mount namespaces, inodes do not."""
-    inodes = {(s.st_dev, s.st_ino) for s in (p.lstat() for p in folder.rglob("*") if p.is_file())}
-    for descriptor in (found for process in processes(container) for found in process.glob("fd/*")):
-        try:
-            status = descriptor.stat()
-        except OSError:
-            continue
-        if (status.st_dev, status.st_ino) in inodes:
-            return True
-    return False

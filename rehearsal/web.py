@@ -1,4 +1,4 @@
-"""Web: endpoints of functions, blobs and volume files for the client, and a small API for whoever drives the plane."""
+"""HTTP: web endpoints of functions, blobs and volume files for the client, and an API that controls the rehearsal."""
 
 import hashlib
 import json
@@ -11,57 +11,57 @@ import grpclib
 from aiohttp import web
 from modal_proto import api_pb2 as pb
 
-from tuneline.rehearsal.calls import Result
+from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.containers import PREEMPTION_GRACE_S
-from tuneline.rehearsal.objects import Call, Function
-from tuneline.rehearsal.part import Part
+from tuneline.rehearsal.inputs import Result
+from tuneline.rehearsal.state import Call, Function
 
 REDIRECT_AFTER_S = 150.0
-"""modal.com/docs/guide/webhook-timeouts: then 303, to an address that goes on waiting for the same call."""
+"""After this, a 303 to an address that waits for the same call (modal.com/docs/guide/webhook-timeouts)."""
 CALL_ID = "__modal_function_call_id"
-ANSWER_WITHIN_S = 600
-NOT_PASSED_ON = (b"transfer-encoding", b"connection")
+TRIGGER_TIMEOUT_S = 600
+NOT_FORWARDED = (b"transfer-encoding", b"connection")
 
 
-class Web(Part):
-    """HTTP servers of the plane, on loopback."""
+class Web(Component):
+    """HTTP servers of the control plane, on loopback."""
 
     redirect_after_s = REDIRECT_AFTER_S
 
     async def serve_http(self, port: int) -> None:
-        """The client's uploads and downloads, and the plane's own API."""
+        """Serve the client's uploads and downloads, and the API that controls the rehearsal."""
         app = web.Application(client_max_size=1 << 34)
         app.router.add_put("/blob/{name}", self._put_blob)
         app.router.add_get("/blob/{name}", self._get_blob)
         app.router.add_get("/volume/{id}/{path:.*}", self._get_volume_file)
         app.router.add_get("/rehearsal/apps/{app}", self._get_app)
         app.router.add_post("/rehearsal/trigger/{app}/{function}", self._trigger)
-        app.router.add_post("/rehearsal/disturb/{function}", self._disturb_next)
+        app.router.add_post("/rehearsal/disturb/{function}", self._plan_failures)
         app.router.add_post("/rehearsal/preempt/{function}", self._preempt)
         app.router.add_post("/rehearsal/volumes/{name}", self._limit_volume)
         self.address = f"http://127.0.0.1:{await self._listen(app, port)}"
 
-    async def expose(self, function: Function, method: str) -> str:
-        """An address of its own for a web endpoint."""
+    async def expose_endpoint(self, function: Function, method: str) -> str:
+        """Return the address of a web endpoint; each has a server of its own."""
         if not function.urls.get(method):
             app = web.Application(client_max_size=1 << 30)
 
-            async def answer(request: web.Request) -> web.StreamResponse:
-                return await self._answer(function, method, request)
+            async def handle(request: web.Request) -> web.StreamResponse:
+                return await self._call_endpoint(function, method, request)
 
-            app.router.add_route("*", "/{path:.*}", answer)
+            app.router.add_route("*", "/{path:.*}", handle)
             function.urls[method] = f"http://127.0.0.1:{await self._listen(app, 0)}"
         return function.urls[method]
 
-    async def _answer(self, function: Function, method: str, request: web.Request) -> web.StreamResponse:
-        """A request as an ASGI call of the function, its answer piece by piece (modal._asgi)."""
+    async def _call_endpoint(self, function: Function, method: str, request: web.Request) -> web.StreamResponse:
+        """Call the function with an ASGI request and stream its response (modal._asgi)."""
         spec = function.spec
         config = spec.method_definitions[method].webhook_config if spec.is_class else spec.webhook_config
         has_token = request.headers.get("Modal-Key") and request.headers.get("Modal-Secret")
         if config.requires_proxy_auth and not has_token:
             return web.Response(status=401, text="modal-http: missing credentials for proxy authorization")
-        if earlier := self.state.calls.get(request.query.get(CALL_ID, "")):
-            return await self._streamed(earlier, request)
+        if earlier_call := self.state.calls.get(request.query.get(CALL_ID, "")):
+            return await self._stream_response(earlier_call, request)
         call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
         body = pb.Asgi(http_request=pb.Asgi.HttpRequest(body=await request.read()))
         chunk = pb.DataChunk(index=1, data_format=pb.DATA_FORMAT_ASGI, data=body.SerializeToString())
@@ -69,17 +69,18 @@ class Web(Part):
         arguments = pickle.dumps(((_scope(request),), {}), 4)
         message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=arguments, method_name=method)
         await self.put_input(call, pb.FunctionPutInputsItem(input=message))
-        return await self._streamed(call, request)
+        return await self._stream_response(call, request)
 
-    async def _streamed(self, call: Call, request: web.Request) -> web.StreamResponse:
+    async def _stream_response(self, call: Call, request: web.Request) -> web.StreamResponse:
+        """Send the call's output as it arrives; redirect if it takes longer than `redirect_after_s` to start."""
         response: web.StreamResponse | None = None
-        at, end = 0, time.monotonic() + self.redirect_after_s
+        position, end = 0, time.monotonic() + self.redirect_after_s
         while response is not None or time.monotonic() < end:
-            here = at
-            await self.state.wait_for(lambda here=here: len(call.data_out) > here or call.outputs, 1)
-            while at < len(call.data_out):
-                chunk = call.data_out[at]
-                at += 1
+            sent = position
+            await self.state.wait_for(lambda sent=sent: len(call.data_out) > sent or call.outputs, 1)
+            while position < len(call.data_out):
+                chunk = call.data_out[position]
+                position += 1
                 data = chunk.data or (self.state.folder / "blobs" / chunk.data_blob_id).read_bytes()
                 message = pb.Asgi.FromString(data)
                 match message.WhichOneof("type"):
@@ -87,7 +88,7 @@ class Web(Part):
                         start = message.http_response_start
                         response = web.StreamResponse(status=start.status)
                         for name, value in zip(start.headers[::2], start.headers[1::2], strict=True):
-                            if name.lower() not in NOT_PASSED_ON:
+                            if name.lower() not in NOT_FORWARDED:
                                 response.headers.add(name.decode(), value.decode())
                         await response.prepare(request)
                     case "http_response_body" if response is not None:
@@ -95,17 +96,17 @@ class Web(Part):
                         if not message.http_response_body.more_body:
                             await response.write_eof()
                             return response
-            if call.outputs and at == len(call.data_out):  # it ended, and not with an answer's last piece
-                told = call.outputs[0].result.exception
-                return response or web.Response(status=500, text=f"modal-http: internal error: {told}")
+            if call.outputs and position == len(call.data_out):  # the call ended without the last part of a response
+                exception = call.outputs[0].result.exception
+                return response or web.Response(status=500, text=f"modal-http: internal error: {exception}")
         return web.Response(status=303, headers={"Location": f"{request.path}?{CALL_ID}={call.id}"})
 
     async def _put_blob(self, request: web.Request) -> web.Response:
-        digest = hashlib.md5(usedforsecurity=False)  # the client checks the ETag, as S3 makes it
+        digest = hashlib.md5(usedforsecurity=False)  # the client checks the ETag, which in S3 is the MD5
         with self._blob(request).open("wb") as file:
-            async for piece in request.content.iter_chunked(1 << 20):
-                file.write(piece)
-                digest.update(piece)
+            async for chunk in request.content.iter_chunked(1 << 20):
+                file.write(chunk)
+                digest.update(chunk)
         return web.Response(headers={"ETag": f'"{digest.hexdigest()}"'}, text="ok")
 
     async def _get_blob(self, request: web.Request) -> web.StreamResponse:
@@ -116,62 +117,63 @@ class Web(Part):
         return self.state.folder / "blobs" / Path(request.match_info["name"]).name
 
     async def _get_volume_file(self, request: web.Request) -> web.Response:
-        with self.path_in(request.match_info["id"], request.match_info["path"]).open("rb") as file:
+        with self.volume_path(request.match_info["id"], request.match_info["path"]).open("rb") as file:
             file.seek(int(request.query["from"]))
             return web.Response(body=file.read(int(request.query["bytes"])))
 
     async def _get_app(self, request: web.Request) -> web.Response:
-        app = self.state.apps.get(self.state.named.get(("app", request.match_info["app"]), ""))
-        return web.json_response(self.declared(app)) if app else web.Response(status=404)
+        app = self.state.apps.get(self.state.ids.get(("app", request.match_info["app"]), ""))
+        return web.json_response(self.describe_functions(app)) if app else web.Response(status=404)
 
     async def _trigger(self, request: web.Request) -> web.Response:
-        """What the scheduler does: a call without arguments that nobody waits for (modal.com/docs/guide/cron)."""
+        """Call a function without arguments, as its schedule would (modal.com/docs/guide/cron)."""
         try:
-            function = self.find(request.match_info["app"], request.match_info["function"])
+            function = self.find_function(request.match_info["app"], request.match_info["function"])
         except grpclib.GRPCError as error:
             return web.Response(status=404, text=error.message)
-        began = len(function.app.logs)
+        log_start = len(function.app.logs)
         call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
         message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=pickle.dumps(((), {}), 4))
         await self.put_input(call, pb.FunctionPutInputsItem(input=message))
-        outputs = await self.state.wait_for(lambda: call.outputs, ANSWER_WITHIN_S)
-        batches = [batch for batch in function.app.logs[began:] if batch.function_id == function.id]
+        outputs = await self.state.wait_for(lambda: call.outputs, TRIGGER_TIMEOUT_S)
+        batches = [batch for batch in function.app.logs[log_start:] if batch.function_id == function.id]
         logs = [item.data for batch in batches for item in batch.items]
         result = outputs[0].result if outputs else Result(exception="it did not end")
         return web.json_response({"status": result.status, "exception": result.exception, "log": "".join(logs)})
 
-    async def _disturb_next(self, request: web.Request) -> web.Response:
-        """`{"preempt": [seconds, …], "kill": [seconds, …]}` into this function's next inputs."""
+    async def _plan_failures(self, request: web.Request) -> web.Response:
+        """Body `{"preempt": [seconds, …], "kill": [seconds, …]}`: into the function's next inputs."""
         plans = json.loads(await request.text())
         self.preemptions.setdefault(request.match_info["function"], []).extend(plans.get("preempt", []))
         self.kills.setdefault(request.match_info["function"], []).extend(plans.get("kill", []))
         return web.json_response({})
 
     async def _preempt(self, request: web.Request) -> web.Response:
-        """Preempt, now, every container of a function that works on an input; how many those are."""
+        """Preempt every container of a function that works on an input now, and return their number."""
         name = request.match_info["function"]
         working = [c for c in self.state.containers.values() if c.alive and c.running and c.function.name == name]
         for container in working:
-            self.later(0, self.kill(container, "preempted", PREEMPTION_GRACE_S))
+            self.schedule(0, self.kill(container, "preempted", PREEMPTION_GRACE_S))
         return web.json_response(len(working))
 
     async def _limit_volume(self, request: web.Request) -> web.Response:
-        """`{"most_bytes": n}`: what a volume holds."""
-        volume = self.state.volumes[self.state.named["volume", request.match_info["name"]]]
-        volume.most_bytes = json.loads(await request.text())["most_bytes"]
+        """Body `{"most_bytes": n}`: the capacity of a volume."""
+        volume = self.state.volumes[self.state.ids["volume", request.match_info["name"]]]
+        volume.max_bytes = json.loads(await request.text())["most_bytes"]
         return web.json_response({})
 
     async def _listen(self, app: web.Application, port: int) -> int:
+        """Serve an app on loopback and return its port; `port` 0 takes any free one."""
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
-        chosen: int = runner.addresses[0][1]
-        return chosen
+        bound_port: int = runner.addresses[0][1]
+        return bound_port
 
 
 def _scope(request: web.Request) -> dict[str, Any]:
-    """The ASGI scope of an HTTP request (asgi.readthedocs.io/en/latest/specs/www.html)."""
+    """Return the ASGI scope of an HTTP request (asgi.readthedocs.io/en/latest/specs/www.html)."""
     return {
         "type": "http",
         "asgi": {"version": "3.0"},

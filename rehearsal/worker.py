@@ -1,8 +1,8 @@
-"""The worker: a container is a process of Modal's own entrypoint, in namespaces of its own.
+"""The worker: a container is a process of Modal's own entrypoint, in Linux namespaces of its own.
 
-Mounts, processes and network are its own (`inside.py`), for an ordinary user too where user namespaces are allowed. It
-runs in this Python environment: of an image ENV and WORKDIR count, the rest is recorded. Of this machine's files it
-sees everything but the checkout, /root and /tmp, and may write to none: what it may import, the app must have added.
+It has its own mounts, processes and network (`sandbox.py`), for an ordinary user too where user namespaces are allowed.
+It runs in this Python environment: ENV and WORKDIR of an image apply, the rest of the image is only recorded. It sees
+this machine's files except the checkout, /root and /tmp, all read-only: what it imports, the app must have added.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from typing import TypedDict
 
 from modal_proto import api_pb2 as pb
 
-from tuneline.rehearsal import inside, network
-from tuneline.rehearsal.objects import Checkout, Container
-from tuneline.rehearsal.part import Part
+from tuneline.rehearsal import network, sandbox
+from tuneline.rehearsal.component import Component
+from tuneline.rehearsal.state import Checkout, Container
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PASSED = "TUNELINE_CACHE"
-"""Of our own environment: where llama.cpp is built, which an image would hold."""
+INHERITED_VARIABLE = "TUNELINE_CACHE"
+"""The variable passed on from our own environment: where llama.cpp is built, which would be in an image."""
 
-NO_NAMESPACES = (
+NO_NAMESPACES_MESSAGE = (
     "this machine lets nobody make user namespaces, in which the rehearsal mounts Volumes; as root allow them: "
     "sysctl -w kernel.unprivileged_userns_clone=1 (or user.max_user_namespaces, or AppArmor's "
     "kernel.apparmor_restrict_unprivileged_userns=0)"
 )
 
 
-class Spec(TypedDict):
-    """What `inside.py` is told."""
+class SandboxSpec(TypedDict):
+    """The JSON argument of `sandbox.py`."""
 
     command: list[str]
     environment: dict[str, str]
     folder: str
-    """Where the entrypoint starts: the image's WORKDIR."""
+    """Working directory of the entrypoint: the image's WORKDIR."""
     root: str
     ports: list[int]
     network: bool
@@ -49,60 +49,60 @@ class Spec(TypedDict):
     hidden: list[str]
     kept: list[str]
     files: list[tuple[str, str, int]]
-    """Source, place, mode."""
+    """Source, target, mode."""
     binds: list[tuple[str, str, bool]]
-    """Folder, place, read-only."""
+    """Source, target, whether it is read-only."""
 
 
-def namespaces_allowed() -> bool:
-    """Whether this user may give a process mounts, processes and a network of its own."""
-    probe = "import sys; sys.path.insert(0, sys.argv[1]); import inside; inside.unshare(network=False)"
-    command = [sys.executable, "-I", "-S", "-c", probe, str(Path(inside.__file__).parent)]
+def can_make_namespaces() -> bool:
+    """Whether this user may make mount, process and network namespaces."""
+    probe = "import sys; sys.path.insert(0, sys.argv[1]); import sandbox; sandbox.unshare(network=False)"
+    command = [sys.executable, "-I", "-S", "-c", probe, str(Path(sandbox.__file__).parent)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def processes(container: Container) -> Iterator[Path]:
-    """Its processes, as folders of this machine's /proc: those in its launcher's new process namespace."""
+def list_processes(container: Container) -> Iterator[Path]:
+    """Yield the /proc folders of a container's processes: those in its launcher's new process namespace."""
     assert container.process
     with contextlib.suppress(OSError):
-        mine = Path(f"/proc/{container.process.pid}/ns/pid_for_children").readlink()
+        namespace = Path(f"/proc/{container.process.pid}/ns/pid_for_children").readlink()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if (process / "ns/pid").readlink() == mine:
+                if (process / "ns/pid").readlink() == namespace:
                     yield process
 
 
-class Worker(Part):
+class Worker(Component):
     """Starts the processes of containers."""
 
     async def start_process(self, container: Container) -> None:
-        """Lay out what the container sees, start it, and open the way out of its network."""
-        spec = await self._spec(container)
-        (container.folder / "args.bin").write_bytes(self._arguments(container).SerializeToString())
+        """Prepare what the container sees, start it, and connect the ports out of its network."""
+        spec = await self._sandbox_spec(container)
+        (container.folder / "args.bin").write_bytes(self._entrypoint_arguments(container).SerializeToString())
         (container.folder / "root").mkdir()
         (container.folder / "spec.json").write_text(json.dumps(spec))
-        here, there = socket.socketpair()
-        with here, there:
+        our_end, launcher_end = socket.socketpair()
+        with our_end, launcher_end:
             container.process = await asyncio.create_subprocess_exec(
                 *(
                     sys.executable,
                     "-I",
                     "-S",
-                    inside.__file__,
+                    sandbox.__file__,
                     str(container.folder / "spec.json"),
-                    str(there.fileno()),
+                    str(launcher_end.fileno()),
                 ),
-                pass_fds=[there.fileno()],
+                pass_fds=[launcher_end.fileno()],
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
-            there.close()
-            listeners = await asyncio.to_thread(network.received, here, len(spec["ports"]))
+            launcher_end.close()
+            listeners = await asyncio.to_thread(network.receive_sockets, our_end, len(spec["ports"]))
         for listener, port in zip(listeners, spec["ports"], strict=False):
-            container.ways_out.append(await network.relay(listener, port))
+            container.relays.append(await network.relay(listener, port))
 
-    async def _spec(self, container: Container) -> Spec:
+    async def _sandbox_spec(self, container: Container) -> SandboxSpec:
         spec = container.function.spec
         files = [
             (str(self.state.folder / "files" / file.sha256_hex), file.filename, file.mode & 0o777)
@@ -112,42 +112,45 @@ class Worker(Part):
         binds = [(str(container.folder), "/__modal", False)]
         for mount in spec.volume_mounts:
             volume = self.state.volumes[mount.volume_id]
-            view = Checkout(volume, container.folder / volume.id, mount.read_only)
-            view.copy.mkdir()
-            await self.check_out(view)
-            container.checkouts.append(view)
-            part = view.copy / mount.sub_path.lstrip("/")
-            part.mkdir(parents=True, exist_ok=True)
-            binds.append((str(part), mount.mount_path, mount.read_only))
-        folders = [found[1] for layer in self.layers(spec.image_id) if (found := re.match(r"WORKDIR\s+(\S+)", layer))]
+            checkout = Checkout(volume, container.folder / volume.id, mount.read_only)
+            checkout.copy.mkdir()
+            await self.check_out(checkout)
+            container.checkouts.append(checkout)
+            folder = checkout.copy / mount.sub_path.lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            binds.append((str(folder), mount.mount_path, mount.read_only))
+        workdirs = [match[1] for layer in self.layers(spec.image_id) if (match := re.match(r"WORKDIR\s+(\S+)", layer))]
         return {
             "command": [sys.executable, "-m", "modal._container_entrypoint"],
             "environment": self._environment(container),
-            "folder": folders[-1] if folders else "/root",
+            "folder": workdirs[-1] if workdirs else "/root",
             "root": str(container.folder / "root"),
             "ports": [] if self.shares_network else self._ports_out(),
             "network": self.shares_network,
             "hidden": [] if CHECKOUT.is_relative_to(sys.prefix) else [str(CHECKOUT)],
-            "kept": [path for path in (sys.prefix, sys.base_prefix, os.environ.get(PASSED)) if path],
+            "kept": [path for path in (sys.prefix, sys.base_prefix, os.environ.get(INHERITED_VARIABLE)) if path],
             "files": files,
             "binds": binds,
         }
 
     def _ports_out(self) -> list[int]:
-        """Of this machine, reached from inside: the plane, the web endpoints there are, and what was let through."""
+        """Return the ports of this machine that a container can reach: ours, web endpoints, and those let through."""
         urls = [url for function in self.state.functions.values() for url in function.urls.values()]
         ports = {int(url.rpartition(":")[2]) for url in (self.server_url, self.address, *urls)}
         return sorted(ports | set(self.let_through))
 
     def _environment(self, container: Container) -> dict[str, str]:
-        """Of the image's ENV, then the secrets, then what Modal sets (modal.com/docs/guide/environment_variables)."""
+        """Return the image's ENV, then the secrets, then what Modal sets.
+
+        modal.com/docs/guide/environment_variables
+        """
         spec = container.function.spec
         environment = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-        if PASSED in os.environ:
-            environment[PASSED] = os.environ[PASSED]
+        if INHERITED_VARIABLE in os.environ:
+            environment[INHERITED_VARIABLE] = os.environ[INHERITED_VARIABLE]
         for layer in self.layers(spec.image_id):
-            if found := re.match(r"ENV\s+([A-Za-z_]\w*)[= ](.*)", layer):
-                environment[found[1]] = shlex.split(found[2])[0] if found[2].strip() else ""
+            if match := re.match(r"ENV\s+([A-Za-z_]\w*)[= ](.*)", layer):
+                environment[match[1]] = shlex.split(match[2])[0] if match[2].strip() else ""
         for secret_id in spec.secret_ids:
             environment |= self.state.secrets[secret_id]
         return environment | {
@@ -163,7 +166,7 @@ class Worker(Part):
             "PYTHONPATH": "/root",
         }
 
-    def _arguments(self, container: Container) -> pb.ContainerArguments:
+    def _entrypoint_arguments(self, container: Container) -> pb.ContainerArguments:
         function = container.function
         return pb.ContainerArguments(
             task_id=container.id,
@@ -172,5 +175,5 @@ class Worker(Part):
             function_def=function.spec,
             serialized_params=function.parameters,
             environment_name="main",
-            app_layout=self.layout(function.app),
+            app_layout=self.app_layout(function.app),
         )

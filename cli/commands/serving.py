@@ -102,11 +102,11 @@ def rehearse(
     folder: Annotated[Path, typer.Option("--state", help="Volumes and secrets of the rehearsal.")] = Path(".rehearsal"),
 ) -> None:
     """Run a modal command with Modal played on this machine; without one, keep it up until Ctrl-C."""
-    from tuneline.rehearsal.command import run, stay
+    from tuneline.rehearsal.command import keep_running, run_rehearsed
 
     if words:
-        sys.exit(run(words, folder))
-    stay(folder, typer.echo)
+        sys.exit(run_rehearsed(words, folder))
+    keep_running(folder, typer.echo)
 
 
 def _get_user_name() -> str:

@@ -19,8 +19,8 @@ import pytest
 from tests.conftest import CACHE, MICRO
 from tuneline.core.paths import ROOT
 from tuneline.images.source import FOLDERS
-from tuneline.rehearsal.command import Rehearsal
-from tuneline.rehearsal.worker import NO_NAMESPACES, namespaces_allowed
+from tuneline.rehearsal.session import Rehearsal
+from tuneline.rehearsal.worker import NO_NAMESPACES_MESSAGE, can_make_namespaces
 
 MODAL = str(Path(sys.executable).with_name("modal"))
 APPS = Path(__file__).parent / "apps"
@@ -77,8 +77,8 @@ class Stage(Cloud):
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    if not namespaces_allowed():
-        pytest.skip(NO_NAMESPACES)
+    if not can_make_namespaces():
+        pytest.skip(NO_NAMESPACES_MESSAGE)
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
     folder = tmp_path_factory.mktemp("rehearsal")
     with Rehearsal(folder) as rehearsal:

@@ -56,12 +56,12 @@ def test_a_queue_gives_in_order(stage: Stage) -> None:
 
 def test_a_detached_run_goes_on_and_is_listed_read_and_stopped(stage: Stage) -> None:
     out = stage.modal("run", "--detach", MACHINE, "--what", "hold", MODAL_LOGS_TIMEOUT="1")
-    assert "spawned fc-" in out and stage.rehearsal.detached()
+    assert "spawned fc-" in out and stage.rehearsal.has_detached_calls()
     app = next(a for a in stage.rehearsal.plane.state.apps.values() if a.name == "machine" and not a.done)
     assert "(detached)" in stage.modal("app", "list")
     assert len(stage.modal("container", "list", "--json")) > 10
     stage.modal("app", "stop", app.id, "--yes")
-    assert not stage.rehearsal.detached()
+    assert not stage.rehearsal.has_detached_calls()
 
 
 def test_secrets_are_made_and_listed_by_the_command_and_never_shown(stage: Stage) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.rehearsal.conftest import APPS, MODAL, Stage
 from tuneline.core.errors import Locked
-from tuneline.rehearsal.command import Rehearsal, run
+from tuneline.rehearsal.command import run_rehearsed
+from tuneline.rehearsal.session import Rehearsal
 
 WEB = str(APPS / "web.py")
 
@@ -89,19 +90,19 @@ def test_a_folder_has_one_plane(stage: Stage) -> None:
 
 
 def test_what_is_deployed_outlives_its_plane(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([MODAL, "deploy", WEB], tmp_path) == 0
-    assert run([MODAL, "volume", "put", "web", WEB, "/copy.py"], tmp_path) == 0
+    assert run_rehearsed([MODAL, "deploy", WEB], tmp_path) == 0
+    assert run_rehearsed([MODAL, "volume", "put", "web", WEB, "/copy.py"], tmp_path) == 0
     capfd.readouterr()
-    assert run(["trigger", "web", "weekly"], tmp_path) == 0
+    assert run_rehearsed(["trigger", "web", "weekly"], tmp_path) == 0
     assert "the week is over" in capfd.readouterr().out
-    assert run([MODAL, "app", "logs", "web"], tmp_path) == 0
+    assert run_rehearsed([MODAL, "app", "logs", "web"], tmp_path) == 0
     assert "the week is over" in capfd.readouterr().out
     with Rehearsal(tmp_path) as rehearsal:
         url = rehearsal.deployed("web")["functions"]["guarded"]["urls"][""]
         headers = {"Modal-Key": "wk-x", "Modal-Secret": "ws-x"}
         assert httpx.get(url, headers=headers, timeout=60).json() == "in"
-    assert run([MODAL, "app", "stop", "web", "--yes"], tmp_path) == 0
-    assert run([MODAL, "app", "list"], tmp_path) == 0
+    assert run_rehearsed([MODAL, "app", "stop", "web", "--yes"], tmp_path) == 0
+    assert run_rehearsed([MODAL, "app", "list"], tmp_path) == 0
     assert "stopped" in capfd.readouterr().out
     assert (tmp_path / "volumes/web/copy.py").exists()
     assert (tmp_path / "plane.json").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""What the control plane knows: apps, functions, calls, containers, volumes. Plain data, kept in memory."""
+"""State of the control plane: apps, functions, calls, containers, volumes. Plain data in memory."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from modal_proto import api_pb2 as pb
 
 @dataclass(eq=False)
 class App:
-    """An app, running for one `modal run` or deployed."""
+    """An app: deployed, or running for one `modal run`."""
 
     id: str
     name: str
@@ -27,12 +27,12 @@ class App:
     created: float = field(default_factory=time.time)
     stopped: float = 0.0
     versions: list[float] = field(default_factory=list)
-    """When each deployment was made (Unix seconds)."""
+    """Time of each deployment, in Unix seconds."""
 
 
 @dataclass(eq=False)
 class Function:
-    """A function as declared, or as `with_options` or a class's parameters bind it."""
+    """A function as declared, or as bound by `with_options` or a class's parameters."""
 
     id: str
     app: App
@@ -42,10 +42,11 @@ class Function:
     data: pb.FunctionData | None = None
     parameters: bytes = b""
     urls: dict[str, str] = field(default_factory=dict)
-    """Method ("" for a function) → address of its web endpoint."""
+    """Method name ("" for a function) → address of its web endpoint."""
     crashes: int = 0
+    """Containers that died before they took an input."""
     waiting: "deque[Input]" = field(default_factory=deque)
-    woken: asyncio.Condition = field(default_factory=asyncio.Condition)
+    input_added: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def spec(self) -> pb.Function:
@@ -55,7 +56,7 @@ class Function:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a function, of one or many inputs."""
+    """One call of a function, with one or many inputs."""
 
     id: str
     function: Function
@@ -68,7 +69,7 @@ class Call:
 
 @dataclass(eq=False)
 class Input:
-    """One input, and how often it was tried."""
+    """One input of a call, and how often it was tried."""
 
     id: str
     call: Call
@@ -82,41 +83,41 @@ class Input:
 
 @dataclass(eq=False)
 class Volume:
-    """The committed state of a volume is a folder."""
+    """A volume; its committed state is a folder."""
 
     id: str
     name: str
     path: Path
     metadata: pb.VolumeMetadata
-    most_bytes: int | None = None
+    max_bytes: int | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(eq=False)
 class Checkout:
-    """A container's own view of a volume."""
+    """A container's own copy of a volume."""
 
     volume: Volume
     copy: Path
     read_only: bool
-    seen: dict[str, tuple[int, int]] | None = None
-    """Files as last committed or reloaded: modification time (ns) and size."""
+    synced: dict[str, tuple[int, int]] | None = None
+    """File → modification time (ns) and size at the last commit or reload."""
 
 
 @dataclass(eq=False)
 class Container:
-    """One process of Modal's container entrypoint."""
+    """A container: one process of Modal's container entrypoint."""
 
     id: str
     function: Function
     folder: Path
     process: asyncio.subprocess.Process | None = None
     checkouts: list[Checkout] = field(default_factory=list)
-    ways_out: list[asyncio.Server] = field(default_factory=list)
-    """Of its network."""
+    relays: list[asyncio.Server] = field(default_factory=list)
+    """Connections out of its network."""
     running: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
-    """Inputs it is still to be told of."""
+    """Ids of cancelled inputs that it has not been told of yet."""
     began: float = field(default_factory=time.time)
     polling: int = 0
     alive: bool = True
@@ -125,11 +126,11 @@ class Container:
     had_input: bool = False
     failed: bool = False
     ended_by: str = ""
-    """Why we killed it; empty if it ended by itself."""
+    """Why the control plane ended it; empty if it ended by itself."""
 
 
 class State:
-    """All of it, and the ids."""
+    """The whole state, and a source of ids."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -148,28 +149,28 @@ class State:
         self.dicts: dict[str, dict[bytes, bytes]] = {}
         self.queues: dict[str, defaultdict[bytes, list[tuple[str, bytes]]]] = {}
         """Id → partition → entries, oldest first: their ids and values."""
-        self.named: dict[tuple[Any, ...], str] = {}
+        self.ids: dict[tuple[Any, ...], str] = {}
         """(kind, name, …) → id."""
         self._changed = asyncio.Event()
-        """Set, and replaced, whenever an output, a log line or a piece of data arrives."""
+        """Set, and replaced, whenever an output, a log line or a data chunk arrives."""
         self.counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
 
     def new_id(self, prefix: str) -> str:
-        """An id that looks like Modal's: a prefix and 22 characters."""
+        """Return an id of the same form as Modal's: a prefix and 22 characters."""
         return f"{prefix}-{next(self.counts[prefix]):022d}"
 
-    def tell(self) -> None:
-        """Wake whoever waits for something to arrive."""
+    def notify(self) -> None:
+        """Wake every `wait_for`."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait_for(self, arrived: Any, seconds: float) -> Any:
-        """What `arrived()` says once it is true, or after `seconds`.
+    async def wait_for(self, condition: Any, seconds: float) -> Any:
+        """Return the value of `condition()` once it is true, or after `seconds`.
 
         Without a lock: a Condition whose waiter is cancelled twice (a client that went away) stays locked for all.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not arrived():
+                while not condition():
                     await self._changed.wait()
-        return arrived()
+        return condition()
