@@ -1,4 +1,4 @@
-"""Container images: one a file, exact pins, our source last."""
+"""Container images: one per file, with exact pins and our source added last."""
 
 from tuneline.images import compress, convert, cpu, evaluate, serve, train
 

@@ -1,4 +1,4 @@
-"""Conversion, and serving GGUF: the packages of `cpu`, and llama.cpp."""
+"""Image for conversion and for serving GGUF: the packages of `cpu`, and llama.cpp."""
 
 from tuneline.images import cpu
 from tuneline.images.llama import with_llama

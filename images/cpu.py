@@ -1,4 +1,4 @@
-"""Fetching, preparing, walking the line: no GPU, no compiler. torch's CPU build, for the tokenizers' sake."""
+"""Image for fetch, prepare and the pipeline run: no GPU, no compiler; torch's CPU build, which tokenizers need."""
 
 import modal
 
@@ -11,7 +11,7 @@ _slim = modal.Image.debian_slim(python_version=PYTHON)
 
 
 def with_packages(image: modal.Image) -> modal.Image:
-    """`image`, which has torch, and what every stage but training needs beside it."""
+    """Return `image`, which has torch, with the packages that every stage but training needs."""
     return (
         image.pip_install(
             *pinned("transformers", "datasets", "safetensors", "huggingface-hub", "scikit-learn", "scipy", "numpy")

@@ -1,4 +1,4 @@
-"""Judging: vLLM as it serves, llama.cpp as it serves, and the statistics."""
+"""Image for evaluation: vLLM and llama.cpp as they serve, and the statistics."""
 
 import modal
 

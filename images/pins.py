@@ -1,17 +1,17 @@
-"""Versions that belong together, one table for all images; a test holds it against requirements.lock.
+"""Pinned versions, one table for all images; a test compares it with requirements.lock.
 
 | Pin | Goes with | Why |
 | --- | --- | --- |
-| torch 2.13 | vLLM 0.32 | vLLM asks for exactly this torch; training and serving then share kernels and numerics |
-| transformers 5.23 | trl 1.16, peft 0.21 | what the tests here run; the adapter's format is theirs |
-| transformers 5.19 (serve) | vLLM 0.32 | vLLM asks for less than 5.20: hence an image of its own |
-| fastapi 0.136 (serve) | vLLM 0.32 | vLLM asks for less than 0.137 |
-| llama.cpp of llama-cpp-python 0.3.36 | the GGUF files | converter, quantizer and server of one source, by its hash |
+| torch 2.13 | vLLM 0.32 | vLLM requires exactly this torch; training and serving then share kernels and numerics |
+| transformers 5.23 | trl 1.16, peft 0.21 | what the tests run with; the adapter's format is theirs |
+| transformers 5.19 (serve) | vLLM 0.32 | vLLM requires less than 5.20: hence an image of its own |
+| fastapi 0.136 (serve) | vLLM 0.32 | vLLM requires less than 0.137 |
+| llama.cpp of llama-cpp-python 0.3.36 | the GGUF files | converter, quantizer and server from one source, pinned by its hash |
 | kernels 0.17 | torch 2.13 | FlashAttention, compiled: flash-attn itself has no official wheel for torch 2.13 |
 """
 
 PYTHON = "3.12"
-"""CUDA builds of flash kernels exist for it first; the code itself runs on 3.11 to 3.13."""
+"""CUDA builds of flash kernels appear for this version first; the code itself runs on 3.11 to 3.13."""
 
 PINS = {
     "accelerate": "1.15.0",
@@ -50,9 +50,9 @@ PINS = {
 }
 
 ONLY_IN_IMAGES = {"kernels": "0.17.2", "vllm": "0.32.0"}
-"""Need a GPU, so requirements.lock does not have them."""
+"""Packages that need a GPU, so they are not in requirements.lock."""
 
 
 def pinned(*names: str) -> list[str]:
-    """`name==version` of each."""
+    """Return `name==version` for each package."""
     return [f"{name}=={(PINS | ONLY_IN_IMAGES)[name]}" for name in names]

@@ -1,4 +1,4 @@
-"""Training on GPUs: torch with CUDA, the Hugging Face stack, 4 bit, FlashAttention's kernels baked in."""
+"""Image for training on GPUs: torch with CUDA, the Hugging Face stack, bitsandbytes, FlashAttention's kernels."""
 
 import modal
 
@@ -6,8 +6,8 @@ from tuneline.images.pins import PYTHON, pinned
 from tuneline.images.source import ENVIRONMENT, with_source
 
 KERNELS = ("kernels-community/flash-attn2", "kernels-community/flash-attn3")
-"""Compiled for the pinned torch and CUDA; loaded by transformers' `attn_implementation`."""
-_BAKE = "from kernels import install_kernel; [install_kernel(name, revision='main') for name in {names!r}]"
+"""Compiled for the pinned torch and CUDA; loaded through transformers' `attn_implementation`."""
+_INSTALL_KERNELS = "from kernels import install_kernel; [install_kernel(name, revision='main') for name in {names!r}]"
 
 image = with_source(
     modal.Image.debian_slim(python_version=PYTHON)
@@ -15,6 +15,6 @@ image = with_source(
     .pip_install(*pinned("transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors"))
     .pip_install(*pinned("kernels", "huggingface-hub", "numpy", "sentencepiece", "orjson"))
     .pip_install(*pinned("pydantic", "pyyaml", "jinja2", "rich", "typer", "openai", "wandb"))
-    .run_commands(f'python -c "{_BAKE.format(names=KERNELS)}"')
+    .run_commands(f'python -c "{_INSTALL_KERNELS.format(names=KERNELS)}"')
     .env(ENVIRONMENT | {"USE_HUB_KERNELS": "1"})
 )

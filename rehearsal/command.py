@@ -20,7 +20,7 @@ from tuneline.rehearsal.session import ADDRESS, Rehearsal
 TRIGGER = "trigger"
 
 
-def run_rehearsed(words: list[str], folder: Path) -> int:
+def run_rehearsed(command: list[str], folder: Path) -> int:
     """Run a command with Modal simulated here, and return its exit code.
 
     `trigger APP FUNCTION` calls a function as its schedule would. If a control plane is running with this folder
@@ -28,11 +28,11 @@ def run_rehearsed(words: list[str], folder: Path) -> int:
     """
     if (file := folder / ADDRESS).exists() and _is_running(folder):
         record = json.loads(file.read_text())
-        return _trigger(record["address"], words) if words[0] == TRIGGER else _call(words, record["environment"])
+        return _trigger(record["address"], command) if command[0] == TRIGGER else _call(command, record["environment"])
     with Rehearsal(folder) as rehearsal:
-        if words[0] == TRIGGER:
-            return _trigger(rehearsal.address, words)
-        code = _call(words, rehearsal.environment)
+        if command[0] == TRIGGER:
+            return _trigger(rehearsal.address, command)
+        code = _call(command, rehearsal.environment)
         if rehearsal.has_detached_calls():
             _print("the client is gone, a detached call goes on; Ctrl-C ends it")
             _wait_while(rehearsal.has_detached_calls)
@@ -53,11 +53,11 @@ def keep_running(folder: Path, echo: Any) -> None:
         _wait_while(lambda: True)
 
 
-def _call(words: list[str], environment: dict[str, str]) -> int:
+def _call(command: list[str], environment: dict[str, str]) -> int:
     try:
-        process = subprocess.Popen(words, env=os.environ | environment)
+        process = subprocess.Popen(command, env=os.environ | environment)
     except FileNotFoundError:
-        raise NotFound(f"{words[0]}: no such command; say `tuneline rehearse -- modal run …`") from None
+        raise NotFound(f"{command[0]}: no such command; say `tuneline rehearse -- modal run …`") from None
     while True:
         try:
             return process.wait()
@@ -65,23 +65,23 @@ def _call(words: list[str], environment: dict[str, str]) -> int:
             process.send_signal(signal.SIGINT)  # the client asks whether to detach or to stop
 
 
-def _trigger(address: str, words: list[str]) -> int:
+def _trigger(address: str, command: list[str]) -> int:
     """Call a deployed function as its schedule would, print its log, and return 1 if it failed, else 0.
 
     Raises:
-        BadRequest: `words` does not name an app and a function.
+        BadRequest: `command` does not name an app and a function.
         NotFound: no such app or function is deployed.
     """
-    if len(words) != 3:
+    if len(command) != 3:
         raise BadRequest("say `tuneline rehearse -- trigger APP FUNCTION`")
     try:
-        with urllib.request.urlopen(f"{address}/rehearsal/trigger/{words[1]}/{words[2]}", b"") as response:
+        with urllib.request.urlopen(f"{address}/rehearsal/trigger/{command[1]}/{command[2]}", b"") as response:
             result = json.load(response)
     except urllib.error.HTTPError as error:
         raise NotFound(error.read().decode()) from None
     sys.stdout.write(result["log"])
     if result["status"] != pb.GenericResult.GENERIC_STATUS_SUCCESS:
-        _print(f"{words[2]} failed: {result['exception']}")
+        _print(f"{command[2]} failed: {result['exception']}")
         return 1
     return 0
 

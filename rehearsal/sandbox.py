@@ -75,7 +75,7 @@ def init(spec: dict[str, Any]) -> int:
     root = Root(Path(spec["root"]))
     for hidden in spec["hidden"]:
         root.hide(Path(hidden))
-    for visible in spec["kept"]:
+    for visible in spec["visible"]:
         root.show(Path(visible))
     for source, target, mode in spec["files"]:
         root.put(Path(source), Path(target), mode)

@@ -47,7 +47,7 @@ class SandboxSpec(TypedDict):
     network: bool
     """Whether it shares this machine's network."""
     hidden: list[str]
-    kept: list[str]
+    visible: list[str]
     files: list[tuple[str, str, int]]
     """Source, target, mode."""
     binds: list[tuple[str, str, bool]]
@@ -128,7 +128,7 @@ class Worker(Component):
             "ports": [] if self.shares_network else self._ports_out(),
             "network": self.shares_network,
             "hidden": [] if CHECKOUT.is_relative_to(sys.prefix) else [str(CHECKOUT)],
-            "kept": [path for path in (sys.prefix, sys.base_prefix, os.environ.get(INHERITED_VARIABLE)) if path],
+            "visible": [path for path in (sys.prefix, sys.base_prefix, os.environ.get(INHERITED_VARIABLE)) if path],
             "files": files,
             "binds": binds,
         }

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tuneline.core.paths import ROOT
-from tuneline.images.compress import OWN
-from tuneline.images.llama import BUILDER, SOURCE
+from tuneline.images.compress import ENVIRONMENT_FILES
+from tuneline.images.llama import BUILDER_FILES, BUILDER_IMPORTS
 from tuneline.images.source import PACKAGE
 
 RUN_AS_A_FILE = "import tuneline.engines.llama_cpp.build"
@@ -19,8 +19,8 @@ RUN_AS_A_FILE = "import tuneline.engines.llama_cpp.build"
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ((*BUILDER, *SOURCE), RUN_AS_A_FILE),
-        ((*BUILDER, *SOURCE, *OWN), "import tuneline.stages.convert.folders.environments"),
+        ((*BUILDER_IMPORTS, *BUILDER_FILES), RUN_AS_A_FILE),
+        ((*BUILDER_IMPORTS, *BUILDER_FILES, *ENVIRONMENT_FILES), "import tuneline.stages.convert.folders.environments"),
     ],
 )
 def test_a_layer_has_all_it_imports(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
