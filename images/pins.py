@@ -6,7 +6,7 @@
 | transformers 5.23 | trl 1.16, peft 0.21 | what the tests run with; the adapter's format is theirs |
 | transformers 5.19 (serve) | vLLM 0.32 | vLLM requires less than 5.20: hence an image of its own |
 | fastapi 0.136 (serve) | vLLM 0.32 | vLLM requires less than 0.137 |
-| llama.cpp of llama-cpp-python 0.3.36 | the GGUF files | converter, quantizer and server from one source, pinned by its hash |
+| llama.cpp of llama-cpp-python 0.3.36 | the GGUF files | converter, quantizer and server of one source, by its hash |
 | kernels 0.17 | torch 2.13 | FlashAttention, compiled: flash-attn itself has no official wheel for torch 2.13 |
 """
 

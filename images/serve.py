@@ -1,4 +1,4 @@
-"""Image for serving: vLLM, and what the gateway needs to select a request's tools; nothing else, so that it starts fast."""
+"""Image for serving: vLLM, and what the gateway needs to select tools; nothing else, so that it starts fast."""
 
 import modal
 
