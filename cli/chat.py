@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tuneline.cli.consoles import console
 from tuneline.endpoints.tool_selection import load_tool_selector
-from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.prepared_run import load_tools
 
 if TYPE_CHECKING:
     from tuneline.endpoints.tool_selection import ToolSelector

@@ -23,7 +23,7 @@ from tuneline.engines.server import Server
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.engines.vllm.vllm_server import load_adapter, start_vllm, unload_adapter
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare import TEMPLATE
+from tuneline.stages.prepare.prepared_run import TEMPLATE
 
 log = logging.getLogger(__name__)
 

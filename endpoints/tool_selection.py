@@ -10,7 +10,7 @@ from typing import Any
 
 from tuneline.configs.catalogue import dotted_name
 from tuneline.configs.recipe import recipe_of
-from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
+from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
 
 Message = dict[str, Any]
 Schema = dict[str, Any]
@@ -34,16 +34,16 @@ class ToolSelector:
         forced = dotted_name(choice["function"]["name"]) if isinstance(choice, dict) else None
         always = [name for name in tools_by_name if name == forced or name not in self.preselector.documents]
         candidates = tools_by_name.keys() - set(always)
-        nearest = self.preselector.shown(_last_user_text(messages), max(0, self.limit - len(always)), candidates)
+        nearest = self.preselector.select(_last_user_text(messages), max(0, self.limit - len(always)), candidates)
         return [tools_by_name[name] for name in (*nearest, *always)]
 
 
 def load_tool_selector(run: Path) -> ToolSelector | None:
     """Return the run's tool selector, or None if the run was prepared without a preselector."""
     prepared = run / "prepare"
-    if not (prepared / FILE).exists():
+    if not (prepared / PRESELECTOR_FILE).exists():
         return None
-    preselector = Preselector.read(prepared)
+    preselector = Preselector.load(prepared)
     preselector.nearest("")  # trained now, so that no request waits for it
     return ToolSelector(preselector, recipe_of(run).data.nearest)
 

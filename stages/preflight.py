@@ -110,7 +110,7 @@ def _format_number(number: float) -> str:
 
 def _copy_longest_rows(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     """Copy what `prepare` made to `folder`, with only the longest training rows, as many as these steps use."""
-    from tuneline.stages.prepare import load_tools
+    from tuneline.stages.prepare.prepared_run import load_tools
     from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = (prepared / "train.jsonl").read_bytes().splitlines(keepends=True)

@@ -22,18 +22,19 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
     from array import array
 
     from tuneline.configs.data import Data, Source
-    from tuneline.stages.prepare import examination
-    from tuneline.stages.prepare.rendering.renderer import Measured, Renderer
+    from tuneline.stages.prepare.checks.duplicates import DuplicateIndex
+    from tuneline.stages.prepare.examination import Examination
+    from tuneline.stages.prepare.rendering.renderer import Renderer, RowMeasure
 
     folder = Path(tempfile.mkdtemp())
 
     class Keeping(Renderer):
         """Writes ids and masks of what it measures into a file of its process."""
 
-        def measure(self, lines: Any) -> list[Measured]:
+        def measure(self, lines: Any) -> list[RowMeasure]:
             measures = []
             with (folder / str(os.getpid())).open("ab") as out:
-                for ids, spans, refused in self.tokens(lines):
+                for ids, spans, refused in self.tokenize_lines(lines):
                     mask = bytearray(len(ids))
                     for first, end in spans:
                         mask[first:end] = b"\1" * (end - first)
@@ -43,14 +44,14 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
 
     renderer = (Keeping if pack else Renderer)(ROOT / "data/tiny", None)
     if not deduplicate:
-        examination.Index.add = lambda self, text: None  # type: ignore[method-assign]
+        DuplicateIndex.add = lambda self, text: None  # type: ignore[method-assign]
     if pack:
         import datasets  # noqa: F401
         from trl.data_utils import pack_dataset  # noqa: F401
 
     def run() -> Any:
         data = Data(sources=(Source(path=file),), max_tokens=PACKED_TOKENS)
-        examined = examination.Examination(data, None, renderer)
+        examined = Examination(data, None, renderer)
         for _ in examined.rows():
             pass
         examined.finish()

@@ -63,7 +63,7 @@ def validate(
     from tuneline.stages.prepare import validation
 
     result = validation.validate(paths, recipe, to, fix=fix)
-    typer.echo(result.told)
+    typer.echo(result.summary)
     raise typer.Exit(0 if result.passed else 2)
 
 
@@ -77,7 +77,7 @@ def init(
     """Look at data and write a recipe that runs."""
     from tuneline.stages.prepare import recipe_starter
 
-    typer.echo(recipe_starter.init(path, to, base, revision))
+    typer.echo(recipe_starter.write_starter_recipe(path, to, base, revision))
 
 
 @app.command(**PANEL)

@@ -24,7 +24,7 @@ from tuneline.stages.convert.task import (
 )
 from tuneline.stages.convert.verification.verify import REPORT
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare import TEMPLATE
+from tuneline.stages.prepare.prepared_run import TEMPLATE
 
 STAGE_VERSION = 2
 BASE, REFERENCE = "base-F16", "tuned-F16"

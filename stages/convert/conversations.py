@@ -23,7 +23,7 @@ class Conversation:
 
 def read_conversations(prepared: Path, files: Sequence[str], limit: int) -> list[Conversation]:
     """Return up to `limit` conversations of the run, from these files of its prepared data in this order."""
-    from tuneline.stages.prepare import load_tools, read_prepared
+    from tuneline.stages.prepare.prepared_run import load_tools, read_prepared
 
     catalogue = load_tools(prepared)
     conversations: list[Conversation] = []

@@ -25,8 +25,8 @@ from tuneline.stages.evaluate.targets import BASE, served_target, target_files
 from tuneline.stages.evaluate.verdicts.gate import decide_gate
 from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS
-from tuneline.stages.prepare import load_tools
-from tuneline.stages.prepare.checks.overlap import overlap, read_carriers, seen
+from tuneline.stages.prepare.checks.overlap import count_overlap, count_seen_in_training, read_carriers
+from tuneline.stages.prepare.prepared_run import load_tools
 
 
 def evaluate(recipe: Recipe, run: Path) -> Artifact:
@@ -125,12 +125,15 @@ def _gather_evidence(
 
 def _seen_in_training(prepared: Path, suites: Suites) -> dict[str, int]:
     """Return how many items of each suite are in the training data, by their text or their sentence template."""
-    return seen(prepared, {name: [(item.text, item.carrier) for item in items] for name, items in suites.items()})
+    return count_seen_in_training(
+        prepared, {name: [(item.text, item.carrier) for item in items] for name, items in suites.items()}
+    )
 
 
 def _overlap_table(prepared: Path, suites: Suites, seen_items: Mapping[str, int]) -> dict[str, Any]:
     carriers = read_carriers(prepared)
     return {
-        name: overlap(carriers, (item.carrier for item in items)) | {"items": len(items), "seen": seen_items[name]}
+        name: count_overlap(carriers, (item.carrier for item in items))
+        | {"items": len(items), "seen": seen_items[name]}
         for name, items in suites.items()
     }

@@ -1,13 +1,12 @@
-"""Prepare: from sources to training and validation rows, with nothing silently wrong."""
+"""Stage `prepare`: turns the recipe's data sources into checked training and validation rows."""
 
 import json
 import statistics
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
@@ -18,32 +17,35 @@ from tuneline.core.paths import resolve
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare.checks.overlap import write_carriers
 from tuneline.stages.prepare.checks.problems import Findings
-from tuneline.stages.prepare.checks.requirements import verdict
-from tuneline.stages.prepare.examination import Entry, Examination
-from tuneline.stages.prepare.rendering import tool_preselector
+from tuneline.stages.prepare.examination import Examination
+from tuneline.stages.prepare.prepared_run import TEMPLATE
 from tuneline.stages.prepare.rendering.renderer import Renderer
-from tuneline.stages.prepare.rendering.tool_preselector import Preselector, recall, shown_as
-from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.synthesis.synthetic_rows import examples
-from tuneline.stages.prepare.validation_split import Places, sides, single_documents
+from tuneline.stages.prepare.rendering.tool_preselector import (
+    PRESELECTOR_FILE,
+    Preselector,
+    choose_tool_display,
+    measure_recall,
+)
+from tuneline.stages.prepare.requirements import compute_verdict
+from tuneline.stages.prepare.row_store import RowStore
+from tuneline.stages.prepare.source_summary import summarize
+from tuneline.stages.prepare.synthesis.synthetic_rows import make_synthesizer
+from tuneline.stages.prepare.validation_split import single_document_labels
 
 PROGRESS_ROWS = 1000
-ERRORS_TOLD = 10
-
-TEMPLATE = "chat_template.jinja"
-"""The tuned model's own template, beside the rows, where it is not the base's."""
+ERRORS_SHOWN = 10
 
 HIDE_TOOLS = "{%- set tools = none %}"
-"""Put before any chat template, it lists no tools, whatever a request sends; calls are still written and parsed."""
+"""Put before a chat template, it lists no tools, whatever a request sends. Calls are still written and parsed."""
 
 VERDICT = "validation.json"
 
 
 def prepare(recipe: Recipe, run: Path) -> Artifact:
-    """Training and validation rows in `prepare/`, a row a line, the catalogue as `tools.json`, and what was checked.
+    """Write training and validation rows to `prepare/`, one JSON line a row, with the catalogue and the verdict.
 
     Raises:
-        BadData: rows with errors, or a requirement that is not met; `prepare/validation.json` has all of them.
+        BadData: Rows with errors, or a requirement that is not met; `prepare/validation.json` lists all of them.
     """
     base = open_base(recipe)
     return artifacts.make(
@@ -55,132 +57,83 @@ def prepare(recipe: Recipe, run: Path) -> Artifact:
     )
 
 
-def load_tools(prepared: Path) -> Catalogue | None:
-    """The catalogue a run was prepared with, or None."""
-    file = prepared / "tools.json"
-    return Catalogue.model_validate_json(file.read_text()) if file.exists() else None
-
-
-def read_prepared(file: Path) -> list[Row]:
-    """The rows of `train.jsonl` or `validation.jsonl`."""
-    with file.open(encoding="utf-8") as lines:
-        return [Row.model_validate_json(line) for line in lines]
-
-
 def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:
     data = recipe.data
     catalogue = load_catalogue(resolve(data.tools)) if data.tools else None
     renderer = Renderer(base, catalogue)
-    way = shown_as(data, catalogue, renderer)
-    selector = Preselector.of(catalogue) if catalogue and way == "nearest" else None
-    examined = Examination(data, catalogue, renderer, made=examples(data, catalogue), selector=selector)
-    kept = _Kept(folder / SCRATCH / "rows.jsonl", data.seed)
-    learned = 0
-    for done, entry in enumerate(examined.rows(), 1):
-        kept.add(entry)
-        learned += entry.learned
-        if done % PROGRESS_ROWS == 0:
-            events.progress(done, done, "rows", "read, checked and measured")
-    findings = examined.finish()
-    artifacts.write_atomic(folder / VERDICT, json.dumps(verdict(examined), ensure_ascii=False, indent=1))
-    _refuse(findings, verdict(examined)["required"], len(kept.places), data)
+    display = choose_tool_display(data, catalogue, renderer)
+    preselector = Preselector.from_catalogue(catalogue) if catalogue and display == "nearest" else None
+    synthesize = make_synthesizer(data, catalogue)
+    examination = Examination(data, catalogue, renderer, synthesize=synthesize, preselector=preselector)
+    store = _examine(examination, folder / SCRATCH / "rows.jsonl", events)
+    findings = examination.finish()
+    verdict = compute_verdict(examination)
+    artifacts.write_atomic(folder / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
+    _refuse(findings, verdict["required"], len(store), data)
     _warn(findings, events)
-    train, validation = kept.split(examined, events)
-    examined.rng.shuffle(train)
-    kept.write(folder / "train.jsonl", train)
-    kept.write(folder / "validation.jsonl", validation)
-    if tools := examined.toolbox.catalogue:
+    train, validation = _write_rows(store, examination, folder, events)
+    if tools := examination.toolbox.catalogue:
         artifacts.write_atomic(folder / "tools.json", tools.model_dump_json())
     if data.catalogue == "learned" or not renderer.is_own:
-        hidden = HIDE_TOOLS if data.catalogue == "learned" else ""
-        artifacts.write_atomic(folder / TEMPLATE, hidden + renderer.template)
-    if selector:
-        artifacts.write_atomic(folder / tool_preselector.FILE, json.dumps(selector.documents, ensure_ascii=False))
-    write_carriers(folder, examined.carriers)
-    lengths = sorted(examined.lengths)
+        prefix = HIDE_TOOLS if data.catalogue == "learned" else ""
+        artifacts.write_atomic(folder / TEMPLATE, prefix + renderer.template)
+    if preselector:
+        artifacts.write_atomic(folder / PRESELECTOR_FILE, json.dumps(preselector.documents, ensure_ascii=False))
+    write_carriers(folder, examination.carriers)
     return {
-        "rows_train": len(train),
-        "rows_validation": len(validation),
+        "rows_train": train,
+        "rows_validation": validation,
         "too_long": findings.counts["too_long"],
-        "tokens_mean": round(statistics.mean(lengths), 1),
-        "tokens_p95": lengths[int(0.95 * (len(lengths) - 1))],
-        "learned_tokens_mean": round(learned / len(lengths), 1),
+        **_token_metrics(examination),
         "warnings": findings.count("warning"),
-        "sources": examined.composition(),
-        "tools_shown": way,
-        "tools_recall": recall(selector, catalogue) if selector and catalogue else None,
+        "sources": summarize(examination.sources),
+        "tools_shown": display,
+        "tools_recall": measure_recall(preselector, catalogue) if preselector and catalogue else None,
     }
 
 
-class _Kept:
-    """Rows on disk, and in memory a few numbers for each, so that memory does not follow the size of the data."""
-
-    def __init__(self, file: Path, seed: int) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self._out = file, file.open("wb")
-        self._offsets, self._parts = array("Q"), array("I")
-        self._of_files = array("Q")
-        """By the number of a row of a file, its number here plus one, or 0 if it is not here."""
-        self.places = Places(seed)
-
-    def add(self, entry: Entry) -> None:
-        self.places.add(entry.row, entry.label)
-        if entry.place is not None:
-            self._of_files.extend([0] * (entry.place - len(self._of_files)))
-            self._of_files.append(len(self.places))
-        self._parts.append(entry.part)
-        self._offsets.append(self._out.tell())
-        self._out.write((entry.line or entry.row.model_dump_json(exclude_none=True).encode()) + b"\n")
-
-    def split(self, examined: Examination, events: Events) -> tuple[list[int], list[int]]:
-        """(training, validation) as numbers of rows; duplicates are on the side of the first, or left out."""
-        data, left_out = examined.data, set[int]()
-        for place in sorted(examined.twins):
-            row, first = self._number(place), self._number(examined.twins[place])
-            if row is not None and first is not None:
-                self.places.follow(row, first)
-                if data.duplicates == "drop":
-                    left_out.add(row)
-        for label in single_documents(self.places):
-            events.emit("warning", text=f"all rows of {label or 'no label'} come from one document: it is split itself")
-        held = sides(self.places, data.validation_share, data.validation_rows, left_out)
-        weights = [part.weight for part in examined.parts]
-        train = [
-            number
-            for number in range(len(held))
-            if not held[number] and number not in left_out
-            for _ in range(_times(self.places.own[number], weights[self._parts[number]]))
-        ]
-        return train, [number for number, one in enumerate(held) if one]
-
-    def _number(self, place: int) -> int | None:
-        """Of a row of a file, if it was kept."""
-        here = self._of_files[place] if 0 <= place < len(self._of_files) else 0
-        return here - 1 if here else None
-
-    def write(self, file: Path, numbers: Sequence[int]) -> None:
-        """Rows in this order; a crash leaves a part of a file, which counts for nothing without a manifest."""
-        self._out.flush()
-        with self._file.open("rb") as rows, file.open("wb") as out:
-            for number in numbers:
-                rows.seek(self._offsets[number])
-                out.write(rows.readline())
+def _examine(examination: Examination, scratch: Path, events: Events) -> RowStore:
+    store = RowStore(scratch, examination.data.seed)
+    for count, examined in enumerate(examination.rows(), 1):
+        store.add(examined)
+        if count % PROGRESS_ROWS == 0:
+            events.progress(count, count, "rows", "read, checked and measured")
+    return store
 
 
-def _times(key: int, weight: float) -> int:
-    """How often a row is seen: the whole part of the weight, and once more for a share of rows, by their hash."""
-    whole, share = divmod(weight, 1.0)
-    return int(whole) + ((key * 0x9E3779B97F4A7C15) % 2**64 < share * 2**64)
+def _write_rows(store: RowStore, examination: Examination, folder: Path, events: Events) -> tuple[int, int]:
+    """Write both files and return the numbers of (training, validation) rows."""
+    train, validation = store.split(examination.data, examination.duplicates.duplicate_of)
+    for label in single_document_labels(store.split_keys):
+        events.emit("warning", text=f"all rows of {label or 'no label'} come from one document: it is split itself")
+    examination.rng.shuffle(train)
+    store.write(folder / "train.jsonl", train)
+    store.write(folder / "validation.jsonl", validation)
+    return len(train), len(validation)
 
 
-def _refuse(findings: Findings, wanted: list[dict[str, Any]], rows: int, data: Data) -> None:
+def _token_metrics(examination: Examination) -> dict[str, Any]:
+    lengths = sorted(examination.lengths)
+    loss_tokens = sum(source.loss_tokens for source in examination.sources)
+    return {
+        "tokens_mean": round(statistics.mean(lengths), 1),
+        "tokens_p95": lengths[int(0.95 * (len(lengths) - 1))],
+        "learned_tokens_mean": round(loss_tokens / len(lengths), 1),
+    }
+
+
+def _refuse(findings: Findings, requirements: list[dict[str, Any]], rows: int, data: Data) -> None:
     errors = findings.count("error")
-    told = [str(problem) for problem in findings.of("error")[:ERRORS_TOLD]]
-    if errors > len(told):
-        told.append(f"… {errors - len(told)} errors more; `tuneline validate RECIPE` lists them, `--fix` mends many")
-    told += [f"data.require: {one['measure']}: {one['found']:g}, wanted {one['wanted']}" for one in _unmet(wanted)]
-    if told:
-        raise BadData("\n".join(told))
+    lines = [str(problem) for problem in findings.examples_of("error")[:ERRORS_SHOWN]]
+    if errors > len(lines):
+        lines.append(f"… {errors - len(lines)} errors more; `tuneline validate RECIPE` lists them, `--fix` mends many")
+    lines += [
+        f"data.require: {requirement['measure']}: {requirement['found']:g}, wanted {requirement['wanted']}"
+        for requirement in requirements
+        if not requirement["met"]
+    ]
+    if lines:
+        raise BadData("\n".join(lines))
     if not rows:
         too_long = findings.counts["too_long"]
         raise BadData(
@@ -190,12 +143,8 @@ def _refuse(findings: Findings, wanted: list[dict[str, Any]], rows: int, data: D
         )
 
 
-def _unmet(wanted: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (one for one in wanted if not one["met"])
-
-
 def _warn(findings: Findings, events: Events) -> None:
-    """One warning a kind, with how many there are and the first."""
+    """Emit one warning for each kind of problem, with its count and its first example."""
     for kind, count in findings.counts.items():
         first = findings.examples[kind][0]
         if first.severity == "warning":

@@ -1,4 +1,4 @@
-"""The page on a dataset: lengths, languages, duplicates, tools and tokens, and ten rows as the loss sees them."""
+"""The HTML report on a dataset: lengths, languages, duplicates, tools, and ten rows with the text in the loss."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,25 +14,26 @@ BARS = 24
 LABELS_SHOWN = 120
 
 
-def write_page(file: Path, examined: Examination, verdict: dict[str, Any]) -> None:
-    """Writes the page, one HTML file with nothing fetched from elsewhere."""
+def write_dataset_page(file: Path, examination: Examination, verdict: dict[str, Any]) -> None:
+    """Write the page as one self-contained HTML file."""
     languages: Counter[str] = Counter()
-    for part in examined.parts:
-        languages.update(part.languages)
+    for source in examination.sources:
+        languages.update(source.languages)
+    renderer = examination.renderer
     page = load_template(Path(__file__).with_name("dataset_page.html.jinja")).render(
         verdict=verdict,
-        lengths=histogram(list(examined.lengths)) if examined.renderer else [],
+        lengths=histogram(list(examination.lengths)) if renderer else [],
         languages=_shares(languages),
-        tools=_shares(examined.called),
-        known_tools=len(examined.toolbox.tools),
-        styles=_shares(examined.styles),
-        examples=[marked(row, examined.renderer) for row in examined.examples] if examined.renderer else [],
+        tools=_shares(examination.called),
+        known_tools=len(examination.toolbox.tools),
+        styles=_shares(examination.styles),
+        examples=[split_by_loss(row, renderer) for row in examination.examples.rows] if renderer else [],
     )
     artifacts.write_atomic(file, page)
 
 
 def histogram(lengths: list[int]) -> list[dict[str, Any]]:
-    """Bars of equal width: from, to, how many, and the height as a share of the highest."""
+    """Return bars of equal width, each with its bounds, its count, and its share of the highest count."""
     if not lengths:
         return []
     low, high = min(lengths), max(lengths)
@@ -45,17 +46,18 @@ def histogram(lengths: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def marked(row: Row, renderer: Renderer) -> list[tuple[str, bool]]:
-    """A row's text token by token as the model gets it, in runs that are learned or not."""
+def split_by_loss(row: Row, renderer: Renderer) -> list[tuple[str, bool]]:
+    """Return a row's text as the model reads it, in runs of tokens that are all in the loss (True) or all not."""
     rendered = renderer(row)
     runs: list[tuple[list[int], bool]] = []
-    for token, learned in zip(rendered.ids, rendered.mask, strict=True):
-        if not runs or runs[-1][1] != bool(learned):
-            runs.append(([], bool(learned)))
+    for token, in_loss in zip(rendered.ids, rendered.mask, strict=True):
+        if not runs or runs[-1][1] != bool(in_loss):
+            runs.append(([], bool(in_loss)))
         runs[-1][0].append(token)
-    return [(renderer.tokenizer.decode(ids), learned) for ids, learned in runs]
+    return [(renderer.tokenizer.decode(ids), in_loss) for ids, in_loss in runs]
 
 
 def _shares(counts: Counter[str]) -> list[tuple[str, int, float]]:
+    """Return (name, count, share of the highest count), the most frequent first."""
     top = max(counts.values(), default=1)
     return [(name, count, count / top) for name, count in counts.most_common(LABELS_SHOWN)]

@@ -1,78 +1,68 @@
-"""One pass over all sources: rows are read, checked, shown tools and measured, in a stream.
+"""Reads, checks, renders and measures the rows of all sources in one streaming pass.
 
-What is kept of a row is a few numbers; what can only be said at the end (near-duplicates, imbalance) comes from them.
+Of each row only a few numbers are held in memory. Near-duplicates and imbalance, which need all rows, are found from
+these numbers at the end.
 """
 
 import random
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, zip_longest
-from pathlib import Path
-from typing import Any
 
 from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core.errors import BadData
 from tuneline.core.paths import resolve
-from tuneline.stages.prepare.checks.duplicates import Index
-from tuneline.stages.prepare.checks.language import language_of, other_than
+from tuneline.stages.prepare.checks.balance import check_balance, check_source_sizes, check_style_sizes
+from tuneline.stages.prepare.checks.duplicate_rows import DuplicateRows, RowLocations
+from tuneline.stages.prepare.checks.language import detect_language, find_unexpected_language
 from tuneline.stages.prepare.checks.presidio import Presidio
 from tuneline.stages.prepare.checks.problems import Findings, Problem
-from tuneline.stages.prepare.checks.row_checks import Toolbox
-from tuneline.stages.prepare.formats.reader import Mend, Read, read_file, read_source
-from tuneline.stages.prepare.rendering.renderer import Measured, Renderer
+from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.formats.reader import SourceRow, TextRepair, read_file, read_source
+from tuneline.stages.prepare.rendering.renderer import Renderer, RowMeasure
 from tuneline.stages.prepare.rendering.tool_preselector import Preselector
-from tuneline.stages.prepare.rendering.worker_pool import Aside, show
-from tuneline.stages.prepare.rows import Row, row_of, show_tools
-from tuneline.stages.prepare.synthesis.grammar import expand
+from tuneline.stages.prepare.rendering.tool_selection import add_distractors, add_nearest
+from tuneline.stages.prepare.rendering.worker_pool import WorkerPool, update_catalogue
+from tuneline.stages.prepare.row_sample import RowSample
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.source_summary import SourceSummary, source_name
+from tuneline.stages.prepare.synthesis.grammar import generate_requests
+from tuneline.stages.prepare.synthesis.requests import to_row
 
-BATCH = 256
-AHEAD = 8
-"""Batches that are measured while others are read."""
-Found = tuple[int, tuple[Row, int | None]]
-"""The number of a source, a row of it, and the row's number among the rows of files."""
-FEWEST_ROWS, FEWEST_OF_A_STYLE = 50, 30
-RARE, COMMON = 0.2, 5.0
-"""A label with less than a fifth, or more than five times, of what the labels have in the middle is out of balance."""
+BATCH_ROWS = 256
+BATCHES_AHEAD = 8
+"""Batches that are measured in the worker pool while the next ones are read."""
+NumberedRow = tuple[Row, int | None]
+"""A row, and its number among the rows of files (None for a synthetic row)."""
+BatchRow = tuple[int, NumberedRow]
+"""The index of a source, and a row of it."""
 LANGUAGES_SAMPLED = 500
-"""Rows of a source whose language is counted for the composition; all are checked if `data.languages` is given."""
-EXAMPLES = 10
-
-
-@dataclass
-class Part:
-    """What a source came to."""
-
-    name: str
-    weight: float = 1.0
-    rows: int = 0
-    tokens: int = 0
-    learned: int = 0
-    problems: int = 0
-    files: dict[str, str] = field(default_factory=dict)
-    """Each file and the format it was found to be in."""
-    languages: Counter[str] = field(default_factory=Counter)
+"""Rows of a source whose language is counted. With `data.languages` the language of every row is checked."""
+EXAMPLE_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A row that is kept, and what is known of it."""
+class ExaminedRow:
+    """A row that passed all checks that exclude rows, with its measures."""
 
     row: Row
-    part: int
+    source: int
+    """Index of its source in `data.sources`."""
     tokens: int
-    learned: int
+    loss_tokens: int
     label: str
-    place: int | None
-    """Its number among the rows of files, as duplicates are told by; None for rows that were made."""
+    """Style, or the first tool called; balance and the validation split are by label."""
+    file_row: int | None
+    """The row's number among the rows of files, which identifies duplicates; None for a synthetic row."""
     line: bytes | None = None
-    """The row as JSON, where it was measured."""
+    """The row as JSON, if it was measured."""
 
 
 class Examination:
-    """Rows of all sources with their problems; call `rows` to the end, then `finish`."""
+    """Examines the rows of all sources. Iterate over `rows` to the end, then call `finish`."""
 
     def __init__(
         self,
@@ -80,277 +70,183 @@ class Examination:
         catalogue: Catalogue | None,
         renderer: Renderer | None,
         *,
-        made: Callable[[Source, int], Iterator[Row]] | None = None,
-        mend: Mend | None = None,
-        selector: Preselector | None = None,
+        synthesize: Callable[[Source, int], Iterator[Row]] | None = None,
+        repair: TextRepair | None = None,
+        preselector: Preselector | None = None,
     ) -> None:
+        """Without `renderer` no tokens are counted.
+
+        `synthesize` makes the rows of a `per_tool` source, `repair` is applied to every text that is read, and
+        `preselector` selects the tools of each row.
+        """
         self.data, self.catalogue, self.renderer = data, catalogue, renderer
         self.findings, self.toolbox = Findings(), Toolbox(catalogue)
-        self.parts = [Part(name_of(source), source.weight) for source in data.sources]
+        self.sources = [SourceSummary(source_name(source), source.weight) for source in data.sources]
         self.carriers: set[str] = set()
         self.labels, self.styles, self.called = Counter[str](), Counter[str](), Counter[str]()
-        self.lengths, self.examples = array("I"), list[Row]()
-        self.twins: dict[int, int] = {}
-        """Rows of files that are equal or near to an earlier one, or to a test row (-1)."""
-        self._made, self._mend, self.selector = made, mend, selector
-        self._index, self._held_out = Index(), 0
+        self.lengths, self.examples = array("I"), RowSample(EXAMPLE_ROWS, data.seed)
+        self.rng = random.Random(data.seed)
+        """Selects the tools that rows show; later shuffles the training rows."""
+        self._synthesize, self._repair, self._preselector = synthesize, repair, preselector
+        self._locations = RowLocations()
+        self.duplicates = DuplicateRows(self._locations)
         self._presidio = Presidio() if data.personal == "presidio" else None
-        self._names: list[str] = []
-        self._file_of, self._line_of = array("I"), array("I")
-        self._rng, self._sampler, self._seen = random.Random(data.seed), random.Random(data.seed), 0
         if renderer:
             renderer.catalogue = None
-            show(renderer, self.toolbox.tools)
+            update_catalogue(renderer, self.toolbox.tools)
 
-    @property
-    def rng(self) -> random.Random:
-        """Where rows' tools were drawn from; goes on with the shuffle."""
-        return self._rng
-
-    def rows(self) -> Iterator[Entry]:
-        """All rows that can be learned from, in the order of the sources."""
+    def rows(self) -> Iterator[ExaminedRow]:
+        """Yield the rows that can be trained on, in the order of the sources."""
         self._read_held_out()
-        entries = (
-            (part, found) for part, source in enumerate(self.data.sources) for found in self._rows_of(part, source)
-        )
+        rows = ((index, row) for index, source in enumerate(self.data.sources) for row in self._read(index, source))
         if not self.renderer:
-            while batch := list(islice(entries, BATCH)):
-                shown = [(part, (self._shown(row), place)) for part, (row, place) in batch]
-                yield from self._entries(shown, [(0, 0, "")] * len(batch))
+            while batch := list(islice(rows, BATCH_ROWS)):
+                yield from self._accept(self._with_tools(batch), [(0, 0, "")] * len(batch))
             return
-        with Aside(self.renderer, self.toolbox.tools) as aside:
-            waiting: deque[Callable[[], Iterator[Entry]]] = deque()
-            while batch := list(islice(entries, BATCH)):
-                if len(waiting) == AHEAD:
-                    yield from waiting.popleft()()
-                waiting.append(self._measuring(batch, aside))
-            for measured in waiting:
-                yield from measured()
+        with WorkerPool(self.renderer, self.toolbox.tools) as pool:
+            pending: deque[Callable[[], Iterator[ExaminedRow]]] = deque()
+            while batch := list(islice(rows, BATCH_ROWS)):
+                if len(pending) == BATCHES_AHEAD:
+                    yield from pending.popleft()()
+                pending.append(self._submit(batch, pool))
+            for examined in pending:
+                yield from examined()
 
     def finish(self) -> Findings:
-        """All findings, those that need all rows included."""
-        for number, earlier in self._index.near():
-            self._note_twin(number, earlier, near=True)
-        self._check_balance(self.labels, "tool")
-        if self.styles:
-            self._check_balance(self.styles, "style")
-            for style, count in self.styles.items():
-                if count < FEWEST_OF_A_STYLE:
-                    self._found("few_of_a_style", "", 0, f"style {style!r} has {count} rows")
-        for language in sorted(self._presidio.without_names) if self._presidio else ():
-            told = f"no spaCy model for {language!r} is installed: names of people are not looked for in it"
-            self._found("names_not_found", "", 0, told)
-        for part in self.parts:
-            if part.rows < FEWEST_ROWS:
-                kind = "small_source" if part.rows else "empty_source"
-                self._found(kind, part.name, 0, f"{part.rows} rows" if part.rows else "no row can be learned from")
+        """Return all findings, including those that need all rows."""
+        for problem in self.duplicates.find_near():
+            self.findings.add(problem)
+        for problem in self._check_counts():
+            self.findings.add(problem)
         return self.findings
 
-    def _rows_of(self, part: int, source: Source) -> Iterator[tuple[Row, int | None]]:
+    def _check_counts(self) -> Iterator[Problem]:
+        yield from check_balance(self.labels, "tool")
+        yield from check_balance(self.styles, "style")
+        yield from check_style_sizes(self.styles)
+        for language in sorted(self._presidio.without_names) if self._presidio else ():
+            text = f"no spaCy model for {language!r} is installed: names of people are not looked for in it"
+            yield Problem("names_not_found", "", 0, text)
+        yield from check_source_sizes((source.name, source.rows) for source in self.sources)
+
+    def _read(self, index: int, source: Source) -> Iterator[NumberedRow]:
         if source.path:
-            yield from self._read(part, source)
+            yield from self._read_files(index, source)
         elif source.grammar:
-            rng = random.Random(f"{self.data.seed} {part}")
-            for request in expand(source, rng):
+            rng = random.Random(f"{self.data.seed} {index}")
+            for request in generate_requests(source, rng):
                 if self.catalogue is None or request.tool not in self.catalogue.tools:
                     raise BadData(
                         f"{source.grammar}: handlers.{request.tool}: not in the catalogue ({self.data.tools})"
                     )
                 self.carriers.add(request.carrier)
-                yield row_of(request, self.data.system, source.grammar.name), None
+                yield to_row(request, self.data.system, source.grammar.name), None
         else:
-            assert self._made
-            for row in self._made(source, part):
+            assert self._synthesize
+            for row in self._synthesize(source, index):
                 yield row, None
 
-    def _read(self, part: int, source: Source) -> Iterator[tuple[Row, int | None]]:
-        stated = self.parts[part].files
-        found = read_source(
+    def _read_files(self, index: int, source: Source) -> Iterator[NumberedRow]:
+        formats = self.sources[index].files
+        results = read_source(
             source,
             self.toolbox,
             keep_thinking=self.data.keep_thinking,
-            stated=lambda file, form: stated.__setitem__(str(file), form),
-            mend=self._mend,
+            on_format=lambda file, form: formats.__setitem__(str(file), form),
+            repair=self._repair,
         )
-        for one in found:
-            if isinstance(one, Problem):
-                self.parts[part].problems += 1
-                self.findings.add(one)
+        for result in results:
+            if isinstance(result, Problem):
+                self.sources[index].problems += 1
+                self.findings.add(result)
                 continue
-            place = len(self._line_of)
-            if not self._names or self._names[-1] != one.file:
-                self._names.append(one.file)
-            self._file_of.append(len(self._names) - 1)
-            self._line_of.append(one.line)
+            number = self._locations.add(result.file, result.line)
             if self._presidio:
-                for kind, first in self._presidio.first_of_each(one.text).items():
-                    self._found(first.severity, one.file, one.line, f"the text holds {kind}: {first.masked}")
-            earlier = self._index.add(one.text)
-            if earlier is not None and self._note_twin(self._held_out + place, earlier, near=False):
-                continue
-            self._check_language(part, one)
-            yield self._with_system(one.row), place
+                for kind, match in self._presidio.first_of_each_kind(result.text).items():
+                    self._report(match.severity, result.file, result.line, f"the text holds {kind}: {match.preview}")
+            if duplicate := self.duplicates.add(number, result.text):
+                self.findings.add(duplicate)
+                if duplicate.kind == "in_test" or self.data.duplicates == "drop":
+                    continue
+            self._check_language(index, result)
+            yield self._with_system(result.row), number
 
     def _with_system(self, row: Row) -> Row:
         if not self.data.system or not row.messages or row.messages[0].role == "system":
             return row
-        head = {"role": "system", "content": self.data.system}
-        return Row.model_validate(row.model_dump(exclude_none=True) | {"messages": [head, *row.chat()]})
+        system = {"role": "system", "content": self.data.system}
+        return Row.model_validate(row.model_dump(exclude_none=True) | {"messages": [system, *row.chat()]})
 
-    def _measuring(self, batch: list[Found], aside: Aside) -> Callable[[], Iterator[Entry]]:
-        shown = [(part, (self._shown(row), place)) for part, (row, place) in batch]
-        lines = [row.model_dump_json(exclude_none=True).encode() for _, (row, _) in shown]
-        measures = aside.measure(lines)
-        return lambda: self._entries(shown, measures(), lines)
+    def _with_tools(self, batch: list[BatchRow]) -> list[BatchRow]:
+        return [(index, (self._select_tools(row), number)) for index, (row, number) in batch]
 
-    def _entries(self, batch: list[Found], measures: list[Measured], lines: Sequence[bytes] = ()) -> Iterator[Entry]:
-        for (part, (row, place)), (tokens, learned, refused), line in zip_longest(batch, measures, lines):
-            if refused or tokens > self.data.max_tokens or (self.renderer and not learned):
-                file, at = self._where(place) if place is not None else (self.parts[part].name, 0)
-                if refused:
-                    self._found("not_rendered", file, at, f"the chat template refuses it: {refused}")
-                elif not learned:
-                    self._found("nothing_learned", file, at, "no token is learned")
+    def _select_tools(self, row: Row) -> Row:
+        if self._preselector and row.messages and not row.style:
+            return add_nearest(row, self._preselector, self.data.nearest, self.toolbox.tools)
+        if not self.catalogue or self.data.catalogue != "shown" or row.tools or not row.messages or row.style:
+            return row
+        return add_distractors(row, self.catalogue, self.data.distractors, self.data.whole_catalogue, self.rng)
+
+    def _submit(self, batch: list[BatchRow], pool: WorkerPool) -> Callable[[], Iterator[ExaminedRow]]:
+        """Start to measure a batch; return a function that waits for the measures and yields the accepted rows."""
+        rows = self._with_tools(batch)
+        lines = [row.model_dump_json(exclude_none=True).encode() for _, (row, _) in rows]
+        measures = pool.measure(lines)
+        return lambda: self._accept(rows, measures(), lines)
+
+    def _accept(
+        self, batch: list[BatchRow], measures: list[RowMeasure], lines: Sequence[bytes] = ()
+    ) -> Iterator[ExaminedRow]:
+        """Yield and count the rows of a batch that have tokens in the loss and fit; report the others."""
+        for (index, (row, number)), (tokens, loss_tokens, refusal), line in zip_longest(batch, measures, lines):
+            if refusal or tokens > self.data.max_tokens or (self.renderer and not loss_tokens):
+                file, line_number = (self.sources[index].name, 0) if number is None else self._locations[number]
+                if refusal:
+                    self._report("not_rendered", file, line_number, f"the chat template refuses it: {refusal}")
+                elif not loss_tokens:
+                    self._report("nothing_learned", file, line_number, "no token is learned")
                 else:
-                    self._found("too_long", file, at, f"{tokens} tokens, data.max_tokens is {self.data.max_tokens}")
+                    text = f"{tokens} tokens, data.max_tokens is {self.data.max_tokens}"
+                    self._report("too_long", file, line_number, text)
             else:
-                yield self._kept(row, part, tokens, learned, place, line)
+                label = self._count(row, index, tokens, loss_tokens)
+                yield ExaminedRow(row, index, tokens, loss_tokens, label, number, line)
 
-    def _kept(self, row: Row, part: int, tokens: int, learned: int, place: int | None, line: bytes | None) -> Entry:
-        one = self.parts[part]
-        one.rows, one.tokens, one.learned = one.rows + 1, one.tokens + tokens, one.learned + learned
+    def _count(self, row: Row, index: int, tokens: int, loss_tokens: int) -> str:
+        """Count an accepted row and return its label."""
+        source = self.sources[index]
+        source.rows, source.tokens = source.rows + 1, source.tokens + tokens
+        source.loss_tokens += loss_tokens
         self.lengths.append(tokens)
         called = row.called
         self.called.update(set(called))
-        label = called[0] if called else ""
+        tool = called[0] if called else ""
         if row.style:
             self.styles[row.style] += 1
-        if label:
-            self.labels[label] += 1
-        self._sample(row)
-        return Entry(row, part, tokens, learned, row.style or label, place, line)
-
-    def _shown(self, row: Row) -> Row:
-        if self.selector and row.messages and not row.style:
-            return self._selected(row, self.selector)
-        if not self.catalogue or self.data.catalogue != "shown" or row.tools or not row.messages or row.style:
-            return row
-        return show_tools(row, self.catalogue, self.data.distractors, self.data.whole_catalogue, self._rng)
-
-    def _selected(self, row: Row, selector: Preselector) -> Row:
-        """The row with the tools nearest to its first request, those it calls in any case, in the catalogue's order."""
-        if row.tools and len(row.tools) <= self.data.nearest:
-            return row
-        asked = next((m.content or "" for m in row.messages if m.role == "user"), "")
-        called = list(dict.fromkeys(row.called))
-        others = [name for name in selector.nearest(asked, self.data.nearest) if name not in called]
-        taken = {*called, *others[: max(0, self.data.nearest - len(called))]}
-        return row.model_copy(update={"tools": [name for name in self.toolbox.tools if name in taken]})
-
-    def _sample(self, row: Row) -> None:
-        """Ten rows of all, each as likely as any other (Vitter's algorithm R)."""
-        self._seen += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(row)
-        elif (at := self._sampler.randrange(self._seen)) < EXAMPLES:
-            self.examples[at] = row
+        if tool:
+            self.labels[tool] += 1
+        self.examples.add(row)
+        return row.style or tool
 
     def _read_held_out(self) -> None:
         for path in self.data.held_out:
-            for found in read_file(resolve(path), self.toolbox):
-                if isinstance(found, Problem):
-                    self.findings.add(found)
+            for result in read_file(resolve(path), self.toolbox):
+                if isinstance(result, Problem):
+                    self.findings.add(result)
                 else:
-                    self._index.add(found.text)
-        self._held_out = self._index.count
+                    self.duplicates.add_held_out(result.text)
 
-    def _note_twin(self, number: int, earlier: int, *, near: bool) -> bool:
-        """Counts a duplicate; True if its row is to be left out now."""
-        if number < self._held_out:
-            return False
-        place = number - self._held_out
-        file, line = self._where(place)
-        if earlier < self._held_out:
-            self.twins[place] = -1
-            kind, told = ("near_test" if near else "in_test"), "nearly equal to" if near else "equal to"
-            self._found(kind, file, line, f"{told} a row of data.held_out")
-            return not near
-        first = earlier - self._held_out
-        self.twins[place] = first
-        there = ":".join(map(str, self._where(first)))
-        kind = "near_duplicate" if near else "duplicate"
-        self._found(kind, file, line, f"{'nearly ' if near else ''}equal to {there}")
-        return not near and self.data.duplicates == "drop"
-
-    def _check_language(self, part: int, read: Read) -> None:
-        counted = self.parts[part].languages
-        if not self.data.languages and counted.total() >= LANGUAGES_SAMPLED:
+    def _check_language(self, index: int, result: SourceRow) -> None:
+        languages = self.sources[index].languages
+        if not self.data.languages and languages.total() >= LANGUAGES_SAMPLED:
             return
-        answers = [m.content for m in read.row.messages if m.role == "assistant" and m.content]
-        text = "\n".join(answers) or read.text
-        if counted.total() < LANGUAGES_SAMPLED:
-            counted[language_of(text) or "unsure"] += 1
-        if self.data.languages and (language := other_than(text, self.data.languages)):
-            told = f"in {language!r}, data.languages is {', '.join(self.data.languages)}"
-            self._found("wrong_language", read.file, read.line, told)
+        answers = [m.content for m in result.row.messages if m.role == "assistant" and m.content]
+        text = "\n".join(answers) or result.text
+        if languages.total() < LANGUAGES_SAMPLED:
+            languages[detect_language(text) or "unsure"] += 1
+        if self.data.languages and (language := find_unexpected_language(text, self.data.languages)):
+            expected = ", ".join(self.data.languages)
+            self._report("wrong_language", result.file, result.line, f"in {language!r}, data.languages is {expected}")
 
-    def _check_balance(self, labels: Counter[str], what: str) -> None:
-        if len(labels) < 2:
-            return
-        counts = sorted(labels.values())
-        middle = (counts[(len(counts) - 1) // 2] + counts[len(counts) // 2]) / 2
-        for label, count in sorted(labels.items(), key=lambda item: item[1]):
-            if count < RARE * middle or count > COMMON * middle:
-                self._found("imbalance", "", 0, f"{what} {label!r} has {count} rows, the middle one {middle:g}")
-
-    def _where(self, place: int) -> tuple[str, int]:
-        return self._names[self._file_of[place]], self._line_of[place]
-
-    def _found(self, kind: str, file: str, line: int, text: str) -> None:
+    def _report(self, kind: str, file: str, line: int, text: str) -> None:
         self.findings.add(Problem(kind, file, line, text))
-
-    def measures(self) -> dict[str, float]:
-        """What `data.require` can ask for."""
-        rows, counts = len(self.lengths), self.findings.counts
-        return {
-            "rows": rows,
-            "tokens": sum(self.lengths),
-            "average_tokens": round(sum(self.lengths) / rows, 1) if rows else 0,
-            "longest_tokens": max(self.lengths, default=0),
-            "format_errors": self.findings.count("error", format_only=True),
-            "errors": self.findings.count("error"),
-            "warnings": self.findings.count("warning"),
-            "handler_coverage": len(self.called),
-            "styles": len(self.styles),
-            "duplicates": counts["duplicate"],
-            "near_duplicates": counts["near_duplicate"],
-            "too_long": counts["too_long"],
-        }
-
-    def composition(self) -> list[dict[str, Any]]:
-        """Each source: rows, tokens, its share of both as they are seen in training, files and formats."""
-        total_rows = sum(part.rows * part.weight for part in self.parts) or 1
-        total_tokens = sum(part.tokens * part.weight for part in self.parts) or 1
-        return [
-            {
-                "source": part.name,
-                "rows": part.rows,
-                "tokens": part.tokens,
-                "learned_tokens": part.learned,
-                "weight": part.weight,
-                "share_of_rows": round(part.rows * part.weight / total_rows, 4),
-                "share_of_tokens": round(part.tokens * part.weight / total_tokens, 4),
-                "problems": part.problems,
-                "files": part.files,
-                "languages": dict(part.languages.most_common(5)),
-            }
-            for part in self.parts
-        ]
-
-
-def name_of(source: Source) -> str:
-    """What a source is called where it is told of."""
-    if source.per_tool:
-        return f"{source.per_tool} examples a tool"
-    path: Path | None = source.path or source.grammar
-    return str(path)

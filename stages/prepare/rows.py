@@ -1,28 +1,23 @@
-"""The dataset row, and how rows come from files and grammars.
+"""The dataset row, the format in which `prepare` writes training and validation data.
 
 A row is one JSON line: `messages` in OpenAI's chat format, `tools` (dotted names of the tools it may call) and
 `source`. Tool calls carry wire names (`whatsapp__send`) and their arguments as an object. A row of plain `text` has no
-messages; all of it is learned.
+messages; the loss covers all of it.
 """
 
 import json
-import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from tuneline.configs.catalogue import Catalogue, dotted_name
-from tuneline.core.errors import BadData
-from tuneline.engines.tool_calls import ToolCall
-from tuneline.stages.prepare.checks.problems import Problem
-from tuneline.stages.prepare.checks.row_checks import Toolbox
-from tuneline.stages.prepare.synthesis.grammar import Request
+from tuneline.configs.catalogue import dotted_name
+
+Chat = list[dict[str, Any]]
+"""Messages as dicts, before they are validated as a row's."""
 
 
 class Function(BaseModel):
-    """A called function: wire name and arguments, an object or its JSON text."""
+    """The function of a tool call: its wire name and its arguments, given as an object or as JSON text."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -45,7 +40,7 @@ class Call(BaseModel):
 
 
 class Message(BaseModel):
-    """One turn: text, or tool calls of the assistant."""
+    """One turn of a conversation: text, or tool calls of the assistant."""
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "user", "assistant", "tool"]
@@ -62,17 +57,17 @@ class Message(BaseModel):
 
 
 class Row(BaseModel):
-    """One conversation to learn from; its last message is the assistant's."""
+    """One conversation or text to train on. The last message of a conversation is the assistant's."""
 
     model_config = ConfigDict(extra="ignore")
     messages: list[Message]
     tools: list[str] = []
     source: str = ""
     text: str | None = None
-    """Learned as it is, without a conversation around it."""
+    """Plain text to train on, without a conversation around it."""
     style: str | None = None
     document: str | None = None
-    """The book or file it is a part of; all parts of one are on the same side of a split."""
+    """The book or file the row comes from. All rows of a document are on the same side of the validation split."""
 
     @model_validator(mode="after")
     def _ends_with_an_answer(self) -> "Row":
@@ -84,43 +79,9 @@ class Row(BaseModel):
 
     @property
     def called(self) -> list[str]:
-        """Dotted names of the tools this row calls."""
-        return [dotted_name(c.function.name) for m in self.messages for c in m.tool_calls or []]
+        """Dotted names of the tools this row calls, in order, with repetitions."""
+        return [dotted_name(call.function.name) for message in self.messages for call in message.tool_calls or []]
 
     def chat(self) -> list[dict[str, Any]]:
-        """The messages as a chat template takes them."""
+        """Return the messages as dicts, in the form a chat template takes."""
         return [message.model_dump(exclude_none=True) for message in self.messages]
-
-
-def read_rows(path: Path, catalogue: Catalogue | None) -> Iterator[Row]:
-    """Rows of a file in any format, one at a time.
-
-    Raises:
-        BadData: naming file, line and column, or the key and value that are wrong.
-    """
-    from tuneline.stages.prepare.formats.reader import read_file
-
-    for found in read_file(path, Toolbox(catalogue)):
-        if isinstance(found, Problem):
-            raise BadData(str(found))
-        yield found.row
-
-
-def row_of(request: Request, system: str, source: str) -> Row:
-    """A request and its call as a row; the tools it shows are chosen later."""
-    head = [{"role": "system", "content": system}] if system else []
-    call = ToolCall(request.tool, request.arguments).openai()
-    messages = [*head, {"role": "user", "content": request.text}, {"role": "assistant", "tool_calls": [call]}]
-    return Row.model_validate({"messages": messages, "source": source})
-
-
-def show_tools(row: Row, catalogue: Catalogue, distractors: tuple[int, int], whole: float, rng: random.Random) -> Row:
-    """The row with the tools it calls among some others in random order, or, for a share `whole`, all in order."""
-    right = list(dict.fromkeys(row.called))
-    if rng.random() < whole:
-        return row.model_copy(update={"tools": list(catalogue.names)})
-    others = [name for name in catalogue.names if name not in right]
-    count = min(len(others), rng.randint(*distractors))
-    shown = right + rng.sample(others, count)
-    rng.shuffle(shown)
-    return row.model_copy(update={"tools": shown})

@@ -8,7 +8,7 @@ import pytest
 from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
 from tuneline.stages.evaluate.scoring.perplexity import measure_losses, perplexity_rows
-from tuneline.stages.prepare import load_tools, read_prepared
+from tuneline.stages.prepare.prepared_run import load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 
 

@@ -22,8 +22,8 @@ from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
 from tuneline.engines.server import free_port
-from tuneline.stages.prepare import load_tools
-from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
+from tuneline.stages.prepare.prepared_run import load_tools
+from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
 
 SERVE = """
 import os, sys, uvicorn
@@ -134,7 +134,7 @@ def test_a_run_of_the_nearest_tools_is_shown_them_whatever_a_request_brings(home
         (few / "recipe.json").write_text(json.dumps(recipe))
         catalogue = load_tools(few / "prepare")
         assert catalogue
-        (few / "prepare" / FILE).write_text(json.dumps(Preselector.of(catalogue).documents))
+        (few / "prepare" / PRESELECTOR_FILE).write_text(json.dumps(Preselector.from_catalogue(catalogue).documents))
     tools = load_tools(few / "prepare").openai()  # type: ignore[union-attr]
     key = keys.add_key("maria")
     promote("whole", "whole", "a test")
@@ -149,7 +149,7 @@ def test_a_run_of_the_nearest_tools_is_shown_them_whatever_a_request_brings(home
         assert answer.status_code == 200, answer.text
         return int(answer.json()["usage"]["prompt_tokens"])
 
-    nearest = Preselector.read(few / "prepare").shown("send Maria a WhatsApp saying hi", 3)
+    nearest = Preselector.load(few / "prepare").select("send Maria a WhatsApp saying hi", 3)
     of_three = prompt_tokens("whole", [t for t in tools if dotted_name(t["function"]["name"]) in nearest])
     assert "whatsapp.send" in nearest and len(nearest) == 3
     assert prompt_tokens("few", tools) == of_three < prompt_tokens("whole", tools)

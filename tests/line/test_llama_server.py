@@ -27,7 +27,7 @@ from tuneline.engines.server import Server
 from tuneline.engines.tool_calls import ToolCall
 from tuneline.stages.convert import run_task
 from tuneline.stages.convert.task import GgufOutput, Task
-from tuneline.stages.prepare.rendering.chat_templates import FOLDER
+from tuneline.stages.prepare.rendering.chat_templates import TEMPLATES_FOLDER
 
 TINY = ROOT / "data/tiny"
 
@@ -190,12 +190,12 @@ def test_several_calls_are_read_by_our_parser_where_the_servers_does_not(server:
 def test_what_our_template_for_mistral_writes_is_read(tmp_path: Path, tokenizer: Any) -> None:
     """The tiny base with that template, its answer begun with the calls and then ended."""
     shutil.copytree(TINY, tmp_path / "model")
-    (tmp_path / "model/chat_template.jinja").write_text((FOLDER / "mistral.jinja").read_text("utf-8"))
+    (tmp_path / "model/chat_template.jinja").write_text((TEMPLATES_FOLDER / "mistral.jinja").read_text("utf-8"))
     (tmp_path / "scratch").mkdir()
     os.environ.setdefault("TUNELINE_CACHE", CACHE)
     write_gguf(tmp_path / "model", tmp_path / "base.gguf")
     calls = [("pizza__order", {"name": 'é" {', "to": "Gebim"}), ("door__lock", {})]
-    begun = {"role": "assistant", "content": written((FOLDER / "mistral.jinja").read_text("utf-8"), calls)}
+    begun = {"role": "assistant", "content": written((TEMPLATES_FOLDER / "mistral.jinja").read_text("utf-8"), calls)}
     with start_llama_server(tmp_path / "base.gguf", alias="t", log=tmp_path / "log", context=1024, threads=1) as server:
         end: dict[str, Any] = {"max_tokens": 1, "logit_bias": [[tokenizer.eos_token_id, 100]]}
         read = ask(server, [*ASKED, begun], parallel_tool_calls=True, **end)["message"]["tool_calls"]

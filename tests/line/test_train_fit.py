@@ -20,7 +20,7 @@ from tuneline.core.paths import ROOT
 from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
 from tuneline.stages.convert.reference_model import load_tuned_model
 from tuneline.stages.fetch import fetch
-from tuneline.stages.prepare import read_prepared
+from tuneline.stages.prepare.prepared_run import read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.train.loop import samples
 from tuneline.stages.train.loop import trainer as training

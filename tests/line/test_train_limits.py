@@ -90,7 +90,7 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
 
 def test_preflight_takes_the_longest_rows(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from tuneline.stages.preflight import _copy_longest_rows
-    from tuneline.stages.prepare import read_prepared
+    from tuneline.stages.prepare.prepared_run import read_prepared
 
     _copy_longest_rows(small.recipe(run.parent), small.BASE, run / "prepare", tmp_path / "rows")
     taken = read_prepared(tmp_path / "rows/train.jsonl")

@@ -28,7 +28,7 @@ from tuneline.engines.tool_calls import TAG, ToolCall
 from tuneline.engines.vllm import vllm_server
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.stages.evaluate import evaluate
-from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
+from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 
 pytestmark = [

@@ -14,10 +14,11 @@ from tuneline.configs.data import Data, Source, Synthesis
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests
-from tuneline.stages.prepare.checks.row_checks import Toolbox, mend_calls, turns_in_order
+from tuneline.stages.prepare.checks.row_checks import check_turns, normalize_calls
+from tuneline.stages.prepare.checks.toolbox import Toolbox
 from tuneline.stages.prepare.rows import Row
-from tuneline.stages.prepare.synthesis.llm_writer import audit
-from tuneline.stages.prepare.synthesis.synthetic_rows import CYCLE, examples, nearest
+from tuneline.stages.prepare.synthesis.llm_writer import request_log
+from tuneline.stages.prepare.synthesis.synthetic_rows import CYCLE, make_synthesizer, most_similar_tools
 
 BUSINESS = ROOT / "configs/tools/business.yaml"
 GROUPS = {"Google Workspace": 15, "Communication": 12, "Memory and retrieval": 18, "Business": 25, "Analytics": 10}
@@ -35,7 +36,7 @@ def rows(catalogue: Catalogue) -> list[Row]:
 
 def made(catalogue: Catalogue, source: Source, **settings: Any) -> list[Row]:
     data = Data(sources=(source,), tools=BUSINESS, **settings)
-    return list(examples(data, catalogue)(source, 0))
+    return list(make_synthesizer(data, catalogue)(source, 0))
 
 
 def test_the_catalogue_has_104_tools_in_the_groups_a_business_needs(catalogue: Catalogue) -> None:
@@ -57,7 +58,7 @@ def test_there_are_50_examples_a_tool_all_right_and_all_different(catalogue: Cat
     toolbox = Toolbox(catalogue)
     for row in rows:
         chat = row.chat()
-        assert not [*turns_in_order(chat), *mend_calls(chat, toolbox)], row
+        assert not [*check_turns(chat), *normalize_calls(chat, toolbox)], row
         assert set(row.called) <= set(row.tools)
     called = Counter(name for row in rows for name in set(row.called))
     assert set(called) == set(catalogue.names) and min(called.values()) >= 30
@@ -106,8 +107,8 @@ def test_test_phrasings_share_no_carrier_with_training(catalogue: Catalogue, row
 
 
 def test_near_misses_show_the_tools_most_like_the_right_one(catalogue: Catalogue) -> None:
-    assert set(nearest(catalogue, "docs.create")[:4]) & {"docs.append", "docs.read", "docs.share"}
-    assert set(nearest(catalogue, "kbli.lookup")[:4]) & {"kbli.describe", "kbli.risk", "kbli.ownership"}
+    assert set(most_similar_tools(catalogue, "docs.create")[:4]) & {"docs.append", "docs.read", "docs.share"}
+    assert set(most_similar_tools(catalogue, "kbli.lookup")[:4]) & {"kbli.describe", "kbli.risk", "kbli.ownership"}
 
 
 def test_a_catalogue_without_phrases_is_enough() -> None:
@@ -124,7 +125,7 @@ def test_a_catalogue_without_phrases_is_enough() -> None:
 def test_examples_without_a_catalogue_are_refused() -> None:
     source = Source(per_tool=1)
     with pytest.raises(BadRecipe, match="needs a catalogue"):
-        list(examples(Data(sources=(source,)), None)(source, 0))
+        list(make_synthesizer(Data(sources=(source,)), None)(source, 0))
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_a_hired_model_keeps_its_budget_its_requests_and_what_fits(
     )  # 0.002 a request, at most 0.0018 more than what is known before
     source = Source(per_tool=1000, languages=("en",), synthesize=hire)
     found = made(bare, source)
-    kept = [json.loads(line) for line in audit(source, bare).read_text().splitlines()]
+    kept = [json.loads(line) for line in request_log(source, bare).read_text().splitlines()]
     assert [row.messages[0].content for row in found] == [f"dim it to {n}, soft" for n in range(1, len(asked) + 1)]
     assert len(kept) == len(asked) == 5 and sum(one["cost_usd"] for one in kept) == pytest.approx(0.01)
     assert made(bare, source) == found and len(asked) == 5  # nothing is asked, or paid, twice

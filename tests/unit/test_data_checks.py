@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.checks import duplicates, personal_data, row_checks
-from tuneline.stages.prepare.checks.duplicates import Index
-from tuneline.stages.prepare.checks.language import language_of
+from tuneline.stages.prepare.checks import duplicates, personal_data, text_checks
+from tuneline.stages.prepare.checks.duplicates import DuplicateIndex
+from tuneline.stages.prepare.checks.language import detect_language
 from tuneline.stages.prepare.checks.problems import KINDS, Problem
-from tuneline.stages.prepare.checks.row_checks import Toolbox, mended
+from tuneline.stages.prepare.checks.text_checks import repair_text
+from tuneline.stages.prepare.checks.toolbox import Toolbox
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.formats.reader import read_file
 
@@ -118,11 +119,11 @@ def test_every_error_is_told_with_file_line_and_remedy(tmp_path: Path) -> None:
     ],
 )
 def test_personal_data_is_known_by_its_form_and_masked(text: str, kind: str) -> None:
-    (found,) = personal_data.found_in(f"It is {text}, he said.")
+    (found,) = personal_data.find_sensitive(f"It is {text}, he said.")
     assert found.kind == kind
-    masked = personal_data.masked(f"It is {text}, he said.")
+    masked = personal_data.mask_sensitive(f"It is {text}, he said.")
     assert masked.startswith(f"It is [{kind.split(' ', 1)[1]}]") and masked.endswith(", he said.")
-    assert personal_data.found_in(masked) == []
+    assert personal_data.find_sensitive(masked) == []
 
 
 @pytest.mark.parametrize(
@@ -138,17 +139,17 @@ def test_personal_data_is_known_by_its_form_and_masked(text: str, kind: str) -> 
     ],
 )
 def test_what_only_looks_like_personal_data_is_left_alone(text: str) -> None:
-    assert personal_data.found_in(text) == []
+    assert personal_data.find_sensitive(text) == []
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Co", "Cn"]), max_size=80))
 def test_mending_twice_changes_nothing_more(text: str) -> None:
-    once = mended(text)
-    assert mended(once) == once
+    once = repair_text(text)
+    assert repair_text(once) == once
 
 
 def test_near_duplicates_are_found_and_others_are_not() -> None:
-    index = Index()
+    index = DuplicateIndex()
     words = [f"word{i}" for i in range(60)]
     assert index.add(" ".join(words)) is None
     assert index.add(" ".join(words).upper() + "!") == 0
@@ -164,8 +165,8 @@ def test_languages_are_told_apart_and_short_text_is_not_guessed() -> None:
         "it": "L'ufficio apre alle nove del mattino e chiude quando l'ultimo ospite ha lasciato il palazzo.",
         "id": "Kantor buka pukul sembilan pagi dan tutup ketika tamu terakhir sudah meninggalkan gedung ini.",
     }
-    assert {language: language_of(text) for language, text in texts.items()} == {k: k for k in texts}
-    assert language_of("ok, no, si") is None
+    assert {language: detect_language(text) for language, text in texts.items()} == {k: k for k in texts}
+    assert detect_language("ok, no, si") is None
 
 
 def examined(tmp_path: Path, rows: list[Any], **settings: Any) -> Examination:
@@ -208,16 +209,18 @@ def test_imbalance_few_rows_of_a_style_and_a_wrong_language_are_told(tmp_path: P
 @pytest.mark.parametrize(
     ("pattern", "some"),
     [
-        (row_checks.BAD_CHARACTERS, row_checks._BAD_BYTES),
+        (text_checks.BAD_CHARACTERS, text_checks._BAD_BYTES),
         (re.compile(r"\d"), personal_data._DIGITS),
-        (re.compile("[\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ√├┬]"), row_checks._MOJIBAKE_BYTES),
+        (re.compile("[\x80-¿€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ√├┬]"), text_checks._MOJIBAKE_BYTES),
     ],
 )
 def test_what_is_not_looked_at_by_pattern_holds_nothing_it_would_find(pattern: re.Pattern[str], some: bytes) -> None:
-    assert not [one for one in CHARACTERS if pattern.search(one) and not personal_data.holds_byte(f"a{one}b", some)]
+    assert not [
+        one for one in CHARACTERS if pattern.search(one) and not personal_data.contains_any_byte(f"a{one}b", some)
+    ]
 
 
 def test_words_are_those_of_a_pattern() -> None:
     texts = [f"a{one}B {one} c.{one}" for one in CHARACTERS]
     wanted = ([word.encode("utf-8", "surrogatepass") for word in re.findall(r"\w+", text.lower())] for text in texts)
-    assert all(duplicates._words(text) == words for text, words in zip(texts, wanted, strict=True))
+    assert all(duplicates._split_words(text) == words for text, words in zip(texts, wanted, strict=True))

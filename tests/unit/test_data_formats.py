@@ -17,8 +17,8 @@ from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks.problems import Problem
-from tuneline.stages.prepare.checks.row_checks import Toolbox
-from tuneline.stages.prepare.formats.reader import Read, read_file, read_source
+from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.formats.reader import SourceRow, read_file, read_source
 
 WEATHER = {
     "type": "function",
@@ -32,13 +32,13 @@ PAIRS = [(f"question, number {i}", f"answer {i}\non two lines, “quoted”") fo
 SAID = [[("user", q), ("assistant", a)] for q, a in PAIRS]
 
 
-def read(file: Path, **how: Any) -> tuple[list[Read], list[Problem]]:
+def read(file: Path, **how: Any) -> tuple[list[SourceRow], list[Problem]]:
     catalogue = load_catalogue(ROOT / "configs/tools/handlers.yaml")
     found = list(read_source(Source(path=file, **how), Toolbox(catalogue)))
-    return [one for one in found if isinstance(one, Read)], [one for one in found if isinstance(one, Problem)]
+    return [one for one in found if isinstance(one, SourceRow)], [one for one in found if isinstance(one, Problem)]
 
 
-def said(rows: list[Read]) -> list[list[tuple[str, str | None]]]:
+def said(rows: list[SourceRow]) -> list[list[tuple[str, str | None]]]:
     return [[(m.role, m.content) for m in one.row.messages] for one in rows]
 
 
@@ -115,7 +115,9 @@ def test_the_format_of_each_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "odd.xyz").write_text("?")
     told: dict[str, str] = {}
     found = list(
-        read_source(Source(path=tmp_path), Toolbox(None), stated=lambda file, form: told.__setitem__(file.name, form))
+        read_source(
+            Source(path=tmp_path), Toolbox(None), on_format=lambda file, form: told.__setitem__(file.name, form)
+        )
     )
     assert told == {"sharegpt.jsonl": "sharegpt (json lines)", "alpaca.json": "alpaca (json array)"}
     assert [p.kind for p in found if isinstance(p, Problem)] == ["skipped_file"]
@@ -136,8 +138,8 @@ def test_tools_that_rows_bring_are_known_and_results_are_put_in_the_order_of_the
     file = tmp_path / "tools.jsonl"
     file.write_bytes(lines([{"messages": turns, "tools": [WEATHER]}]))
     toolbox = Toolbox(None)
-    (row,) = [one for one in read_file(file, toolbox) if isinstance(one, Read)]
-    assert list(toolbox.brought) == ["get_weather"] == row.row.tools
+    (row,) = [one for one in read_file(file, toolbox) if isinstance(one, SourceRow)]
+    assert list(toolbox.from_rows) == ["get_weather"] == row.row.tools
     assert [m.content for m in row.row.messages if m.role == "tool"] == ["mild", "hot"]
 
 
@@ -150,7 +152,7 @@ def test_an_older_transcript_becomes_real_calls(tmp_path: Path, keep: bool) -> N
     file = tmp_path / "old.jsonl"
     file.write_bytes(lines([{"instruction": "do it", "output": answer}]))
     toolbox = Toolbox(load_catalogue(ROOT / "configs/tools/handlers.yaml"))
-    (row,) = [one for one in read_file(file, toolbox, keep_thinking=keep) if isinstance(one, Read)]
+    (row,) = [one for one in read_file(file, toolbox, keep_thinking=keep) if isinstance(one, SourceRow)]
     roles = [m.role for m in row.row.messages]
     assert roles == ["user", "assistant", "tool", "tool", "assistant"]
     assert [call.function.arguments for call in row.row.messages[1].tool_calls or ()] == [

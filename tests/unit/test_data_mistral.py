@@ -24,12 +24,13 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
-from tuneline.stages.prepare import TEMPLATE, load_tools, prepare, read_prepared
-from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END, FOLDER, compiled
+from tuneline.stages.prepare import prepare
+from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools, read_prepared
+from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END, TEMPLATES_FOLDER, compile_template
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
 
-OURS = (FOLDER / "mistral.jinja").read_text("utf-8")
+OURS = (TEMPLATES_FOLDER / "mistral.jinja").read_text("utf-8")
 NEMO = "llama.cpp-*/*/vendor/llama.cpp/models/templates/mistralai-Mistral-Nemo-Instruct-2407.jinja"
 SPACES = {
     '"[INST]"': '"[INST] "',
@@ -41,7 +42,7 @@ SPACES = {
 """What Nemo's template writes, and 0.3's instead."""
 BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 """How sentencepiece shows what its pieces lack."""
-COMPILED = cache(compiled)
+COMPILED = cache(compile_template)
 Chat = list[dict[str, Any]]
 Tools = list[dict[str, Any]] | None
 
@@ -81,7 +82,7 @@ def with_ids(chat: Chat) -> Chat:
 def written(template: str, chat: Chat, tools: Tools = None) -> str:
     given: dict[str, Any] = {"messages": chat, "tools": tools, "bos_token": "<s>", "eos_token": "</s>"}
     text: str = COMPILED(template).render(**given)
-    return text.replace(BEGIN, "").replace(END, "")
+    return text.replace(LOSS_BEGIN, "").replace(LOSS_END, "")
 
 
 def shown(rows: Sequence[Row]) -> Iterator[tuple[Row, Chat]]:

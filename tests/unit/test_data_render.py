@@ -7,7 +7,7 @@ import pytest
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.rendering.renderer import BEGIN, Renderer
+from tuneline.stages.prepare.rendering.renderer import LOSS_BEGIN, Renderer
 from tuneline.stages.prepare.rows import Row
 
 TINY = ROOT / "data/tiny"
@@ -85,4 +85,4 @@ def test_measuring_counts_what_rendering_gives(rows: list[Row], catalogue: Catal
 
 def test_no_mark_of_ours_is_left_in_a_text(rows: list[Row], catalogue: Catalogue) -> None:
     text, spans = Renderer(TINY, catalogue).text(rows[0])
-    assert BEGIN not in text and all(text[begin - 2 : begin] == "\n\n" for begin, _ in spans)
+    assert LOSS_BEGIN not in text and all(text[begin - 2 : begin] == "\n\n" for begin, _ in spans)

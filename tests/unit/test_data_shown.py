@@ -12,7 +12,7 @@ from tuneline.configs.data import Data, Source
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.rendering.renderer import Renderer
-from tuneline.stages.prepare.rendering.tool_preselector import Preselector, recall, shown_as
+from tuneline.stages.prepare.rendering.tool_preselector import Preselector, choose_tool_display, measure_recall
 from tuneline.stages.prepare.rows import Row
 
 
@@ -35,14 +35,14 @@ def data(**settings: object) -> Data:
 
 
 def test_the_right_tool_is_among_the_first_for_phrases_never_trained_on(catalogue: Catalogue) -> None:
-    found = recall(Preselector.of(catalogue), catalogue)
+    found = measure_recall(Preselector.from_catalogue(catalogue), catalogue)
     assert found["phrases"] >= 300 and found["at_8"] > 0.9 and found["at_16"] > 0.97
     assert found["at_1"] <= found["at_4"] <= found["at_8"] <= found["at_16"]
 
 
 def test_the_context_decides(catalogue: Catalogue, llama: Path) -> None:
     def way(max_tokens: int) -> str:
-        return shown_as(data(show="auto", max_tokens=max_tokens), catalogue, Renderer(llama, catalogue))
+        return choose_tool_display(data(show="auto", max_tokens=max_tokens), catalogue, Renderer(llama, catalogue))
 
     assert [way(tokens) for tokens in (131072, 12000, 2048)] == ["schemas", "signatures", "nearest"]
 
@@ -70,7 +70,7 @@ def test_rows_show_the_nearest_tools_and_always_the_called_one(catalogue: Catalo
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": turns}) + "\n")
     settings = data(show="nearest", nearest=8).model_copy(update={"sources": (Source(path=file),)})
-    examined = Examination(settings, catalogue, None, selector=Preselector.of(catalogue))
+    examined = Examination(settings, catalogue, None, preselector=Preselector.from_catalogue(catalogue))
     rows = [entry.row for entry in examined.rows()]
     assert not examined.finish().count("error")
     assert len(rows[0].tools) == 8 and {"docs.create", "whatsapp.send"} <= set(rows[0].tools)

@@ -13,7 +13,7 @@ from tests.unit.test_data_render import TINY, conversation
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.rendering.chat_templates import FOLDER
+from tuneline.stages.prepare.rendering.chat_templates import TEMPLATES_FOLDER
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
 
@@ -64,7 +64,7 @@ def name_of(base: Path) -> str:
 
 
 def test_the_template_is_found_by_what_it_writes(base: Path, catalogue: Catalogue) -> None:
-    assert Renderer(base, catalogue).template == (FOLDER / f"{name_of(base)}.jinja").read_text("utf-8")
+    assert Renderer(base, catalogue).template == (TEMPLATES_FOLDER / f"{name_of(base)}.jinja").read_text("utf-8")
 
 
 def test_the_text_is_the_originals(base: Path, rows: list[Row], catalogue: Catalogue) -> None:
@@ -118,4 +118,4 @@ def test_a_template_that_none_of_ours_equals_is_refused(tmp_path: Path) -> None:
 def test_a_base_without_a_template_gets_its_familys(tmp_path: Path) -> None:
     for file in TINY.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert Renderer(tmp_path, None).template == (FOLDER / "llama-3.1.jinja").read_text("utf-8")
+    assert Renderer(tmp_path, None).template == (TEMPLATES_FOLDER / "llama-3.1.jinja").read_text("utf-8")

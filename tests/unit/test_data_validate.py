@@ -15,12 +15,16 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
-from tuneline.stages.prepare import load_tools, prepare, read_prepared
-from tuneline.stages.prepare.checks.overlap import overlap, read_carriers
-from tuneline.stages.prepare.checks.requirements import required
-from tuneline.stages.prepare.recipe_starter import init
+from tuneline.stages.prepare import prepare
+from tuneline.stages.prepare.checks.overlap import count_overlap, read_carriers
+from tuneline.stages.prepare.checks.problems import Problem
+from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.formats.reader import SourceRow, read_file
+from tuneline.stages.prepare.prepared_run import load_tools, read_prepared
+from tuneline.stages.prepare.recipe_starter import write_starter_recipe
 from tuneline.stages.prepare.rendering.renderer import Renderer
-from tuneline.stages.prepare.rows import Row, read_rows
+from tuneline.stages.prepare.requirements import check_requirements
+from tuneline.stages.prepare.rows import Row
 from tuneline.stages.prepare.validation import validate
 
 TINY = ROOT / "data/tiny"
@@ -52,14 +56,14 @@ def test_validate_tells_each_problem_with_its_place_and_writes_verdict_and_page(
     done = validate([file], None, tmp_path / "out")
     verdict = json.loads((tmp_path / "out/validation.json").read_text())
     assert not done.passed and verdict == done.verdict and not verdict["passed"]
-    assert f"{file}:62: messages.1: the assistant message is empty" in done.told
-    assert f"{file}:61: equal to {file}:4" in done.told
+    assert f"{file}:62: messages.1: the assistant message is empty" in done.summary
+    assert f"{file}:61: equal to {file}:4" in done.summary
     assert {kind: one["count"] for kind, one in verdict["problems"].items()} == {
         "no_answer": 1,
         "personal_data": 1,
         "duplicate": 1,
     }
-    assert "tokens are not counted" in done.told and not verdict["tokens_counted"]
+    assert "tokens are not counted" in done.summary and not verdict["tokens_counted"]
     assert "the assistant message is empty" in (tmp_path / "out/validation.html").read_text()
 
 
@@ -74,13 +78,15 @@ def test_validate_with_a_recipe_counts_tokens_by_its_template_and_checks_what_it
     measured = [len(Renderer(TINY, None)(row).ids) for row in rows_of(file)[:60]]
     assert done.verdict["measures"]["tokens"] == sum(measured) and done.verdict["measures"]["too_long"] == 1
     assert [one["met"] for one in done.verdict["required"]] == [True, True, False] and not done.passed
-    assert "NOT MET: rows >= 61: 60" in done.told and f"{file}:61" in done.told
+    assert "NOT MET: rows >= 61: 60" in done.summary and f"{file}:61" in done.told
     page = (tmp_path / "out/validation.html").read_text()
     assert page.count("<pre>") == 10 and "<mark>it is" in page
 
 
 def rows_of(file: Path) -> list[Row]:
-    return list(read_rows(file, None))
+    found = list(read_file(file, Toolbox(None)))
+    assert not [one for one in found if isinstance(one, Problem)]
+    return [one.row for one in found if isinstance(one, SourceRow)]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +94,12 @@ def rows_of(file: Path) -> list[Row]:
     [(0, 0, True), (0, 1, False), ("<4096", 4096, False), ("<=4096", 4096, True), (">= 3", 2, False), ("=2", 2, True)],
 )
 def test_bounds_are_compared_as_they_are_written(wanted: Any, found: int, met: bool) -> None:
-    assert required({"format_errors": wanted}, {"format_errors": found})[0]["met"] is met
+    assert check_requirements({"format_errors": wanted}, {"format_errors": found})[0]["met"] is met
 
 
 def test_a_plain_number_is_the_least_of_what_is_good() -> None:
-    assert required({"handler_coverage": 104}, {"handler_coverage": 105})[0]["met"]
-    assert not required({"handler_coverage": 104}, {"handler_coverage": 103})[0]["met"]
+    assert check_requirements({"handler_coverage": 104}, {"handler_coverage": 105})[0]["met"]
+    assert not check_requirements({"handler_coverage": 104}, {"handler_coverage": 103})[0]["met"]
 
 
 def test_fix_writes_a_cleaned_copy_that_passes_and_touches_no_original(tmp_path: Path) -> None:
@@ -111,10 +117,10 @@ def test_fix_writes_a_cleaned_copy_that_passes_and_touches_no_original(tmp_path:
     before = file.read_bytes()
     done = validate([file], None, tmp_path / "out", fix=True)
     cleaned = tmp_path / "out/cleaned/1-rows.jsonl"
-    assert not done.passed and file.read_bytes() == before and f"{cleaned} (63 rows)" in done.told
+    assert not done.passed and file.read_bytes() == before and f"{cleaned} (63 rows)" in done.summary
     answers = [row.messages[-1].content for row in rows_of(cleaned)]
     assert answers[60:] == ["Il café è chiuso perché è tardi.", "the key is [AWS key]", words]
-    assert validate([cleaned], None, tmp_path / "again").told.count("error") == 0
+    assert validate([cleaned], None, tmp_path / "again").summary.count("error") == 0
 
 
 def test_the_command_exits_2_on_errors_and_0_without(tmp_path: Path) -> None:
@@ -146,14 +152,14 @@ def test_init_writes_a_recipe_that_runs(tmp_path: Path) -> None:
     (data / "tools.yaml").write_text(
         "tools: {lamp.off: {description: Off., parameters: {type: object, properties: {}}}}"
     )
-    told = init(data, tmp_path / "recipe.yaml")
+    told = write_starter_recipe(data, tmp_path / "recipe.yaml")
     assert "left out: 1 × .xyz" in told and "columns prompt: Question, completion: Answer" in told
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert recipe.data.tools and len(recipe.data.sources) == 4
     made = prepare(recipe, tmp_path / "run")
     assert made.metrics["rows_train"] + made.metrics["rows_validation"] == 9
     with pytest.raises(BadRequest, match="is there already"):
-        init(data, tmp_path / "recipe.yaml")
+        write_starter_recipe(data, tmp_path / "recipe.yaml")
 
 
 def test_where_nothing_is_left_validate_says_what_prepare_would_do(tmp_path: Path) -> None:
@@ -161,7 +167,9 @@ def test_where_nothing_is_left_validate_says_what_prepare_would_do(tmp_path: Pat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{sources: [{{path: {tmp_path / 'rows.jsonl'}}}], max_tokens: 2}}\n")
     done = validate([recipe], None, tmp_path / "out")
-    assert not done.verdict["measures"]["errors"] and not done.passed and "nothing is left to learn from" in done.told
+    assert (
+        not done.verdict["measures"]["errors"] and not done.passed and "nothing is left to learn from" in done.summary
+    )
     with pytest.raises(BadData, match="no row fits in data.max_tokens: 2"):
         prepare(load_recipe(recipe), tmp_path / "run")
 
@@ -170,11 +178,13 @@ def test_init_on_calls_finds_the_catalogue_that_has_them(tmp_path: Path) -> None
     """Otherwise none of these rows could be learned from; and none is longer than the limit that init writes."""
     called = '[CALL] whatsapp.send(to="Ana {}", message="I come") [RESULT] {{"ok": true}} [RESPONSE] Done, {}.'
     write(tmp_path / "old.jsonl", [{"prompt": f"tell Ana {i}", "completion": called.format(i, i)} for i in range(60)])
-    assert "business.yaml: has the tools that" in init(tmp_path / "old.jsonl", tmp_path / "recipe.yaml")
+    assert "business.yaml: has the tools that" in write_starter_recipe(tmp_path / "old.jsonl", tmp_path / "recipe.yaml")
     found = validate([tmp_path / "recipe.yaml"], None, tmp_path / "out")
     assert found.passed and found.verdict["measures"]["rows"] == 60 and not found.verdict["measures"]["too_long"]
     write(tmp_path / "odd.jsonl", [{"prompt": "x", "completion": '[CALL] odd.one(a="b")'}])
-    assert "tool 'odd.one' is called but not in the catalogue" in init(tmp_path / "odd.jsonl", tmp_path / "odd.yaml")
+    assert "tool 'odd.one' is called but not in the catalogue" in write_starter_recipe(
+        tmp_path / "odd.jsonl", tmp_path / "odd.yaml"
+    )
 
 
 def test_init_says_why_it_leaves_a_file_out(tmp_path: Path) -> None:
@@ -182,7 +192,7 @@ def test_init_says_why_it_leaves_a_file_out(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "perché"}\n'.encode("latin-1"))
     (tmp_path / "q.csv").write_text("q,a\n1,2\n")
     (tmp_path / "none.jsonl").write_text("")
-    told = init(tmp_path, tmp_path / "recipe.yaml")
+    told = write_starter_recipe(tmp_path, tmp_path / "recipe.yaml")
     for why in ("latin.jsonl:1:18: not UTF-8", "as in `columns: {prompt: q, completion: a}`", "none.jsonl: empty"):
         assert why in told
 
@@ -191,11 +201,11 @@ def test_init_on_a_catalogue_makes_examples_from_it(tmp_path: Path) -> None:
     (tmp_path / "tools.yaml").write_text(
         "tools: {lamp.dim: {description: Dim it., parameters: {type: object, properties: {level: {type: integer}}}}}"
     )
-    assert "50 examples a tool" in init(tmp_path, tmp_path / "recipe.yaml")
+    assert "50 examples a tool" in write_starter_recipe(tmp_path, tmp_path / "recipe.yaml")
     assert load_recipe(tmp_path / "recipe.yaml").data.sources[0].per_tool == 50
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadData, match="nothing to learn from"):
-        init(tmp_path / "empty", tmp_path / "other.yaml")
+        write_starter_recipe(tmp_path / "empty", tmp_path / "other.yaml")
 
 
 def test_errors_stop_prepare_and_the_verdict_stays(tmp_path: Path) -> None:
@@ -281,7 +291,7 @@ def test_training_carriers_are_kept_so_that_any_overlap_can_be_told_later(tmp_pa
     made = prepare(recipe, tmp_path / "run")
     carriers = read_carriers(made.path)
     assert 10 < len(carriers) <= made.metrics["rows_train"] + made.metrics["rows_validation"]
-    assert overlap(carriers, carriers[:5])["shared_carriers"] == 5
+    assert count_overlap(carriers, carriers[:5])["shared_carriers"] == 5
 
 
 def test_a_folder_is_part_of_the_fingerprint_by_its_content(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.rendering import word_cache
-from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END
-from tuneline.stages.prepare.rendering.renderer import learned, unmarked
-from tuneline.stages.prepare.rendering.word_cache import LLAMA_3_SPLIT, LLAMA_4_SPLIT, Words
+from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END
+from tuneline.stages.prepare.rendering.renderer import strip_marks, token_spans
+from tuneline.stages.prepare.rendering.word_cache import LLAMA_3_SPLIT, LLAMA_4_SPLIT, WordCache
 
 TINY = (ROOT / "data/tiny/tokenizer.json").read_text("utf-8")
 EOT, HEADER = "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -75,24 +75,26 @@ LIKE = {
 
 
 @cache
-def made(name: str) -> tuple[Tokenizer, Words]:
+def made(name: str) -> tuple[Tokenizer, WordCache]:
     like = LIKE[name]()
-    words = Words.of(like, {EOT, "<|start_header_id|>", "<|end_header_id|>"})
+    words = WordCache.for_tokenizer(like, {EOT, "<|start_header_id|>", "<|end_header_id|>"})
     assert words is not None
     return like, words
 
 
 def by_words(name: str, marked: str) -> Any:
-    return made(name)[1].tokens(marked)
+    return made(name)[1].tokenize(marked)
 
 
 def whole(name: str, marked: str) -> Any:
-    text, spans = unmarked(marked)
+    text, spans = strip_marks(marked)
     encoding = made(name)[0].encode(text, add_special_tokens=False)
-    return encoding.ids, list(learned(encoding, spans))
+    return encoding.ids, list(token_spans(encoding, spans))
 
 
-piece = st.sampled_from(HARD + 2 * (BLANK + CONTROLS)) | st.text(max_size=3).filter(lambda t: not {BEGIN, END} & {*t})
+piece = st.sampled_from(HARD + 2 * (BLANK + CONTROLS)) | st.text(max_size=3).filter(
+    lambda t: not {LOSS_BEGIN, LOSS_END} & {*t}
+)
 text = st.lists(piece, max_size=12).map("".join)
 start = st.builds("".join, st.tuples(st.sampled_from(["", EOT, HEADER, "\n"]), piece))
 
@@ -101,7 +103,7 @@ start = st.builds("".join, st.tuples(st.sampled_from(["", EOT, HEADER, "\n"]), p
 @settings(max_examples=150)
 @given(parts=st.lists(st.tuples(start | text, start | text, st.sampled_from(["", EOT, "x"])), max_size=3))
 def test_whatever_is_learned_of_whatever_text(name: str, parts: list[tuple[str, str, str]]) -> None:
-    marked = "".join(f"{before}{BEGIN}{said}{end}{END}" for before, said, end in parts)
+    marked = "".join(f"{before}{LOSS_BEGIN}{said}{end}{LOSS_END}" for before, said, end in parts)
     found = by_words(name, marked)
     if found is not None:
         assert (list(found[0]), found[1]) == whole(name, marked)
@@ -112,8 +114,8 @@ def test_whatever_is_learned_of_whatever_text(name: str, parts: list[tuple[str, 
 @given(asked=text, said=text)
 def test_an_answer_of_single_spaces_and_known_words_never_needs_the_tokenizer(name: str, asked: str, said: str) -> None:
     asked, said = " ".join(asked.split()), " ".join(said.split())
-    marked = f"{asked}{EOT}{HEADER}{BEGIN}{said}{EOT}{END}"
-    while (found := by_words(name, marked)) is None and made(name)[1]._room < 0:
+    marked = f"{asked}{EOT}{HEADER}{LOSS_BEGIN}{said}{EOT}{LOSS_END}"
+    while (found := by_words(name, marked)) is None and made(name)[1]._new_words_left < 0:
         pass  # a few of its words are learned each time
     assert found is not None
     assert (list(found[0]), found[1]) == whole(name, marked)
@@ -123,7 +125,7 @@ def test_an_answer_of_single_spaces_and_known_words_never_needs_the_tokenizer(na
 def test_any_character_beside_a_space(name: str) -> None:
     """Where Unicode's versions could differ: `a` and each character up to kana, then a space and a letter."""
     texts = [f"a{chr(code)} {chr(code)}b" for code in range(0x3100)]
-    texts = [one for one in texts if not {BEGIN, END} & {*one}]
+    texts = [one for one in texts if not {LOSS_BEGIN, LOSS_END} & {*one}]
     together = made(name)[0].encode_batch(texts, add_special_tokens=False)
     for one, encoding in zip(texts, together, strict=True):
         found = by_words(name, one)
@@ -145,21 +147,21 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_any_other_tokenizer_is_left_alone(kind: str) -> None:
-    assert Words.of(tokenizer(**OTHERS[kind]), {EOT}) is None
+    assert WordCache.for_tokenizer(tokenizer(**OTHERS[kind]), {EOT}) is None
 
 
 def test_few_words_are_kept_and_no_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_cache, "MOST_WORDS", 3)
-    few = Words.of(made("tiny")[0], set())
+    monkeypatch.setattr(word_cache, "MAX_WORDS", 3)
+    few = WordCache.for_tokenizer(made("tiny")[0], set())
     assert few is not None
     for said in ("a b", "c d", "long" * 20, "d e", "a b"):
-        found = few.tokens(said)
+        found = few.tokenize(said)
         assert found is not None and list(found[0]) == whole("tiny", said)[0]
         assert len(few) <= 3
     assert max(map(len, few)) < 20
 
 
 def test_a_text_of_new_words_is_left_to_the_tokenizer_until_they_are_known() -> None:
-    fresh, said = Words.of(made("tiny")[0], set()), "one two three four five"
+    fresh, said = WordCache.for_tokenizer(made("tiny")[0], set()), "one two three four five"
     assert fresh is not None
-    assert [fresh.tokens(said) is None for _ in range(4)] == [True, True, False, False]
+    assert [fresh.tokenize(said) is None for _ in range(4)] == [True, True, False, False]

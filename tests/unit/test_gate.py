@@ -14,7 +14,7 @@ from tuneline.stages.evaluate.scoring.grading import grade
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.verdicts import gate
 from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
-from tuneline.stages.prepare.checks.overlap import seen, write_carriers
+from tuneline.stages.prepare.checks.overlap import count_seen_in_training, write_carriers
 
 TOOLS = ("email.send", "docs.create", "rag.search", "whatsapp.send")
 USUAL = Gate()
@@ -214,7 +214,7 @@ def test_a_model_that_has_seen_the_test_is_caught(tmp_path: Path, how: str) -> N
     texts = rows if how == "word for word" else [{"messages": [{"role": "user", "content": "something else"}]}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     write_carriers(tmp_path, [i.carrier for i in leaked] if how == "same frame" else ["_"])
-    known = seen(tmp_path, {"unseen": [(i.text, i.carrier) for i in asked]})
+    known = count_seen_in_training(tmp_path, {"unseen": [(i.text, i.carrier) for i in asked]})
     assert known == {"unseen": 60}
     found = judged(right, seen_items=known)
     assert found["outcome"] == "fail" and "60 of 600 items stand in training" in found["unmet"][0]

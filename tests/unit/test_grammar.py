@@ -8,7 +8,8 @@ import pytest
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.synthesis.grammar import Grammar, load_grammar, parse
+from tuneline.stages.prepare.synthesis.grammar import Grammar, load_grammar
+from tuneline.stages.prepare.synthesis.patterns import parse_pattern
 
 REQUESTS = ROOT / "data" / "requests"
 SAMPLES = 150
@@ -68,7 +69,7 @@ def test_the_same_seed_gives_the_same_requests(grammars: dict[str, Grammar]) -> 
 @pytest.mark.parametrize("text", ["(a|b", "a)", "<1-", "{slot", "<a-b>"])
 def test_a_pattern_that_does_not_parse_is_shown(text: str) -> None:
     with pytest.raises(BadData, match="pattern"):
-        parse(text, "file.yaml")
+        parse_pattern(text, "file.yaml")
 
 
 @pytest.mark.parametrize(

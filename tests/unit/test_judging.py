@@ -22,7 +22,7 @@ from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.run_context import RunContext, estimate_tokens
 from tuneline.stages.evaluate.suites.style_classifier import StyleClassifier, held_out_passages
 from tuneline.stages.evaluate.suites.suite_items import make_items
-from tuneline.stages.prepare.formats.books import passages
+from tuneline.stages.prepare.formats.books import split_passages
 from tuneline.stages.prepare.rendering.tool_preselector import Preselector
 
 CATALOGUE = load_catalogue(ROOT / "configs/tools/business.yaml")
@@ -154,7 +154,7 @@ def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("held") / "validation.jsonl"
     with file.open("w") as out:
         for text in sorted((ROOT / "data/styles").glob("*/*.txt"))[::3]:  # one document of each style
-            for passage in passages(text.read_text(), words=60):
+            for passage in split_passages(text.read_text(), words=60):
                 out.write(json.dumps({"style": text.parent.name, "messages": [{"content": passage.text}]}) + "\n")
     return file
 
@@ -164,7 +164,7 @@ def test_styles_are_told_from_documents_nobody_learned(styles: Path) -> None:
     others = [
         (text.parent.name, passage.text)
         for text in sorted((ROOT / "data/styles").glob("*/*.txt"))
-        for passage in passages(text.read_text(), words=120)
+        for passage in split_passages(text.read_text(), words=120)
     ]
     right = [told.predict(text) == style for style, text in others]
     assert told.names == ["epico", "piano", "straniato"] and sum(right) / len(right) > 0.8
@@ -213,9 +213,9 @@ def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
 
 
 def test_the_preselector_finds_the_tool_and_recall_says_how_often() -> None:
-    chooser = Preselector.of(CATALOGUE, [("ping Ana over the green app", "whatsapp.send")])
-    assert "whatsapp.send" in chooser.shown("please ping Bo over the green app", 4)
-    assert len(chooser.shown("anything", 16)) == 16
+    chooser = Preselector.from_catalogue(CATALOGUE, [("ping Ana over the green app", "whatsapp.send")])
+    assert "whatsapp.send" in chooser.select("please ping Bo over the green app", 4)
+    assert len(chooser.select("anything", 16)) == 16
     items = [
         Item("a", "ping Bo over the green app", "whatsapp.send", None, "a"),
         Item("b", "xyzzy", CATALOGUE.names[-1], None, "b"),

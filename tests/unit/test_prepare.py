@@ -9,14 +9,18 @@ import pytest
 
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.data import Source
-from tuneline.core.errors import BadData, BadRecipe
+from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests
-from tuneline.stages.prepare.checks.overlap import overlap
+from tuneline.stages.prepare.checks.overlap import count_overlap
+from tuneline.stages.prepare.checks.problems import Problem
+from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.formats.reader import read_file
 from tuneline.stages.prepare.rendering.renderer import Renderer
-from tuneline.stages.prepare.rows import Row, read_rows, show_tools
-from tuneline.stages.prepare.synthesis.grammar import expand
-from tuneline.stages.prepare.validation_split import Places, sides
+from tuneline.stages.prepare.rendering.tool_selection import add_distractors
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.synthesis.grammar import generate_requests
+from tuneline.stages.prepare.validation_split import SplitKeys, choose_validation_rows
 
 TINY = ROOT / "data/tiny"
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}
@@ -52,16 +56,18 @@ def test_a_broken_line_is_refused_with_file_line_and_reason(
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
-    with pytest.raises(BadData, match="rows.jsonl:2") as error:
-        list(read_rows(file, catalogue))
-    assert told in str(error.value)
+    problem = first_problem(file, catalogue)
+    assert "rows.jsonl:2" in problem and told in problem
 
 
 def test_text_that_is_not_utf8_is_refused_with_its_column(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"messages": "caf\xe9"}\n')
-    with pytest.raises(BadData, match="rows.jsonl:1:18: not UTF-8"):
-        list(read_rows(file, None))
+    assert "rows.jsonl:1:18: not UTF-8" in first_problem(file, None)
+
+
+def first_problem(file: Path, catalogue: Catalogue | None) -> str:
+    return next(str(result) for result in read_file(file, Toolbox(catalogue)) if isinstance(result, Problem))
 
 
 def test_arguments_written_as_json_text_are_read_as_an_object() -> None:
@@ -103,10 +109,10 @@ def test_a_template_without_generation_marks_is_refused(tmp_path: Path) -> None:
 
 def test_the_tools_a_row_calls_are_always_shown_beside_so_many_others(catalogue: Catalogue) -> None:
     rng = random.Random(0)
-    shown = [show_tools(call_row(), catalogue, (3, 7), 0.0, rng).tools for _ in range(200)]
+    shown = [add_distractors(call_row(), catalogue, (3, 7), 0.0, rng).tools for _ in range(200)]
     assert all("docs.create" in tools and len(tools) == len(set(tools)) for tools in shown)
     assert {len(tools) for tools in shown} == {4, 5, 6, 7, 8}
-    assert show_tools(call_row(), catalogue, (3, 7), 1.0, rng).tools == list(catalogue.names)
+    assert add_distractors(call_row(), catalogue, (3, 7), 1.0, rng).tools == list(catalogue.names)
 
 
 def test_requests_are_different_seeded_and_cover_all_handlers_equally() -> None:
@@ -121,7 +127,7 @@ def test_a_grammar_too_small_for_the_rows_asked_of_it_says_so(tmp_path: Path) ->
     file = tmp_path / "small.yaml"
     file.write_text('{openers: [""], closers: [""], values: {x: a}, handlers: {t: {slots: {q: x}, say: ["find {q}"]}}}')
     with pytest.raises(BadRecipe, match="different requests, not 5"):
-        list(expand(Source(grammar=file, rows=5), random.Random(0)))
+        list(generate_requests(Source(grammar=file, rows=5), random.Random(0)))
 
 
 def test_a_row_keeps_its_side_of_the_split_when_others_are_added() -> None:
@@ -129,10 +135,13 @@ def test_a_row_keeps_its_side_of_the_split_when_others_are_added() -> None:
         Row.model_validate({"messages": [{"role": "user", "content": f"question {i}"}, GOOD["messages"][1]]})
         for i in range(2000)
     ]
-    before, after = sides(places_of(rows[:1000]), 0.1, 500), sides(places_of(rows), 0.1, 500)
+    before, after = (
+        choose_validation_rows(places_of(rows[:1000]), 0.1, 500),
+        choose_validation_rows(places_of(rows), 0.1, 500),
+    )
     assert before == after[:1000] and 150 < sum(after) < 250
-    assert sides(places_of(rows, seed=1), 0.1, 500) != after
-    assert sum(sides(places_of(rows), 0.5, 40)) <= 40
+    assert choose_validation_rows(places_of(rows, seed=1), 0.1, 500) != after
+    assert sum(choose_validation_rows(places_of(rows), 0.5, 40)) <= 40
 
 
 def test_every_label_with_enough_rows_is_in_validation() -> None:
@@ -140,20 +149,22 @@ def test_every_label_with_enough_rows_is_in_validation() -> None:
         Row.model_validate({"messages": [{"role": "user", "content": f"question {i}"}, GOOD["messages"][1]]})
         for i in range(1000)
     ]
-    places = Places(0)
+    places = SplitKeys(0)
     for number, row in enumerate(rows):
         places.add(row, f"label {number % 50}")
-    held = {number % 50 for number, one in enumerate(sides(places, 0.03, 500)) if one}
+    held = {number % 50 for number, one in enumerate(choose_validation_rows(places, 0.03, 500)) if one}
     assert held == set(range(50))
 
 
-def places_of(rows: list[Row], seed: int = 0) -> Places:
-    places = Places(seed)
+def places_of(rows: list[Row], seed: int = 0) -> SplitKeys:
+    places = SplitKeys(seed)
     for row in rows:
         places.add(row, "")
     return places
 
 
 def test_overlap_counts_what_training_has_seen() -> None:
-    found = overlap(["please send _ a mail now", "find _"], ["please send _ a mail now", "mail _ and send it soon"])
+    found = count_overlap(
+        ["please send _ a mail now", "find _"], ["please send _ a mail now", "mail _ and send it soon"]
+    )
     assert found == {"carriers": 2, "shared_carriers": 1, "fivegrams": 4, "shared_fivegrams": 2}

@@ -9,7 +9,7 @@ import pytest
 
 from tuneline.core.errors import BadRequest
 from tuneline.stages.prepare.checks import presidio
-from tuneline.stages.prepare.checks.presidio import LOOKED_FOR, Presidio
+from tuneline.stages.prepare.checks.presidio import ENTITIES, Presidio
 from tuneline.stages.prepare.validation import validate
 
 CHAT = [
@@ -57,7 +57,7 @@ def finder() -> Presidio:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("spacy.util.get_installed_models", lambda: [])
         made = Presidio()
-        assert made.found_in("hello") == []
+        assert made.find("hello") == []
         return made
 
 
@@ -73,12 +73,12 @@ def finder() -> Presidio:
     ],
 )
 def test_it_finds_and_masks_what_the_patterns_do_not(offline: None, finder: Presidio, text: str, kind: str) -> None:
-    assert presidio.found_in(text) == []
-    (found,) = finder.found_in(text)
+    assert presidio.find_sensitive(text) == []
+    (found,) = finder.find(text)
     assert (found.severity, found.kind) == ("personal_data", kind)
-    masked = finder.masked(text)
+    masked = finder.mask(text)
     assert f"[{kind.split(' ', 1)[1]}]" in masked and text[found.start : found.end] not in masked
-    assert finder.found_in(masked) == []
+    assert finder.find(masked) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_it_finds_and_masks_what_the_patterns_do_not(offline: None, finder: Pres
     ],
 )
 def test_it_leaves_the_rest_alone(offline: None, finder: Presidio, text: str) -> None:
-    assert finder.found_in(text) == []
+    assert finder.find(text) == []
 
 
 def test_without_a_model_it_says_that_names_are_not_looked_for(no_models: None, recipe: Path, tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_with_a_model_it_finds_names(
 
 
 def test_what_is_looked_for_is_what_presidio_knows(finder: Presidio) -> None:
-    assert set(LOOKED_FOR) <= set(finder._analyzer.get_supported_entities())
+    assert set(ENTITIES) <= set(finder._analyzer.get_supported_entities())

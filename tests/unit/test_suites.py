@@ -31,7 +31,7 @@ class Chosen(RunContext):
     """A run with three styles, and a preselector that has read no training rows."""
 
     passages = [("epico", ""), ("piano", ""), ("straniato", "")]
-    preselector = Preselector.of(CATALOGUE)
+    preselector = Preselector.from_catalogue(CATALOGUE)
 
 
 KNOWN = Chosen(CATALOGUE, context_tokens=2300)

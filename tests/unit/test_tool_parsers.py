@@ -12,7 +12,7 @@ from tuneline.configs.models import registry
 from tuneline.engines.tool_calls import MISTRAL, to_llama3_text
 from tuneline.engines.vllm.tool_parsers import LLAMA_4, LLAMA_4_PLUGIN, tool_parser_for
 from tuneline.engines.vllm.vllm_server import serve_arguments
-from tuneline.stages.prepare.rendering.chat_templates import BEGIN, END, FOLDER, compiled
+from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END, TEMPLATES_FOLDER, compile_template
 
 Calls = list[tuple[str, dict[str, Any]]]
 CALLS: Calls = [
@@ -21,7 +21,7 @@ CALLS: Calls = [
     ("whatsapp__send", {"to": "Ana", "urgent": True}),
 ]
 MODELS = registry().models
-TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for file in FOLDER.glob("*.jinja")}
+TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for file in TEMPLATES_FOLDER.glob("*.jinja")}
 """Ours, by the names models.yaml has for them."""
 NOT_OURS = {"mistral-v7"}
 """Templates that no package here has: their bases are refused unless the user brings one that marks what is learned."""
@@ -73,11 +73,11 @@ def written(template: str, calls: Calls) -> str:
     """The assistant's turn, without what ends it."""
     entries = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
     asked = {"role": "user", "content": "do it"}
-    text = compiled(template).render(
+    text = compile_template(template).render(
         messages=[asked, {"role": "assistant", "content": "", "tool_calls": entries}], bos_token="", tools=None
     )
-    text = text.replace(BEGIN, "").replace(END, "")
-    begun = compiled(template).render(messages=[asked], bos_token="", tools=None, add_generation_prompt=True)
+    text = text.replace(LOSS_BEGIN, "").replace(LOSS_END, "")
+    begun = compile_template(template).render(messages=[asked], bos_token="", tools=None, add_generation_prompt=True)
     return re.sub(r"<\|(eot_id|eot|im_end)\|>\s*$", "", text.removeprefix(begun))
 
 

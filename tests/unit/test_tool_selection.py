@@ -17,7 +17,7 @@ from tuneline.engines.providers import Answer
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.evaluate.suites.suite_items import make_items
-from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
+from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
 
 ASKED = "Send Maria a WhatsApp saying that her keys are ready"
 STRANGE = {"type": "function", "function": {"name": "coffee__brew", "parameters": {"type": "object"}}}
@@ -30,7 +30,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def selector(catalogue: Catalogue) -> ToolSelector:
-    return ToolSelector(Preselector.of(catalogue), 8)
+    return ToolSelector(Preselector.from_catalogue(catalogue), 8)
 
 
 def names(tools: list[dict[str, Any]]) -> list[str]:
@@ -39,7 +39,7 @@ def names(tools: list[dict[str, Any]]) -> list[str]:
 
 def test_it_shows_what_evaluation_shows(selector: ToolSelector, catalogue: Catalogue, tmp_path: Path) -> None:
     (tmp_path / "prepare").mkdir()
-    (tmp_path / "prepare" / FILE).write_text(json.dumps(selector.preselector.documents))
+    (tmp_path / "prepare" / PRESELECTOR_FILE).write_text(json.dumps(selector.preselector.documents))
     recipe = Recipe.model_validate({"data": {"sources": [{"path": __file__}], "nearest": 8}})
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     known = RunContext(catalogue, prepared=tmp_path / "prepare", nearest=8)

@@ -22,7 +22,7 @@ from tuneline.engines.vllm.vllm_server import find_vllm, start_vllm
 from tuneline.stages.evaluate.answers import CONCURRENCY
 from tuneline.stages.evaluate.targets import BASE, REFERENCE
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare import TEMPLATE
+from tuneline.stages.prepare.prepared_run import TEMPLATE
 
 LLAMA, VLLM = "llama.cpp", "vLLM"
 UNPARSABLE_STATUS = 500

@@ -14,7 +14,7 @@ from tuneline.engines.server import Server
 from tuneline.stages.evaluate.load_testing.guidellm import LoadResult, Requests, send_load, write_load_result
 from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.evaluate.suites.suite_requests import suite_requests
-from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.prepared_run import load_tools
 
 DEFAULT_REQUESTS = ROOT / "data/requests/test.yaml"
 """Grammar of the requests sent to an endpoint without a run."""

@@ -26,16 +26,18 @@ def check_facts(item: Item, reply: Reply, run_context: RunContext) -> str | None
 
 def check_language(item: Item, reply: Reply, run_context: RunContext) -> str | None:
     """Require the language asked for, in every sentence."""
-    from tuneline.stages.prepare.checks.language import language_of, other_than
+    from tuneline.stages.prepare.checks.language import detect_language, find_unexpected_language
 
     if not item.in_language or not item.language:
         return None
-    detected = language_of(reply.text)
+    detected = detect_language(reply.text)
     if detected is None:
         return NO_LANGUAGE
     if detected != item.language:
         return f"in another language: {detected}"
-    others = (other_than(sentence, {item.language}) for sentence in re.split(r"(?<=[.!?])\s+|\n+", reply.text))
+    others = (
+        find_unexpected_language(sentence, {item.language}) for sentence in re.split(r"(?<=[.!?])\s+|\n+", reply.text)
+    )
     other = next(filter(None, others), None)
     return f"mixed languages: {other}" if other else None
 

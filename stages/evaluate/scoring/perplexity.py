@@ -15,7 +15,7 @@ from tuneline.core import jsonl
 from tuneline.core.events import Events
 from tuneline.stages.evaluate.statistics import cluster_bootstrap
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare import load_tools
+from tuneline.stages.prepare.prepared_run import load_tools
 
 if TYPE_CHECKING:
     from tuneline.stages.prepare.rendering.renderer import Rendered
@@ -46,7 +46,7 @@ def perplexity_table(
     """
     if not recipe.evaluate.perplexity_rows:
         return []
-    from tuneline.stages.prepare import read_prepared
+    from tuneline.stages.prepare.prepared_run import read_prepared
     from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]

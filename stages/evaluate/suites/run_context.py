@@ -12,8 +12,8 @@ from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.evaluate.suites.style_classifier import StyleClassifier, held_out_passages
 from tuneline.stages.evaluate.suites.training_pairs import training_pairs
-from tuneline.stages.prepare import load_tools
-from tuneline.stages.prepare.rendering.tool_preselector import FILE, Preselector
+from tuneline.stages.prepare.prepared_run import load_tools
+from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
 
 
 def estimate_tokens(text: str) -> int:
@@ -39,7 +39,7 @@ class RunContext:
 
         A suite's `offered` goes before what the run was prepared with.
         """
-        has_preselector = self.prepared is not None and (self.prepared / FILE).exists()
+        has_preselector = self.prepared is not None and (self.prepared / PRESELECTOR_FILE).exists()
         return suite_setting or (self.nearest if has_preselector else None)
 
     def schemas(self, name: str) -> dict[str, Any]:
@@ -52,9 +52,11 @@ class RunContext:
         """The run's preselector; trained here if it was prepared without one."""
         if self.catalogue is None or self.prepared is None:
             raise BadRecipe("evaluate.suites: `offered` needs a catalogue (data.tools) to choose from")
-        if (self.prepared / FILE).exists():
-            return Preselector.read(self.prepared)
-        return Preselector.of(self.catalogue, zip(*training_pairs(self.prepared / "train.jsonl"), strict=True))
+        if (self.prepared / PRESELECTOR_FILE).exists():
+            return Preselector.load(self.prepared)
+        return Preselector.from_catalogue(
+            self.catalogue, zip(*training_pairs(self.prepared / "train.jsonl"), strict=True)
+        )
 
     @cached_property
     def passages(self) -> list[tuple[str, str]]:

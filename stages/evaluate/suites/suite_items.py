@@ -33,7 +33,7 @@ def make_items(suite: Suite, run_context: RunContext = NO_RUN) -> tuple[Item, ..
             id=f"{suite.name}-{next(numbers):04d}",
             talk=number,
             max_tokens=suite.max_tokens,
-            shown=run_context.preselector.shown(item.text, shown_tools) if shown_tools and item.offered else None,
+            shown=run_context.preselector.select(item.text, shown_tools) if shown_tools and item.offered else None,
         )
         for number, turns in enumerate(conversations)
         for item in turns

@@ -10,7 +10,8 @@ from typing import Any
 from tuneline.configs.data import Source
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT, resolve
-from tuneline.stages.prepare.synthesis.grammar import Grammar, Request, expand, load_grammar, read_yaml
+from tuneline.stages.prepare.synthesis.grammar import Grammar, generate_requests, load_grammar, read_yaml
+from tuneline.stages.prepare.synthesis.requests import Request
 
 FILLER = ROOT / "data/synthesis/ask/en.yaml"
 """The grammar whose sentences fill a long text where the suite names none."""
@@ -24,7 +25,7 @@ def suite_requests(grammar: Path, rows: int, seed: int) -> list[Request]:
     Raises:
         BadRecipe: the grammar cannot make that many.
     """
-    return list(expand(Source(grammar=grammar, rows=rows), random.Random(seed)))
+    return list(generate_requests(Source(grammar=grammar, rows=rows), random.Random(seed)))
 
 
 def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str, str, tuple[Request, ...]]]:

@@ -1,4 +1,7 @@
-"""How much of a test's phrasing was seen in training: measured, not asserted."""
+"""Measures how much of a test suite's phrasing is in the training data.
+
+A carrier is a request without its values, opener and closer; values are written as `_`.
+"""
 
 import json
 import re
@@ -6,60 +9,64 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-WORDS = 5
+NGRAM_WORDS = 5
 CARRIERS = "carriers.txt"
-"""In `prepare/`: what the requests of training grammars look like with their values taken out, one a line."""
+"""In `prepare/`: the carriers of all requests from training grammars, one a line."""
 
 
 def write_carriers(prepared: Path, carriers: Iterable[str]) -> None:
-    """Writes the training carriers, from which the overlap with any suite can be told later."""
+    """Write the training carriers, from which the overlap with any suite can be measured later."""
     with (prepared / CARRIERS).open("w", encoding="utf-8") as file:
         file.writelines(carrier.replace("\n", " ") + "\n" for carrier in sorted(carriers))
 
 
 def read_carriers(prepared: Path) -> list[str]:
-    """The carriers of what the run in `prepared` was trained on."""
+    """Return the training carriers of the run prepared in this directory."""
     with (prepared / CARRIERS).open(encoding="utf-8") as file:
         return [line.rstrip("\n") for line in file]
 
 
-def overlap(training: Iterable[str], test: Iterable[str]) -> dict[str, Any]:
-    """Shared carriers (requests with values as `_`) and shared five-word sequences of carriers, as counts."""
-    seen, asked = set(training), set(test)
-    seen_grams, asked_grams = _grams(seen), _grams(asked)
+def count_overlap(training: Iterable[str], test: Iterable[str]) -> dict[str, Any]:
+    """Return how many test carriers, and how many of their five-word sequences, are also in the training carriers."""
+    training_carriers, test_carriers = set(training), set(test)
+    training_ngrams, test_ngrams = _ngrams(training_carriers), _ngrams(test_carriers)
     return {
-        "carriers": len(asked),
-        "shared_carriers": len(asked & seen),
-        "fivegrams": len(asked_grams),
-        "shared_fivegrams": len(asked_grams & seen_grams),
+        "carriers": len(test_carriers),
+        "shared_carriers": len(test_carriers & training_carriers),
+        "fivegrams": len(test_ngrams),
+        "shared_fivegrams": len(test_ngrams & training_ngrams),
     }
 
 
-def seen(prepared: Path, asked: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, int]:
-    """How many (text, carrier) of each suite stand in training: the text as a user's turn, or the carrier.
+def count_seen_in_training(prepared: Path, suites: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, int]:
+    """Return for each suite how many of its (text, carrier) are in the training data.
 
-    Case, punctuation and spaces are not told apart. A carrier without a word is anything, and counts for nothing.
+    An item is if its text is a user's turn, or its carrier a training carrier. Case, punctuation and spaces are
+    ignored. A carrier without a word matches nothing.
     """
-    carriers = {_plain(carrier) for carrier in read_carriers(prepared)} - {""}
-    suites = {name: [(_plain(text), _plain(carrier)) for text, carrier in pairs] for name, pairs in asked.items()}
-    texts, known = {text for pairs in suites.values() for text, _ in pairs}, set[str]()
+    carriers = {_normalize(carrier) for carrier in read_carriers(prepared)} - {""}
+    items = {
+        name: [(_normalize(text), _normalize(carrier)) for text, carrier in pairs] for name, pairs in suites.items()
+    }
+    texts, training_texts = {text for pairs in items.values() for text, _ in pairs}, set[str]()
     with (prepared / "train.jsonl").open("rb") as rows:
         for row in rows:
             turns = json.loads(row).get("messages") or ()
-            known |= texts.intersection(_plain(turn["content"]) for turn in turns if _of_user(turn))
+            training_texts |= texts.intersection(_normalize(turn["content"]) for turn in turns if _is_user_text(turn))
     return {
-        name: sum(text in known or carrier in carriers for text, carrier in pairs) for name, pairs in suites.items()
+        name: sum(text in training_texts or carrier in carriers for text, carrier in pairs)
+        for name, pairs in items.items()
     }
 
 
-def _of_user(turn: dict[str, Any]) -> bool:
+def _is_user_text(turn: dict[str, Any]) -> bool:
     return turn["role"] == "user" and isinstance(turn.get("content"), str)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def _grams(carriers: set[str]) -> set[tuple[str, ...]]:
-    words = [re.findall(r"[\w']+", carrier) for carrier in carriers]
-    return {tuple(w[i : i + WORDS]) for w in words for i in range(len(w) - WORDS + 1)}
+def _ngrams(carriers: set[str]) -> set[tuple[str, ...]]:
+    split = [re.findall(r"[\w']+", carrier) for carrier in carriers]
+    return {tuple(words[i : i + NGRAM_WORDS]) for words in split for i in range(len(words) - NGRAM_WORDS + 1)}

@@ -1,4 +1,4 @@
-"""Secrets and personal data in text, by pattern and, where a number has one, by its check digits."""
+"""Finds secrets and personal data in text by regular expressions, and by check digits where a number has them."""
 
 import re
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from functools import cache
 from typing import Any, Literal
 
 SAFE_DOMAINS = ("example.com", "example.org", "example.net", "example.it", ".example", ".test", ".invalid")
-"""Reserved for examples (RFC 2606)."""
+"""Domains reserved for examples (RFC 2606)."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """One secret or piece of personal data in a text."""
+class SensitiveMatch:
+    """One secret or piece of personal data in a text, at characters `start` to `end`."""
 
     severity: Literal["secret", "personal_data"]
     kind: str
     start: int
     end: int
-    masked: str
-    """Its first characters, for a message that may be shown."""
+    preview: str
+    """Its first characters, which a message may show."""
 
 
 SECRETS = {
@@ -41,7 +41,7 @@ PERSONAL = {
     "an Italian tax code": r"\b[A-Z]{6}\d{2}[ABCDEHLMPRST]\d{2}[A-Z]\d{3}[A-Z]\b",
     "an Indonesian identity number": r"(?<!\d)[1-9]\d{5}(?:[0-6]\d|7[01])(?:0[1-9]|1[0-2])\d{2}\d{4}(?!\d)",
 }
-_SIGNS = {
+_MARKERS = {
     "@": ("@",),
     "/": ("://",),
     "J": ("eyJ",),
@@ -49,79 +49,89 @@ _SIGNS = {
     "-": ("-----BEGIN", "xox", "sk-", "pk-", "rk-"),
     "_": ("sk_", "pk_", "rk_"),
 }
-"""What secrets and addresses hold, by a character in it that most text lacks."""
+"""Substrings of secrets and addresses, by a character of theirs that most text does not contain."""
 _DIGITS = b"0123456789\xd9\xdb\xdf\xe0\xe1\xea\xef\xf0"
-"""The first byte of any decimal digit in UTF-8."""
+"""The first bytes of decimal digits in UTF-8."""
 _NUMBERS = re.compile(r"\d{4}|\d[ -]\d|[A-Z]{2}\d{2}|\+\d|gh[pousr]_|hf_|github_pat_")
 
 
-def holds_byte(text: str, some: bytes) -> bool:
-    """Whether any of these bytes is in the text's UTF-8, ten times faster than a pattern can say."""
+def contains_any_byte(text: str, candidates: bytes) -> bool:
+    """Return whether the text's UTF-8 contains any of these bytes; ten times faster than a regular expression."""
     raw = text.encode("utf-8", "surrogatepass")
-    return len(raw.translate(None, some)) < len(raw)
+    return len(raw.translate(None, candidates)) < len(raw)
 
 
-def _may_hold(text: str) -> bool:
-    """Whether to look closer; most text holds nothing, and ends here."""
-    if any(sign in text for character, signs in _SIGNS.items() if character in text for sign in signs):
+def _may_match(text: str) -> bool:
+    """Return whether any pattern could match. A cheap filter that most text does not pass."""
+    if any(marker in text for character, markers in _MARKERS.items() if character in text for marker in markers):
         return True
-    return holds_byte(text, _DIGITS) and bool(_NUMBERS.search(text))
+    return contains_any_byte(text, _DIGITS) and bool(_NUMBERS.search(text))
 
 
-def found_in(text: str) -> list[Found]:
-    """All findings, in order, without overlaps."""
-    if not _may_hold(text):
+def find_sensitive(text: str) -> list[SensitiveMatch]:
+    """Return all matches in the order of the text, without overlaps."""
+    if not _may_match(text):
         return []
-    found: list[Found] = []
-    for severity, kind, pattern, proof in _patterns():
+    matches: list[SensitiveMatch] = []
+    for severity, kind, pattern, is_valid in _patterns():
         for match in pattern.finditer(text):
-            if proof(match[0]) and not any(f.start < match.end() and match.start() < f.end for f in found):
-                found.append(Found(severity, kind, match.start(), match.end(), f"{match[0][:4]}…"))
-    return sorted(found, key=lambda f: f.start)
+            start, end = match.span()
+            if is_valid(match[0]) and not any(other.start < end and start < other.end for other in matches):
+                matches.append(SensitiveMatch(severity, kind, start, end, f"{match[0][:4]}…"))
+    return sorted(matches, key=lambda match: match.start)
 
 
-def first_of_each(text: str) -> dict[str, Found]:
-    """The first finding of each kind."""
-    first: dict[str, Found] = {}
-    for found in found_in(text):
-        first.setdefault(found.kind, found)
+def first_of_each_kind(text: str) -> dict[str, SensitiveMatch]:
+    """Return the first match of each kind, by kind."""
+    first: dict[str, SensitiveMatch] = {}
+    for match in find_sensitive(text):
+        first.setdefault(match.kind, match)
     return first
 
 
-def masked(text: str) -> str:
-    """The text with each finding replaced by its kind in brackets."""
-    for found in reversed(found_in(text)):
-        text = f"{text[: found.start]}[{found.kind.split(' ', 1)[1]}]{text[found.end :]}"
+def mask_sensitive(text: str) -> str:
+    """Return the text with each match replaced by its kind in brackets."""
+    for match in reversed(find_sensitive(text)):
+        text = replace_with_kind(text, match)
     return text
+
+
+def replace_with_kind(text: str, match: SensitiveMatch) -> str:
+    """Return the text with one match replaced by its kind in brackets."""
+    return f"{text[: match.start]}[{match.kind.split(' ', 1)[1]}]{text[match.end :]}"
 
 
 @cache
 def _patterns() -> list[tuple[Any, str, re.Pattern[str], Callable[[str], bool]]]:
-    proofs: dict[str, Callable[[str], bool]] = {
+    """Return (severity, kind, pattern, a further check of what the pattern matches)."""
+    checks: dict[str, Callable[[str], bool]] = {
         "an email address": lambda text: not text.lower().endswith(SAFE_DOMAINS),
         "a bank account (IBAN)": is_iban,
         "a card number": is_card,
         "an API key": lambda text: any(c.isdigit() for c in text) and any(c.isalpha() for c in text[3:]),
-        "an Indonesian identity number": _has_a_day,
+        "an Indonesian identity number": _has_birth_day,
     }
-    listed = [("secret", kind, text) for kind, text in SECRETS.items()]
-    listed += [("personal_data", kind, text) for kind, text in PERSONAL.items()]
-    return [(severity, kind, re.compile(text), proofs.get(kind, bool)) for severity, kind, text in listed]
+    patterns = [("secret", kind, pattern) for kind, pattern in SECRETS.items()]
+    patterns += [("personal_data", kind, pattern) for kind, pattern in PERSONAL.items()]
+    return [(severity, kind, re.compile(pattern), checks.get(kind, bool)) for severity, kind, pattern in patterns]
 
 
 def is_iban(text: str) -> bool:
-    """ISO 13616: the first four characters moved to the end, letters as numbers, modulo 97 is 1."""
-    plain = text.replace(" ", "")
-    return 15 <= len(plain) <= 34 and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+    """Return whether the check digits are right.
+
+    ISO 13616: the first four characters are moved to the end and letters become numbers; modulo 97 the result is 1.
+    """
+    compact = text.replace(" ", "")
+    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1
 
 
 def is_card(text: str) -> bool:
-    """ISO/IEC 7812: Luhn's check digit, and a first digit that issuers of cards have."""
-    digits = [int(c) for c in text if c.isdigit()]
+    """Return whether the number has a valid check digit (Luhn) and the first digit of a card issuer (ISO/IEC 7812)."""
+    digits = [int(character) for character in text if character.isdigit()]
     doubled = [d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(reversed(digits))]
     return digits[0] in (3, 4, 5, 6) and len(set(digits)) > 1 and sum(doubled) % 10 == 0
 
 
-def _has_a_day(text: str) -> bool:
-    """Digits 7 and 8 are the day of birth, 40 more for women."""
+def _has_birth_day(text: str) -> bool:
+    """Return whether digits 7 and 8 are a day of birth, to which 40 is added for women."""
     return 1 <= int(text[6:8]) <= 31 or 41 <= int(text[6:8]) <= 71

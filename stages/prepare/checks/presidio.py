@@ -1,7 +1,7 @@
-"""Personal data as Presidio finds it (an extra), beside our own patterns: people's names, numbers written at home.
+"""Finds personal data with Presidio (an optional dependency): people's names, and numbers in national formats.
 
-Names need a spaCy model of the language, which nobody publishes on PyPI; without one its patterns alone are looked for.
-Nothing is fetched: Presidio's own default would download a model, and its finders of addresses a list of domains.
+Names need a spaCy model of the language, which is not published on PyPI; without one only Presidio's patterns are used.
+Nothing is downloaded: by default Presidio would download a model, and its recognizers of addresses a list of domains.
 """
 
 from functools import cached_property
@@ -9,12 +9,17 @@ from importlib.util import find_spec
 from typing import Any
 
 from tuneline.core.errors import BadRequest
-from tuneline.stages.prepare.checks.language import language_of
-from tuneline.stages.prepare.checks.personal_data import Found, found_in, masked
+from tuneline.stages.prepare.checks.language import detect_language
+from tuneline.stages.prepare.checks.personal_data import (
+    SensitiveMatch,
+    find_sensitive,
+    mask_sensitive,
+    replace_with_kind,
+)
 
 REGIONS = {"en": ("US", "GB", "AU"), "it": ("IT",), "id": ("ID",)}
-"""Languages that are told apart, each with where its phone numbers are from; other text is taken for the first."""
-LOOKED_FOR = {
+"""Supported languages, each with the regions of its phone numbers. Any other text is taken for the first language."""
+ENTITIES = {
     "PERSON": "a person's name",
     "PHONE_NUMBER": "a phone number",
     "IP_ADDRESS": "an IP address",
@@ -30,18 +35,19 @@ LOOKED_FOR = {
     "IT_IDENTITY_CARD": "an Italian identity card",
     "IT_DRIVER_LICENSE": "an Italian driving licence",
 }
-"""Of what Presidio knows; dates, places and addresses of pages are in every text, the rest our own patterns find."""
-FEWEST = 0.4
-"""Presidio's score: below it, what looks like a passport is as likely any other number."""
-SIZES = ("lg", "md", "sm", "trf")
-"""Of spaCy's models, in the order they are taken if several are installed."""
+"""Presidio's entities that are looked for. Left out are dates, places and URLs, which are in every text, and what our
+own patterns find."""
+LOWEST_SCORE = 0.4
+"""Presidio's score below which what looks like a passport is as likely any other number."""
+MODEL_SIZES = ("lg", "md", "sm", "trf")
+"""Sizes of spaCy's models, in order of preference."""
 
 
 class Presidio:
-    """Finds what `personal` does not; its analyzer is made at the first text.
+    """Finds what the patterns of `personal_data` do not. The analyzer is loaded at the first text.
 
     Raises:
-        BadRequest: it is not installed.
+        BadRequest: Presidio is not installed.
     """
 
     def __init__(self) -> None:
@@ -51,43 +57,43 @@ class Presidio:
                 "or `personal: regex`, which needs nothing"
             )
         self.without_names: set[str] = set()
-        """Languages of texts in which names could not be looked for, for want of a model."""
+        """Languages of texts in which names could not be looked for, because no model is installed."""
 
-    def found_in(self, text: str) -> list[Found]:
-        """What `personal` finds not, in order, without overlaps."""
-        language = language_of(text) or "en"
+    def find(self, text: str) -> list[SensitiveMatch]:
+        """Return the matches in the order of the text, without overlaps, and without those of `personal_data`."""
+        language = detect_language(text) or "en"
         language = language if language in REGIONS else "en"
         if self._models[language] is None:
             self.without_names.add(language)
-        taken = [(found.start, found.end) for found in found_in(text)]
-        found = []
-        results = self._analyzer.analyze(text, language, entities=list(LOOKED_FOR), score_threshold=FEWEST)
-        for one in sorted(results, key=lambda one: (-one.score, one.start)):
-            if not any(start < one.end and one.start < end for start, end in taken):
-                taken.append((one.start, one.end))
-                shown = f"{text[one.start : one.end][:4]}…"
-                found.append(Found("personal_data", LOOKED_FOR[one.entity_type], one.start, one.end, shown))
-        return sorted(found, key=lambda one: one.start)
+        spans = [(match.start, match.end) for match in find_sensitive(text)]
+        matches = []
+        results = self._analyzer.analyze(text, language, entities=list(ENTITIES), score_threshold=LOWEST_SCORE)
+        for result in sorted(results, key=lambda result: (-result.score, result.start)):
+            if not any(start < result.end and result.start < end for start, end in spans):
+                spans.append((result.start, result.end))
+                kind, preview = ENTITIES[result.entity_type], f"{text[result.start : result.end][:4]}…"
+                matches.append(SensitiveMatch("personal_data", kind, result.start, result.end, preview))
+        return sorted(matches, key=lambda match: match.start)
 
-    def first_of_each(self, text: str) -> dict[str, Found]:
-        """The first finding of each kind."""
-        return {found.kind: found for found in reversed(self.found_in(text))}
+    def first_of_each_kind(self, text: str) -> dict[str, SensitiveMatch]:
+        """Return the first match of each kind, by kind."""
+        return {match.kind: match for match in reversed(self.find(text))}
 
-    def masked(self, text: str) -> str:
-        """The text with each finding replaced by its kind in brackets, those of `personal` too."""
-        if " " not in text:  # a role, a tool, a key: a model for names takes many a word for one
-            return masked(text)
-        for one in reversed(self.found_in(text)):
-            text = f"{text[: one.start]}[{one.kind.split(' ', 1)[1]}]{text[one.end :]}"
-        return masked(text)
+    def mask(self, text: str) -> str:
+        """Return the text with each match, also those of `personal_data`, replaced by its kind in brackets."""
+        if " " not in text:  # a role, a tool, a key: the model takes many single words for names
+            return mask_sensitive(text)
+        for match in reversed(self.find(text)):
+            text = replace_with_kind(text, match)
+        return mask_sensitive(text)
 
     @cached_property
     def _models(self) -> dict[str, str | None]:
-        """The spaCy model of each language that is installed."""
+        """For each language the spaCy model that is installed, or None."""
         import spacy.util
 
         installed = spacy.util.get_installed_models()
-        return {language: _best(language, installed) for language in REGIONS}
+        return {language: _best_model(language, installed) for language in REGIONS}
 
     @cached_property
     def _analyzer(self) -> Any:
@@ -103,13 +109,13 @@ class Presidio:
         }
         registry = RecognizerRegistry(supported_languages=list(REGIONS))
         registry.load_predefined_recognizers(languages=list(REGIONS), nlp_engine=engine)
-        for network in ("EmailRecognizer", "UrlRecognizer", "PhoneRecognizer"):
-            registry.remove_recognizer(network)
+        for recognizer in ("EmailRecognizer", "UrlRecognizer", "PhoneRecognizer"):
+            registry.remove_recognizer(recognizer)
         for language, regions in REGIONS.items():
             registry.add_recognizer(PhoneRecognizer(supported_language=language, supported_regions=regions))
         return AnalyzerEngine(registry, engine, supported_languages=list(REGIONS))
 
 
-def _best(language: str, installed: list[str]) -> str | None:
-    wanted = [f"{language}_core_{kind}_{size}" for size in SIZES for kind in ("web", "news")]
-    return next((name for name in [*wanted, "xx_ent_wiki_sm"] if name in installed), None)
+def _best_model(language: str, installed: list[str]) -> str | None:
+    candidates = [f"{language}_core_{kind}_{size}" for size in MODEL_SIZES for kind in ("web", "news")]
+    return next((name for name in [*candidates, "xx_ent_wiki_sm"] if name in installed), None)

@@ -1,19 +1,19 @@
-"""What can be wrong with a dataset: each kind of problem, whether it stops the line, and how to mend it."""
+"""The kinds of problems a dataset can have, each with its severity and its remedy, and the problems found."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-SHOWN = 20
-"""Examples kept of a kind; all are counted. So memory stays flat however bad a file is."""
+EXAMPLES_KEPT = 20
+"""Examples kept of each kind. All are counted, so memory does not grow with the number of problems."""
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem. Errors stop, warnings are counted; `format` counts among `require: format_errors`."""
+    """A kind of problem. Errors stop `prepare`, warnings do not; `format` kinds count as `require: format_errors`."""
 
     severity: Severity
     remedy: str
@@ -59,7 +59,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: `file:line: text`. Line 0 is the file as a whole."""
+    """One problem, printed as `file:line: text; remedy`. Line 0 means the file as a whole."""
 
     kind: str
     file: str
@@ -82,30 +82,32 @@ class Problem:
 
 @dataclass
 class Findings:
-    """Problems as they come: all counted, some of each kind kept."""
+    """Collects problems: counts all of them, and keeps the first of each kind as examples."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Problem]] = field(default_factory=dict)
 
     def add(self, problem: Problem) -> None:
         self.counts[problem.kind] += 1
-        kept = self.examples.setdefault(problem.kind, [])
-        if len(kept) < SHOWN:
-            kept.append(problem)
+        examples = self.examples.setdefault(problem.kind, [])
+        if len(examples) < EXAMPLES_KEPT:
+            examples.append(problem)
 
     def count(self, severity: Severity, *, format_only: bool = False) -> int:
-        """How many problems of this severity; of the format alone, if asked."""
+        """Return the number of problems of this severity, or with `format_only` of its format kinds."""
         return sum(
-            n
-            for kind, n in self.counts.items()
+            count
+            for kind, count in self.counts.items()
             if KINDS[kind].severity == severity and KINDS[kind].format >= format_only
         )
 
-    def of(self, severity: Severity) -> list[Problem]:
-        """The examples kept of this severity, in the order of `KINDS`."""
-        return [p for kind in KINDS if KINDS[kind].severity == severity for p in self.examples.get(kind, [])]
+    def examples_of(self, severity: Severity) -> list[Problem]:
+        """Return the examples of this severity, in the order of `KINDS`."""
+        kinds = [kind for kind in KINDS if KINDS[kind].severity == severity]
+        return [problem for kind in kinds for problem in self.examples.get(kind, [])]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts and examples by kind, as in `validation.json`."""
         return {
             kind: {
                 "severity": KINDS[kind].severity,
@@ -118,12 +120,13 @@ class Findings:
         }
 
 
-class Wrong(Exception):
-    """Raised while one row is read; becomes a Problem at the row's place."""
+class RowError(Exception):
+    """A problem of one row, raised or yielded by code that does not know where the row is."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind, self.text = kind, text
 
     def at(self, file: Path | str, line: int) -> Problem:
+        """Return the problem at this place."""
         return Problem(self.kind, str(file), line, self.text)

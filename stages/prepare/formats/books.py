@@ -1,6 +1,6 @@
-"""Books and other plain text: cleaned of what a printer added, cut into passages, and made into rows.
+"""Cleans books and other plain text, splits them into passages, and turns passages into instructions.
 
-Removed: page headers and numbers, hyphens at line ends, licences and imprints, front matter of Markdown.
+Removed are page headers and numbers, hyphens at line ends, licences and imprints, and front matter of Markdown.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import Any
 
 PASSAGE_WORDS = 180
 LONGEST_HEADER, HEADER_REPEATS = 70, 3
-ENDS = (".", "!", "?", "»", '"', "”", "…", ":", "’", ")")
-"""How the last line of a paragraph ends; a page that breaks elsewhere breaks a paragraph in two."""
+PARAGRAPH_ENDS = (".", "!", "?", "»", '"', "”", "…", ":", "’", ")")
+"""The last line of a paragraph ends so. After any other line a page break is inside a paragraph."""
 
 _NUMBER = re.compile(r"\W*(?:(?:p|pag|page|pagina|hal|halaman)\.?\s*)?(?:\d{1,4}|[ivxlc]{1,7})\W*", re.I)
 _GUTENBERG = re.compile(r"^\s*\*\*\*\s*(START|END) OF (?:THE|THIS) PROJECT GUTENBERG.*$", re.I | re.M)
@@ -29,46 +29,47 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…»”])\s+")
 
 @dataclass(frozen=True)
 class Passage:
-    """Some paragraphs that follow each other, and the line the first begins at."""
+    """Consecutive paragraphs of a text, and the line at which the first begins."""
 
     line: int
     text: str
 
 
-def passages(text: str, *, words: int = PASSAGE_WORDS, markdown: bool = False) -> Iterator[Passage]:
-    """A cleaned text in passages of about so many words; a paragraph is only cut if it is twice as long."""
-    held: list[str] = []
+def split_passages(text: str, *, words: int = PASSAGE_WORDS, markdown: bool = False) -> Iterator[Passage]:
+    """Yield a text, cleaned, in passages of about `words` words. A paragraph is only cut if it is twice as long."""
+    pieces: list[str] = []
     start = count = 0
-    for line, paragraph in paragraphs(text, markdown=markdown):
-        for piece in _pieces(paragraph, words):
-            start = line if not held else start
-            held.append(piece)
+    for line, paragraph in split_paragraphs(text, markdown=markdown):
+        for piece in _split_long(paragraph, words):
+            start = line if not pieces else start
+            pieces.append(piece)
             count += len(piece.split())
             if count >= words:
-                yield Passage(start, "\n\n".join(held))
-                held, count = [], 0
-    if held:
-        yield Passage(start, "\n\n".join(held))
+                yield Passage(start, "\n\n".join(pieces))
+                pieces, count = [], 0
+    if pieces:
+        yield Passage(start, "\n\n".join(pieces))
 
 
-def paragraphs(text: str, *, markdown: bool = False) -> Iterator[tuple[int, str]]:
-    """(first line, text) of each paragraph of a cleaned text; line breaks stay only in Markdown."""
-    lines = _without_furniture(_body(text, markdown))
+def split_paragraphs(text: str, *, markdown: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (first line, text) of each paragraph of the cleaned text. Line breaks are kept only in Markdown."""
+    lines = _without_page_furniture(_body_lines(text, markdown))
     indented = sum(not line for _, line in lines) < len(lines) / 40
-    held: list[tuple[int, str]] = []
+    pending: list[tuple[int, str]] = []
     for number, line in [*lines, (0, "")]:
         begins = indented and line.startswith(("  ", "\t"))
-        if held and (not line.strip() or begins):
-            whole = "\n".join(one for _, one in held) if markdown else _joined([one for _, one in held])
-            if not _IMPRINT.search(whole):
-                yield held[0][0], whole
-            held = []
+        if pending and (not line.strip() or begins):
+            texts = [pending_line for _, pending_line in pending]
+            paragraph = "\n".join(texts) if markdown else _join_lines(texts)
+            if not _IMPRINT.search(paragraph):
+                yield pending[0][0], paragraph
+            pending = []
         if line.strip():
-            held.append((number, line if markdown else line.strip()))
+            pending.append((number, line if markdown else line.strip()))
 
 
-def _body(text: str, markdown: bool) -> list[tuple[int, str]]:
-    """Numbered lines between the marks of Project Gutenberg, if there are any."""
+def _body_lines(text: str, markdown: bool) -> list[tuple[int, str]]:
+    """Return the numbered lines, those between the marks of Project Gutenberg if there are any."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\xad", "")
     marks = {match[1].upper(): match for match in _GUTENBERG.finditer(text)}
     first = marks["START"].end() if "START" in marks else 0
@@ -79,8 +80,8 @@ def _body(text: str, markdown: bool) -> list[tuple[int, str]]:
     return [(offset + i, line.rstrip()) for i, line in enumerate(text[first:last].split("\n"))]
 
 
-def _without_furniture(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lines without page numbers and running headers; a paragraph they stood in is whole again."""
+def _without_page_furniture(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the lines without page numbers and running headers, joining a paragraph they were in."""
     plain = [line.replace("\f", "").strip() for _, line in lines]
     keys = [_header_key(line) for line in plain]
     repeated = {key for key, n in Counter(filter(None, keys)).items() if n >= HEADER_REPEATS}
@@ -88,24 +89,24 @@ def _without_furniture(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
         bool(line) and (_is_number(line) or (key in repeated and _stands_alone(plain, i)))
         for i, (line, key) in enumerate(zip(plain, keys, strict=True))
     ]
-    kept: list[tuple[int, str]] = []
+    cleaned: list[tuple[int, str]] = []
     after_page = False
-    for (number, line), gone in zip(lines, removed, strict=True):
+    for (number, line), is_removed in zip(lines, removed, strict=True):
         line = line.replace("\f", "")
-        if gone:
+        if is_removed:
             after_page = True
-            while kept and not kept[-1][1].strip():
-                kept.pop()
-            if kept and kept[-1][1].rstrip().endswith(ENDS):
-                kept.append((number, ""))
+            while cleaned and not cleaned[-1][1].strip():
+                cleaned.pop()
+            if cleaned and cleaned[-1][1].rstrip().endswith(PARAGRAPH_ENDS):
+                cleaned.append((number, ""))
         elif line.strip() or not after_page:
-            kept.append((number, line))
+            cleaned.append((number, line))
             after_page = False
-    return kept
+    return cleaned
 
 
 def _header_key(line: str) -> str:
-    """A line as it repeats from page to page, without its number; empty where it is no header."""
+    """Return what repeats of a running header, without its page number, or an empty string for any other line."""
     if not line or len(line) > LONGEST_HEADER or line.endswith((".", "!", "?", ",", ";", "»", "”")):
         return ""
     return re.sub(r"[\W\d]+", " ", line).strip().lower()
@@ -116,34 +117,35 @@ def _is_number(line: str) -> bool:
 
 
 def _stands_alone(plain: list[str], i: int) -> bool:
-    around = [plain[j] for j in (i - 1, i + 1) if 0 <= j < len(plain)]
-    return len(around) < 2 or any(not line or _is_number(line) for line in around)
+    neighbours = [plain[j] for j in (i - 1, i + 1) if 0 <= j < len(plain)]
+    return len(neighbours) < 2 or any(not line or _is_number(line) for line in neighbours)
 
 
-def _joined(lines: list[str]) -> str:
-    """Lines as one paragraph; a word parted at a line's end is whole again."""
+def _join_lines(lines: list[str]) -> str:
+    """Return the lines as one paragraph, joining words hyphenated at the end of a line."""
     text = lines[0]
-    for before, line in pairwise(lines):
-        parted = re.search(r"[^\W\d_]-$", before) and line[:1].islower()
-        text = text[:-1] + line if parted else f"{text} {line}"
+    for previous, line in pairwise(lines):
+        hyphenated = re.search(r"[^\W\d_]-$", previous) and line[:1].islower()
+        text = text[:-1] + line if hyphenated else f"{text} {line}"
     return text
 
 
-def _pieces(paragraph: str, words: int) -> Iterator[str]:
+def _split_long(paragraph: str, words: int) -> Iterator[str]:
+    """Yield a paragraph whole, or cut between sentences if it has twice as many words or more."""
     if len(paragraph.split()) < 2 * words:
         yield paragraph
         return
-    held: list[str] = []
+    pending: list[str] = []
     for sentence in _SENTENCE_END.split(paragraph):
-        held.append(sentence)
-        if sum(len(one.split()) for one in held) >= words:
-            yield " ".join(held)
-            held = []
-    if held:
-        yield " ".join(held)
+        pending.append(sentence)
+        if sum(len(text.split()) for text in pending) >= words:
+            yield " ".join(pending)
+            pending = []
+    if pending:
+        yield " ".join(pending)
 
 
-ASKED = {
+INSTRUCTIONS = {
     "en": (
         "Write a passage in the {style} style.",
         "Write something in the style of “{style}”.",
@@ -168,18 +170,20 @@ ASKED = {
 }
 
 
-def styled(passage: Passage, style: str, language: str) -> list[dict[str, Any]]:
-    """An instruction to write in a style, and the passage as its answer; the same passage is always asked alike."""
-    asked = ASKED.get(language, ASKED["en"])
-    way = asked[int.from_bytes(hashlib.blake2b(passage.text.encode(), digest_size=4).digest()) % len(asked)]
-    start, _, rest = passage.text.partition(" ") if "{start}" not in way else _first_sentence(passage.text)
-    if "{start}" in way and not rest:
-        way = asked[0]
-    answer = rest if "{start}" in way else passage.text
-    question = way.format(style=style, start=start)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+def to_instruction(passage: Passage, style: str, language: str) -> list[dict[str, Any]]:
+    """Return two messages: an instruction to write in a style, and the passage. The text decides which instruction."""
+    templates = INSTRUCTIONS.get(language, INSTRUCTIONS["en"])
+    number = int.from_bytes(hashlib.blake2b(passage.text.encode(), digest_size=4).digest())
+    template = templates[number % len(templates)]
+    start, _, rest = passage.text.partition(" ") if "{start}" not in template else _split_first_sentence(passage.text)
+    if "{start}" in template and not rest:
+        template = templates[0]
+    answer = rest if "{start}" in template else passage.text
+    instruction = template.format(style=style, start=start)
+    return [{"role": "user", "content": instruction}, {"role": "assistant", "content": answer}]
 
 
-def _first_sentence(text: str) -> tuple[str, str, str]:
+def _split_first_sentence(text: str) -> tuple[str, str, str]:
+    """Return (first sentence, separator, rest), as `str.partition` does."""
     end = _SENTENCE_END.search(text)
     return (text[: end.start()], " ", text[end.end() :]) if end else (text, "", "")

@@ -1,7 +1,7 @@
-"""Files of any kind as records in a stream: JSON lines, JSON arrays, CSV, Parquet and plain text; gz and zst too.
+"""Reads files as a stream of records: JSON lines, JSON arrays, CSV, Parquet and plain text, also with gzip or zstd.
 
-A record is what stands in one place of a file, before anything is known about its meaning. Memory holds a line, a
-batch of a Parquet file, or one text document at a time.
+A record is a value at one place of a file, whatever it means. Memory holds one line, one batch of a Parquet file, or
+one text document at a time.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tuneline.core.errors import BadData
-from tuneline.stages.prepare.checks.problems import Problem, Wrong
+from tuneline.stages.prepare.checks.problems import Problem
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BOM = b"\xef\xbb\xbf"
@@ -38,45 +38,45 @@ _BEFORE_FIRST, _BETWEEN = re.compile(r"\s*\[?\s*"), re.compile(r"[\s,]*")
 
 @dataclass(frozen=True)
 class Record:
-    """What stands at one place: a JSON object, a table's row, or (of a text file) the whole text."""
+    """The value at one place of a file: a JSON value, a row of a table, or the whole text of a text file."""
 
     file: Path
     line: int
     value: Any
 
 
-def files_in(path: Path) -> tuple[list[Path], list[Path]]:
-    """(files that can be read, files that cannot be told) at a path: itself, or all below a folder, in order."""
+def list_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return (files with a known suffix, other files) at a path: the file itself, or all files below a folder."""
     if path.is_file():
         return [path], []
-    found = sorted(f for f in path.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.parts[-2:]))
-    known = [f for f in found if plain_suffix(f) in SUFFIXES]
-    return known, [f for f in found if plain_suffix(f) not in SUFFIXES]
+    files = sorted(f for f in path.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.parts[-2:]))
+    known = [file for file in files if uncompressed_suffix(file) in SUFFIXES]
+    return known, [file for file in files if uncompressed_suffix(file) not in SUFFIXES]
 
 
-def plain_suffix(path: Path) -> str:
-    """The suffix without `.gz` or `.zst`."""
+def uncompressed_suffix(path: Path) -> str:
+    """Return the file's suffix in lower case, not counting `.gz` or `.zst`."""
     return (Path(path.stem) if path.suffix in (".gz", ".zst") else path).suffix.lower()
 
 
-def container(path: Path) -> str:
-    """How the file holds its records, by its suffix; a `.json` file that is JSON lines is known by its start.
+def detect_container(path: Path) -> str:
+    """Return the container format of a file by its suffix; for `.json` its start decides between array and lines.
 
     Raises:
-        BadData: the suffix says nothing.
+        BadData: The suffix is unknown.
     """
-    kind = SUFFIXES.get(plain_suffix(path))
+    kind = SUFFIXES.get(uncompressed_suffix(path))
     if kind is None:
         raise BadData(f"{path}: {path.suffix or 'no suffix'}: known are {', '.join(SUFFIXES)}, also with .gz or .zst")
     if kind == JSON_ARRAY:
-        with opened(path) as file:
+        with open_uncompressed(path) as file:
             return JSON_ARRAY if file.read(PIECE_BYTES).lstrip(BOM).lstrip()[:1] == b"[" else JSON_LINES
     return kind
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's content, uncompressed, whatever its name says."""
+def open_uncompressed(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, decompressing it if its first bytes are those of gzip or zstd."""
     with path.open("rb") as raw:
         start = raw.read(4)
         raw.seek(0)
@@ -92,14 +92,14 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-def records(path: Path) -> Iterator[Record | Problem]:
-    """All records of a file in order; what cannot be read is a problem, and reading goes on where it can."""
-    kind = container(path)
+def read_records(path: Path) -> Iterator[Record | Problem]:
+    """Yield all records of a file in order, and a problem for what cannot be read. Reading continues where it can."""
+    kind = detect_container(path)
     if kind == PARQUET:
         yield from _parquet(path)
         return
     try:
-        with opened(path) as file:
+        with open_uncompressed(path) as file:
             yield from {JSON_LINES: _json_lines, JSON_ARRAY: _json_array, TABLE: _table, TEXT: _text}[kind](path, file)
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         yield Problem("broken_json", str(path), 0, f"the compressed file is cut or damaged: {error}")
@@ -124,26 +124,27 @@ def _json_lines(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
 
 
 def _unreadable(path: Path, number: int, line: bytes, error: ValueError) -> Problem:
+    """Return the problem of a line orjson refuses, with the column where Python's parser refuses it too."""
     try:
         json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as wrong:
-        return Problem("not_utf8", str(path), number, "not UTF-8", wrong.start + 1)
-    except json.JSONDecodeError as wrong:
-        return Problem("broken_json", str(path), number, f"not JSON: {wrong.msg}", wrong.colno)
+    except UnicodeDecodeError as decode_error:
+        return Problem("not_utf8", str(path), number, "not UTF-8", decode_error.start + 1)
+    except json.JSONDecodeError as json_error:
+        return Problem("broken_json", str(path), number, f"not JSON: {json_error.msg}", json_error.colno)
     except RecursionError:
         pass
     return Problem("broken_json", str(path), number, f"not JSON: {error}")  # NaN, a lone surrogate, …
 
 
 def _json_array(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
-    """Objects of a JSON array, one at a time: the file need not fit in memory."""
+    """Yield the items of a JSON array one at a time. The file need not fit in memory."""
     decoder, text = json.JSONDecoder(), io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     buffer, at, line, gap = text.read(PIECE_BYTES), 0, 1, _BEFORE_FIRST
     while True:
-        skipped = gap.match(buffer, at)
-        assert skipped
-        line += buffer.count("\n", at, skipped.end())
-        at, gap = skipped.end(), (_BETWEEN if skipped.end() > at or at else gap)
+        separator = gap.match(buffer, at)
+        assert separator
+        line += buffer.count("\n", at, separator.end())
+        at, gap = separator.end(), (_BETWEEN if separator.end() > at or at else gap)
         if buffer.startswith("]", at):
             return
         try:
@@ -151,7 +152,8 @@ def _json_array(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
         except json.JSONDecodeError as error:
             piece = text.read(PIECE_BYTES)
             if not piece:
-                yield Problem("broken_json", str(path), line + buffer.count("\n", at, error.pos), _told(error, buffer))
+                end_line = line + buffer.count("\n", at, error.pos)
+                yield Problem("broken_json", str(path), end_line, _describe(error, buffer))
                 return
             buffer, at = buffer[at:] + piece, 0
             continue
@@ -160,14 +162,14 @@ def _json_array(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
         at = end
 
 
-def _told(error: json.JSONDecodeError, buffer: str) -> str:
+def _describe(error: json.JSONDecodeError, buffer: str) -> str:
     return f"not JSON: {error.msg if error.pos < len(buffer) else 'the array is not closed'}"
 
 
 def _table(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
     csv.field_size_limit(1 << 30)
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter="\t" if plain_suffix(path) == ".tsv" else ",")
+    reader = csv.reader(text, delimiter="\t" if uncompressed_suffix(path) == ".tsv" else ",")
     header = next(reader, None)
     if header is None:
         return
@@ -181,7 +183,7 @@ def _table(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
 
 
 def _parquet(path: Path) -> Iterator[Record | Problem]:
-    """A Parquet file's rows; their number stands for the line."""
+    """Yield the rows of a Parquet file; a record's line is the number of its row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -197,7 +199,7 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Parquet gives every struct all fields of its column; those a row did not have are null."""
+    """Return the value without null fields: Parquet gives every struct all fields of its column."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -213,15 +215,10 @@ def _text(path: Path, file: IO[bytes]) -> Iterator[Record | Problem]:
         yield Problem("not_utf8", str(path), line, "not UTF-8", column)
 
 
-def escaped(value: Any) -> bool:
-    """Whether text somewhere in a record holds bytes that are not UTF-8."""
+def has_invalid_utf8(value: Any) -> bool:
+    """Return whether text in a record has bytes that are not UTF-8, which were read as lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return True
     return False
-
-
-def refuse_escaped(record: Record) -> None:
-    if escaped(record.value):
-        raise Wrong("not_utf8", "not UTF-8")

@@ -1,7 +1,7 @@
-"""Older transcripts, where tags stand for turns: `[THINK] … [CALL] name(args) [RESULT] … [RESPONSE] …`.
+"""Parses transcripts, in which tags separate the turns: `[THINK] … [CALL] name(args) [RESULT] … [RESPONSE] …`.
 
-Arguments are written as Python writes them (`to="Anna", count=2`), as one JSON object, or not at all. The thinking is
-dropped, or all of it kept as text in front of the answer that follows: calls have no text.
+Arguments are Python keyword arguments (`to="Anna", count=2`), one JSON object, or empty. The thinking is dropped, or
+all of it is put in front of the answer that follows, since calls have no text.
 """
 
 import ast
@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from tuneline.stages.prepare.checks.problems import Wrong
+from tuneline.stages.prepare.checks.problems import RowError
 
 _TAG = re.compile(r"\[(THINK|CALL|RESULT|RESPONSE|USER)\]")
 _ENDS = re.compile(r"\[/(?:THINK|CALL|RESULT|RESPONSE|USER)\]")
@@ -17,52 +17,53 @@ _CALL = re.compile(r"\s*([A-Za-z_][\w.\-]*)\s*\((.*)\)\s*;?\s*", re.S)
 
 
 def is_transcript(text: str) -> bool:
-    """Whether an answer starts with a tag of a transcript."""
+    """Return whether an answer starts with a tag of a transcript."""
     return text.lstrip().startswith(("[THINK]", "[CALL]", "[RESPONSE]"))
 
 
-def turns_of(text: str, *, keep_thinking: bool) -> list[dict[str, Any]]:
-    """The turns a transcript stands for; calls that follow each other directly are parallel.
+def parse_transcript(text: str, *, keep_thinking: bool) -> list[dict[str, Any]]:
+    """Return the turns of a transcript. Calls that follow each other directly are parallel calls of one turn.
 
     Raises:
-        Wrong: a call that cannot be read, or text before the first tag.
+        RowError: A call cannot be parsed, or there is text before the first tag.
     """
     pieces = _TAG.split(_ENDS.sub("", text))
     if pieces[0].strip():
-        raise Wrong("broken_transcript", f"text before the first tag: {pieces[0].strip()[:40]!r}")
+        raise RowError("broken_transcript", f"text before the first tag: {pieces[0].strip()[:40]!r}")
     turns: list[dict[str, Any]] = []
-    thought = ""
-    for tag, said in zip(pieces[1::2], pieces[2::2], strict=True):
+    thinking = ""
+    for tag, text in zip(pieces[1::2], pieces[2::2], strict=True):
         if tag == "THINK":
-            thought = f"{thought}\n{said.strip()}".strip()
+            thinking = f"{thinking}\n{text.strip()}".strip()
         elif tag == "CALL":
             if turns and turns[-1].get("tool_calls"):
-                turns[-1]["tool_calls"].append(_call(said))
+                turns[-1]["tool_calls"].append(_parse_call(text))
             else:
-                turns.append({"role": "assistant", "tool_calls": [_call(said)]})
+                turns.append({"role": "assistant", "tool_calls": [_parse_call(text)]})
         elif tag == "RESPONSE":
-            kept = f"<think>{thought}</think>\n" if keep_thinking and thought else ""
-            turns.append({"role": "assistant", "content": kept + said.strip()})
+            prefix = f"<think>{thinking}</think>\n" if keep_thinking and thinking else ""
+            turns.append({"role": "assistant", "content": prefix + text.strip()})
         else:
-            turns.append({"role": "tool" if tag == "RESULT" else "user", "content": said.strip()})
-        thought = thought if tag in ("THINK", "CALL", "RESULT") else ""
+            turns.append({"role": "tool" if tag == "RESULT" else "user", "content": text.strip()})
+        thinking = thinking if tag in ("THINK", "CALL", "RESULT") else ""
     return turns
 
 
-def _call(said: str) -> dict[str, Any]:
-    read = _CALL.fullmatch(said)
-    if read is None:
-        raise Wrong("broken_transcript", f"[CALL] {said.strip()[:60]!r}: name(args)")
-    name, inside = read[1], read[2].strip()
-    return {"type": "function", "function": {"name": name, "arguments": _arguments(inside) if inside else {}}}
+def _parse_call(text: str) -> dict[str, Any]:
+    match = _CALL.fullmatch(text)
+    if match is None:
+        raise RowError("broken_transcript", f"[CALL] {text.strip()[:60]!r}: name(args)")
+    name, arguments = match[1], match[2].strip()
+    parsed = _parse_arguments(arguments) if arguments else {}
+    return {"type": "function", "function": {"name": name, "arguments": parsed}}
 
 
-def _arguments(inside: str) -> dict[str, Any]:
+def _parse_arguments(text: str) -> dict[str, Any]:
     try:
-        if inside.startswith("{"):
-            value = json.loads(inside)
+        if text.startswith("{"):
+            value = json.loads(text)
         else:
-            call = ast.parse(f"f({_lowered(inside)})", mode="eval").body
+            call = ast.parse(f"f({_to_python(text)})", mode="eval").body
             assert isinstance(call, ast.Call)
             if call.args or any(keyword.arg is None for keyword in call.keywords):
                 raise ValueError
@@ -71,12 +72,12 @@ def _arguments(inside: str) -> dict[str, Any]:
             return value
     except (ValueError, SyntaxError, AssertionError, MemoryError, RecursionError):
         pass
-    raise Wrong("broken_transcript", f"[CALL] arguments {inside[:60]!r}: name=value, … or one JSON object")
+    raise RowError("broken_transcript", f"[CALL] arguments {text[:60]!r}: name=value, … or one JSON object")
 
 
-def _lowered(inside: str) -> str:
-    """JSON's words for Python's, outside of quotes."""
-    words = {"true": "True", "false": "False", "null": "None"}
+def _to_python(text: str) -> str:
+    """Return the text with `true`, `false` and `null` outside of quotes replaced by Python's names."""
+    names = {"true": "True", "false": "False", "null": "None"}
     return re.sub(
-        r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\b(?:true|false|null)\b", lambda m: words.get(m[0], m[0]), inside
+        r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\b(?:true|false|null)\b", lambda m: names.get(m[0], m[0]), text
     )

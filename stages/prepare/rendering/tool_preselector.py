@@ -1,7 +1,7 @@
-"""Which tools of a catalogue a request is shown where not all fit: the nearest by character n-grams.
+"""Preselects the tools of a large catalogue that a request is shown: the nearest ones by character n-grams.
 
-Trained from the catalogue alone: each tool's name, description and arguments, and the phrases people train with. How
-often the right tool is among the first k is measured on the phrases kept for tests (`ask`).
+The preselector is trained on the catalogue alone: each tool's name, description, arguments and training phrases.
+Its recall at k is measured on the phrases for tests (`ask`).
 """
 
 import json
@@ -17,83 +17,88 @@ from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
 
 GRAMS = (2, 5)
-"""Characters of the shortest and the longest n-gram, inside of words."""
-EXAMPLES = 60
-"""Requests of a tool that are read; more of the same add time and no tool."""
+"""Lengths of the shortest and the longest n-gram, in characters, within words."""
+MAX_EXAMPLES = 60
+"""Most example requests of a tool. More of them add time and no recall."""
 RECALL_AT = (1, 4, 8, 16, 32)
-FILE = "preselector.json"
+PRESELECTOR_FILE = "preselector.json"
 
 
 class Preselector:
-    """Tools by how near they are to a text; `documents` is what is known of each."""
+    """Ranks tools by their similarity to a text (cosine of TF-IDF vectors); `documents` has the texts of each tool."""
 
     def __init__(self, documents: Mapping[str, Sequence[str]]) -> None:
         self.documents = {name: list(texts) for name, texts in documents.items()}
 
     @classmethod
-    def of(cls, catalogue: Catalogue, examples: Iterable[tuple[str, str]] = ()) -> "Preselector":
-        """From a catalogue, and from texts, each with the tool that answers it."""
-        documents = {name: _said(name, catalogue) for name in catalogue.names}
-        counted: Counter[str] = Counter()
+    def from_catalogue(cls, catalogue: Catalogue, examples: Iterable[tuple[str, str]] = ()) -> "Preselector":
+        """Return a preselector for a catalogue; `examples` are (text, tool that answers it)."""
+        documents = {name: _tool_texts(name, catalogue) for name in catalogue.names}
+        counts: Counter[str] = Counter()
         for text, tool in examples:
-            if tool in documents and counted[tool] < EXAMPLES:
+            if tool in documents and counts[tool] < MAX_EXAMPLES:
                 documents[tool].append(text)
-                counted[tool] += 1
+                counts[tool] += 1
         return cls(documents)
 
     @classmethod
-    def read(cls, prepared: Path) -> "Preselector":
-        """The one a run was prepared with."""
-        return cls(json.loads((prepared / FILE).read_text("utf-8")))
+    def load(cls, prepared: Path) -> "Preselector":
+        """Return the preselector of the run prepared in this directory."""
+        return cls(json.loads((prepared / PRESELECTOR_FILE).read_text("utf-8")))
 
-    def nearest(self, text: str, most: int | None = None) -> list[str]:
-        """Names of the tools nearest to a text, the nearest first; of all, if not told how many."""
+    def nearest(self, text: str, count: int | None = None) -> list[str]:
+        """Return the names of the `count` tools nearest to a text (default: all), the nearest first."""
         import numpy as np
 
-        vectorizer, matrix, owners = self._trained
-        likeness = (matrix @ vectorizer.transform([text]).T).toarray()[:, 0]
+        vectorizer, matrix, owners = self._index
+        similarity = (matrix @ vectorizer.transform([text]).T).toarray()[:, 0]
         best = np.zeros(len(self.documents))
-        np.maximum.at(best, owners, likeness)
+        np.maximum.at(best, owners, similarity)
         names = list(self.documents)
-        return [names[i] for i in np.argsort(-best, kind="stable")[:most]]
+        return [names[i] for i in np.argsort(-best, kind="stable")[:count]]
 
-    def shown(self, text: str, most: int, among: Collection[str] | None = None) -> tuple[str, ...]:
-        """The nearest (`among` these) in the order of the catalogue, so that like requests have like prompts."""
-        chosen = set([name for name in self.nearest(text) if among is None or name in among][:most])
-        return tuple(name for name in self.documents if name in chosen)
+    def select(self, text: str, count: int, among: Collection[str] | None = None) -> tuple[str, ...]:
+        """Return the `count` nearest tools (of those `among`) in the catalogue's order.
+
+        Similar requests therefore have the same prompt.
+        """
+        selected = set([name for name in self.nearest(text) if among is None or name in among][:count])
+        return tuple(name for name in self.documents if name in selected)
 
     @cached_property
-    def _trained(self) -> tuple[Any, Any, Any]:
+    def _index(self) -> tuple[Any, Any, Any]:
+        """(vectorizer, matrix with a row for each text, the number of the tool that each text is of)."""
         import numpy as np
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        texts = [text for said in self.documents.values() for text in said]
-        owners = np.repeat(np.arange(len(self.documents)), [len(said) for said in self.documents.values()])
+        documents = list(self.documents.values())
+        texts = [text for document in documents for text in document]
+        owners = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=GRAMS, sublinear_tf=True)
         return vectorizer, vectorizer.fit_transform(texts), owners
 
 
-def recall(selector: Preselector, catalogue: Catalogue) -> dict[str, float]:
-    """Share of the test phrases whose tool is among the first k, by k, and how many phrases there are."""
-    asked = [
+def measure_recall(preselector: Preselector, catalogue: Catalogue) -> dict[str, float]:
+    """Return the number of test phrases and, for each k, the share whose tool is among the k nearest."""
+    queries = [
         (name, phrase)
         for name, tool in catalogue.tools.items()
         for phrases in tool.phrases.values()
         for phrase in phrases.ask
     ]
-    if not asked:
+    if not queries:
         return {}
     ranks = []
-    for name, phrase in asked:
-        order = selector.nearest(phrase, max(RECALL_AT))
+    for name, phrase in queries:
+        order = preselector.nearest(phrase, max(RECALL_AT))
         ranks.append(order.index(name) if name in order else len(catalogue.names))
-    return {"phrases": len(asked)} | {
+    return {"phrases": len(queries)} | {
         f"at_{k}": round(sum(rank < k for rank in ranks) / len(ranks), 4) for k in RECALL_AT if k < len(catalogue.names)
     }
 
 
-def shown_as(data: Data, catalogue: Catalogue | None, renderer: Renderer) -> str:
-    """How this catalogue is shown to this model, whose renderer is set to it: schemas, signatures or nearest."""
+def choose_tool_display(data: Data, catalogue: Catalogue | None, renderer: Renderer) -> str:
+    """Return how the model is shown the catalogue: "schemas", "signatures" or "nearest". Sets the renderer to it."""
     if catalogue is None or data.catalogue == "learned":
         return "schemas"
     if data.show == "signatures":
@@ -101,19 +106,19 @@ def shown_as(data: Data, catalogue: Catalogue | None, renderer: Renderer) -> str
     if data.show != "auto":
         return data.show
     renderer.catalogue = catalogue
-    if _tokens(catalogue, renderer) <= data.max_tokens // 2:
+    if _catalogue_tokens(catalogue, renderer) <= data.max_tokens // 2:
         return "schemas"
     renderer.show_signatures()
-    return "signatures" if _tokens(catalogue, renderer) <= data.max_tokens // 2 else "nearest"
+    return "signatures" if _catalogue_tokens(catalogue, renderer) <= data.max_tokens // 2 else "nearest"
 
 
-def _tokens(catalogue: Catalogue, renderer: Renderer) -> int:
-    """Of a short conversation that lists the whole catalogue."""
+def _catalogue_tokens(catalogue: Catalogue, renderer: Renderer) -> int:
+    """Return the tokens of a short conversation that shows the whole catalogue."""
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     return len(renderer(Row.model_validate({"messages": turns, "tools": list(catalogue.names)})).ids)
 
 
-def _said(name: str, catalogue: Catalogue) -> list[str]:
+def _tool_texts(name: str, catalogue: Catalogue) -> list[str]:
     tool = catalogue.tools[name]
-    about = f"{name.replace('.', ' ')} {tool.description} {' '.join(tool.properties)}"
-    return [about, *(text for phrases in tool.phrases.values() for text in (phrases.what, *phrases.say))]
+    summary = f"{name.replace('.', ' ')} {tool.description} {' '.join(tool.properties)}"
+    return [summary, *(text for phrases in tool.phrases.values() for text in (phrases.what, *phrases.say))]

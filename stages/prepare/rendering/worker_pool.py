@@ -1,4 +1,4 @@
-"""Rows are rendered and tokenized in processes beside the one that reads and checks them, in one stream."""
+"""Worker processes that render and tokenize rows while the main process reads and checks the next ones."""
 
 import gc
 import multiprocessing
@@ -11,16 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuneline.configs.catalogue import Catalogue, Tool
-from tuneline.stages.prepare.rendering.renderer import Measured, Renderer
+from tuneline.stages.prepare.rendering.renderer import Renderer, RowMeasure
 
 WORKERS = 4
-"""At most; reading and checking keeps no more of them busy."""
+"""Most worker processes. Reading and checking keeps no more of them busy."""
 FEWEST_ROWS = 256
-"""A first batch with fewer rows is all there is: not worth a process."""
+"""Rows of the first batch from which workers are started. A smaller first batch is all the data."""
 
 
-class Aside:
-    """Measures batches elsewhere; answers come in order. `tools` may grow between two batches."""
+class WorkerPool:
+    """Measures batches of rows in worker processes, or in a thread. `tools` may grow between two batches."""
 
     def __init__(self, renderer: Renderer, tools: dict[str, Tool]) -> None:
         self._renderer, self._tools = renderer, tools
@@ -36,68 +36,69 @@ class Aside:
         for worker in self._workers:
             worker.stop()
 
-    def measure(self, lines: Sequence[bytes]) -> Callable[[], list[Measured]]:
-        """What gives the measures of a batch of rows, each as JSON."""
+    def measure(self, lines: Sequence[bytes]) -> Callable[[], list[RowMeasure]]:
+        """Start to measure a batch of rows given as JSON; return a function that waits for the measures."""
         if not self._batches and len(lines) >= FEWEST_ROWS and _can_fork():
-            gc.freeze()  # before a fork: no collection looks through what is imported by now, or copies its pages
+            gc.freeze()  # before a fork: garbage collection then neither scans nor copies the pages of what is imported
             self._workers = [_Worker(self._renderer) for _ in range(min(WORKERS, len(os.sched_getaffinity(0))))]
         self._batches += 1
         if self._workers:
             return self._workers[self._batches % len(self._workers)].measure(lines, self._tools)
-        show(self._renderer, self._tools)
+        update_catalogue(self._renderer, self._tools)
         return self._thread.submit(self._renderer.measure, lines).result
 
 
 class _Worker:
-    """A process that measures what it is sent, and the thread that waits for it."""
+    """A process that measures the batches it is sent, and the thread that waits for it."""
 
     def __init__(self, renderer: Renderer) -> None:
-        context = multiprocessing.get_context("fork")  # the tokenizer is there already
-        self._told, self._thread = 0, ThreadPoolExecutor(1)
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._pipe, renderer), daemon=True)
+        context = multiprocessing.get_context("fork")  # the tokenizer is loaded already
+        self._tools_sent, self._thread = 0, ThreadPoolExecutor(1)
+        self._pipe, worker_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(worker_end, self._pipe, renderer), daemon=True)
         self._process.start()
-        other.close()
+        worker_end.close()
 
-    def measure(self, lines: Sequence[bytes], tools: dict[str, Tool]) -> Callable[[], list[Measured]]:
-        new = list(tools.items())[self._told :] if len(tools) > self._told else []
-        self._told = len(tools)
-        return self._thread.submit(self._ask, (new, lines)).result
+    def measure(self, lines: Sequence[bytes], tools: dict[str, Tool]) -> Callable[[], list[RowMeasure]]:
+        new_tools = list(tools.items())[self._tools_sent :] if len(tools) > self._tools_sent else []
+        self._tools_sent = len(tools)
+        return self._thread.submit(self._exchange, (new_tools, lines)).result
 
     def stop(self) -> None:
         self._thread.shutdown(cancel_futures=True)
         self._pipe.close()
-        self._process.terminate()  # it may wait for the end of a pipe that a later worker holds open too
+        self._process.terminate()  # its pipe may not end when we close it: later workers inherited it
         self._process.join()
 
-    def _ask(self, batch: tuple[list[tuple[str, Tool]], Sequence[bytes]]) -> list[Measured]:
+    def _exchange(self, batch: tuple[list[tuple[str, Tool]], Sequence[bytes]]) -> list[RowMeasure]:
         self._pipe.send(batch)
-        answer: list[Measured] = self._pipe.recv()
-        return answer
+        measures: list[RowMeasure] = self._pipe.recv()
+        return measures
 
 
-def show(renderer: Renderer, tools: dict[str, Tool]) -> None:
-    """Gives a renderer the tools known by now."""
+def update_catalogue(renderer: Renderer, tools: dict[str, Tool]) -> None:
+    """Give a renderer without a catalogue these tools, which it then sees grow."""
     if tools and renderer.catalogue is None:
         renderer.catalogue = Catalogue.model_construct(tools=tools)
 
 
-def _serve(pipe: Any, other: Any, renderer: Renderer) -> None:
+def _serve(pipe: Any, parent_end: Any, renderer: Renderer) -> None:
+    """Measure batches from the pipe until it is closed."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    other.close()
+    parent_end.close()
     tools: dict[str, Tool] = {}
     renderer.catalogue = None
     while True:
         try:
-            new, lines = pipe.recv()
+            new_tools, lines = pipe.recv()
         except EOFError:
             return
-        tools.update(new)
-        show(renderer, tools)
+        tools.update(new_tools)
+        update_catalogue(renderer, tools)
         pipe.send(renderer.measure(lines))
 
 
 def _can_fork() -> bool:
-    alone = sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2
-    return not alone and not multiprocessing.current_process().daemon
+    has_cores = sys.platform == "linux" and len(os.sched_getaffinity(0)) >= 2
+    return has_cores and not multiprocessing.current_process().daemon

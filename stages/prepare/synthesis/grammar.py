@@ -1,9 +1,9 @@
-"""Requests from grammars: a few patterns per handler that expand into hundreds of phrasings, seeded and offline.
+"""Generates requests from grammars: a few patterns a handler expand into hundreds of phrasings, seeded and offline.
 
-A pattern is text with `(a|b|)` for a choice, `<1-28>` for a whole number and `{slot}` for a value. Values are
-patterns too and may use other values. `noise` is the share of requests in whose carrier `fillers` come and go, so that
-what is learned rests on no word order. `data/requests/train.yaml` is an example. With `catalogue:` the handlers are a
-catalogue's tools, asked for by their `ask` phrases in the grammar's `language`, as in `data/synthesis/ask`.
+A grammar is a YAML file with patterns (see `patterns.py`); `data/requests/train.yaml` is an example. Values are
+patterns too and may use other values. `noise` is the share of requests whose carrier gets and loses `fillers`, so that
+a model does not rely on word order. With `catalogue:` the handlers are the tools of a catalogue, requested by their
+`ask` phrases in the grammar's `language`, as in `data/synthesis/ask`.
 """
 
 import random
@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,88 +22,33 @@ from tuneline.configs.data import Source
 from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import resolve
+from tuneline.stages.prepare.synthesis.patterns import Choice, parse_pattern
+from tuneline.stages.prepare.synthesis.requests import Request
 
 TRIES_PER_ROW = 20
-"""A grammar that repeats itself this often before a new request turns up is too small for the rows asked of it."""
+"""Requests drawn for each wanted row before a grammar counts as too small for the number of rows."""
 
 SLOT = "_"
-"""What stands for a value in a carrier: the request without values, opener and closer."""
+"""Replaces each value in a carrier: the request without values, opener and closer."""
 
 DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.2
-"""How likely a filler goes from a noisy carrier, one comes between two of its words, and all change places."""
-
-_TOKEN = re.compile(
-    r"\((?P<open>)|\)(?P<close>)|\|(?P<bar>)|<(?P<low>\d+)-(?P<high>\d+)>|\{(?P<slot>\w+)\}|(?P<text>[^()|<{]+)"
-)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request and the call that answers it; `carrier` is its frame: values as `_`, no opener, no closer."""
-
-    text: str
-    tool: str
-    arguments: dict[str, Any]
-    carrier: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several sequences; a pattern is a Choice with, most often, a single option."""
-
-    options: tuple["Sequence", ...]
-
-    def expand(self, rng: random.Random, value: Any) -> str:
-        """Text for this choice; `value(name)` gives the text of a slot."""
-        option = self.options[0] if len(self.options) == 1 else rng.choice(self.options)
-        return "".join(part if isinstance(part, str) else part.expand(rng, value) for part in option)
-
-    @property
-    def phrasings(self) -> int:
-        """How many texts this can become, every slot counted as one."""
-        return sum(prod(1 if isinstance(part, str) else part.phrasings for part in option) for option in self.options)
-
-
-@dataclass(frozen=True)
-class Number:
-    """A whole number from `low` to `high`, both included."""
-
-    low: int
-    high: int
-    phrasings: int = 1
-
-    def expand(self, rng: random.Random, value: Any) -> str:
-        return str(rng.randint(self.low, self.high))
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for a value."""
-
-    name: str
-    phrasings: int = 1
-
-    def expand(self, rng: random.Random, value: Any) -> str:
-        text: str = value(self.name)
-        return text
-
-
-Sequence = tuple[str | Choice | Number | Slot, ...]
+"""Probabilities in a noisy carrier: that a filler is dropped, that one is added between two words, and that all words
+are shuffled."""
 
 
 @dataclass(frozen=True)
 class Handler:
-    """The patterns of one tool and the kind of value each argument takes."""
+    """The patterns of one tool and the kind of value of each argument."""
 
     slots: dict[str, str]
     say: tuple[Choice, ...]
     numbers: frozenset[str] = frozenset()
-    """Slots whose argument is a whole number, not text."""
+    """Slots whose argument is a whole number instead of text."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Openers, closers, kinds of values and the handlers of one YAML file."""
+    """Openers, closers, kinds of values and handlers of one YAML file."""
 
     openers: tuple[str, ...]
     closers: tuple[str, ...]
@@ -116,78 +60,67 @@ class Grammar:
 
     @cached_property
     def phrasings(self) -> dict[str, int]:
-        """Distinct carriers a handler's patterns can make, openers and closers not counted."""
-        return {name: sum(pattern.phrasings for pattern in h.say) for name, h in self.handlers.items()}
+        """The number of distinct carriers of each handler, not counting openers and closers."""
+        return {name: sum(pattern.phrasings for pattern in handler.say) for name, handler in self.handlers.items()}
 
     def request(self, tool: str, rng: random.Random) -> Request:
-        """A random request for `tool`."""
+        """Return a random request for `tool`."""
         handler = self.handlers[tool]
-        arguments = {slot: self._value(kind, rng) for slot, kind in handler.slots.items()}
+        arguments = {slot: self.value(kind, rng) for slot, kind in handler.slots.items()}
         pattern = rng.choice(handler.say)
         opener, closer = rng.choice(self.openers), rng.choice(self.closers)
         capital = rng.random() < 0.4
         carrier = pattern.expand(rng, lambda slot: f"{{{slot}}}")
         if self.noise and rng.random() < self.noise:
-            carrier = self._noisy(carrier, rng)
+            carrier = self._add_noise(carrier, rng)
         marked = f"{opener} {carrier}".strip() + closer
         if capital and not marked.startswith("{"):
             marked = marked[0].upper() + marked[1:]
-        text = self._articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
-        said = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
-        typed = {slot: int(text) if slot in handler.numbers else text for slot, text in said.items()}
+        text = self._fix_articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
+        mentioned = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
+        typed = {slot: int(text) if slot in handler.numbers else text for slot, text in mentioned.items()}
         return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, carrier).lower())
 
-    def _noisy(self, marked: str, rng: random.Random) -> str:
-        """Some fillers dropped, others put between two words (never beside a value, whose end must stay clear)."""
-        words = [word for word in marked.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
+    def _add_noise(self, carrier: str, rng: random.Random) -> str:
+        """Drop some fillers and put others between two words, but never next to a value, whose end must stay clear."""
+        words = [word for word in carrier.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
         if rng.random() < SHUFFLED:
             rng.shuffle(words)
         noisy = words[:1]
-        for before, word in pairwise(words):
-            if "{" not in before + word and rng.random() < ADDED:
+        for previous, word in pairwise(words):
+            if "{" not in previous + word and rng.random() < ADDED:
                 noisy.append(rng.choice(self.fillers))
             noisy.append(word)
         return " ".join(noisy)
 
     def value(self, kind: str, rng: random.Random) -> str:
-        """A random value of a kind."""
-        return self._value(kind, rng)
+        """Return a random value of a kind."""
+        return self._fix_articles(self.values[kind].expand(rng, lambda name: self.value(name, rng)))
 
-    def _value(self, kind: str, rng: random.Random) -> str:
-        return self._articles(self.values[kind].expand(rng, lambda name: self._value(name, rng)))
-
-    def _articles(self, text: str) -> str:
-        """English wants `an` before a vowel; patterns only write `a`."""
+    def _fix_articles(self, text: str) -> str:
+        """Replace `a`, which is all that patterns write, with `an` before a vowel in English."""
         return re.sub(r"\b([Aa]) (?=[aeioAEIO])", r"\1n ", text) if self.language == "en" else text
 
 
 def load_grammar(path: Path) -> Grammar:
-    """The grammar in a YAML file; `inherit: FILE` takes what it lacks from a file beside it.
+    """Return the grammar in a YAML file. `inherit: FILE` takes missing keys from another file in the same folder.
 
     Raises:
-        BadData: a pattern that does not parse, or a slot or value nobody defines.
+        BadData: A pattern does not parse, or a slot or value is not defined.
     """
     raw = read_yaml(path)
     if "inherit" in raw:
         raw = read_yaml(path.parent / raw["inherit"]) | raw
-    values = {name: parse(text, path) for name, text in raw["values"].items()}
+    values = {name: parse_pattern(text, path) for name, text in raw["values"].items()}
     if "catalogue" in raw:
         catalogue = load_catalogue(path.parent / raw["catalogue"])
         handlers = tool_handlers(catalogue, raw["language"], "ask", values, raw.get("kinds", {}))
     else:
         handlers = {
-            name: Handler(spec["slots"], tuple(parse(text, path) for text in spec["say"]))
+            name: Handler(spec["slots"], tuple(parse_pattern(text, path) for text in spec["say"]))
             for name, spec in raw["handlers"].items()
         }
-    known = set(values)
-    for name, handler in handlers.items():
-        unknown = set(handler.slots.values()) - known
-        unknown |= {slot for pattern in handler.say for slot in _slots(pattern)} - set(handler.slots)
-        if unknown:
-            raise BadData(f"{path}: handlers.{name}: no slot or value is called {', '.join(sorted(unknown))}")
-    for name, pattern in values.items():
-        if unknown := set(_slots(pattern)) - known:
-            raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(unknown))}")
+    _check_names(path, values, handlers)
     fillers, noise = tuple(raw.get("fillers", ())), float(raw.get("noise", 0))
     if noise and not fillers:
         raise BadData(f"{path}: noise: {noise:g}: needs a list of fillers")
@@ -197,36 +130,50 @@ def load_grammar(path: Path) -> Grammar:
     return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise, language)
 
 
+def _check_names(path: Path, values: dict[str, Choice], handlers: dict[str, Handler]) -> None:
+    for name, handler in handlers.items():
+        undefined = set(handler.slots.values()) - set(values)
+        undefined |= {slot for pattern in handler.say for slot in pattern.slots} - set(handler.slots)
+        if undefined:
+            raise BadData(f"{path}: handlers.{name}: no slot or value is called {', '.join(sorted(undefined))}")
+    for name, pattern in values.items():
+        if undefined := set(pattern.slots) - set(values):
+            raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(undefined))}")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A grammar's file as it is written."""
-    read: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    return read
+    """Return the content of a grammar's file, without what it inherits."""
+    content: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    return content
 
 
 def tool_handlers(
     catalogue: Catalogue, language: str, which: Literal["say", "ask"], values: dict[str, Choice], kinds: dict[str, str]
 ) -> dict[str, Handler]:
-    """A handler for each tool that has phrases in a language; values for enums and examples join `values`."""
+    """Return a handler for each tool with phrases in a language. Adds kinds for enums and examples to `values`."""
     handlers = {}
     for name, tool in catalogue.tools.items():
         phrases = tool.phrases.get(language)
         if phrases and getattr(phrases, which):
-            patterns = tuple(parse(text, name) for text in getattr(phrases, which))
-            said = {slot for pattern in patterns for slot in _slots(pattern)}
-            handlers[name] = Handler(slots_of(name, tool, values, kinds, said), patterns, whole_numbers(tool))
+            patterns = tuple(parse_pattern(text, name) for text in getattr(phrases, which))
+            slots = argument_kinds(name, tool, values, kinds, {slot for pattern in patterns for slot in pattern.slots})
+            handlers[name] = Handler(slots, patterns, number_arguments(tool))
     return handlers
 
 
-def slots_of(
-    name: str, tool: Tool, values: dict[str, Choice], kinds: dict[str, str], said: Collection[str]
+def argument_kinds(
+    name: str, tool: Tool, values: dict[str, Choice], kinds: dict[str, str], mentioned: Collection[str]
 ) -> dict[str, str]:
-    """The kind of value of each argument: its schema's enum or examples, what `kinds` says, its name, or a topic."""
+    """Return the kind of value of each argument that is `mentioned` in a pattern.
+
+    That is a new kind with its schema's enum or examples, what `kinds` says, its name, or else a topic.
+    """
     slots = {}
-    for slot in (slot for slot in tool.properties if slot in said):
-        given = tool.properties[slot].get("enum") or tool.properties[slot].get("examples")
-        if given:
+    for slot in (slot for slot in tool.properties if slot in mentioned):
+        choices = tool.properties[slot].get("enum") or tool.properties[slot].get("examples")
+        if choices:
             kind = f"{name}.{slot}"
-            values[kind] = Choice(tuple((str(value),) for value in given))
+            values[kind] = Choice(tuple((str(value),) for value in choices))
         elif tool.properties[slot].get("type") in ("integer", "number") and kinds.get(slot, slot) not in values:
             kind = "small"
         else:
@@ -235,65 +182,27 @@ def slots_of(
     return slots
 
 
-def whole_numbers(tool: Tool) -> frozenset[str]:
-    """Arguments that are numbers to the tool's schema."""
+def number_arguments(tool: Tool) -> frozenset[str]:
+    """Return the arguments that the tool's schema declares as numbers."""
     return frozenset(slot for slot, schema in tool.properties.items() if schema.get("type") in ("integer", "number"))
 
 
-def expand(source: Source, rng: random.Random) -> Iterator[Request]:
-    """`source.rows` different requests of its grammar, the handlers in turn.
+def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:
+    """Yield `source.rows` different requests of its grammar, cycling through the handlers.
 
     Raises:
-        BadRecipe: the grammar cannot make so many.
+        BadRecipe: The grammar is too small for so many.
     """
     assert source.grammar and source.rows
     grammar = load_grammar(resolve(source.grammar))
-    tools, seen, tries = list(grammar.handlers), set[str](), 0
-    while len(seen) < source.rows:
-        request = grammar.request(tools[len(seen) % len(tools)], rng)
+    tools, texts, tries = list(grammar.handlers), set[str](), 0
+    while len(texts) < source.rows:
+        request = grammar.request(tools[len(texts) % len(tools)], rng)
         tries += 1
-        if request.text not in seen:
-            seen.add(request.text)
+        if request.text not in texts:
+            texts.add(request.text)
             yield request
         elif tries > TRIES_PER_ROW * source.rows:
             raise BadRecipe(
-                f"{source.grammar}: makes {len(seen)} different requests, not {source.rows}; ask for fewer rows"
+                f"{source.grammar}: makes {len(texts)} different requests, not {source.rows}; ask for fewer rows"
             )
-
-
-def parse(text: str, path: Path | str = "pattern") -> Choice:
-    """A pattern's text as a tree.
-
-    Raises:
-        BadData: brackets that do not match, or a stray `<` or `{`.
-    """
-    stack: list[list[list[str | Choice | Number | Slot]]] = [[[]]]
-    at = 0
-    while at < len(text):
-        token = _TOKEN.match(text, at)
-        if token is None or (token["close"] is not None and len(stack) == 1):
-            raise BadData(f"{path}: pattern {text!r}: cannot read {text[at:]!r}")
-        here = stack[-1]
-        if token["open"] is not None:
-            stack.append([[]])
-        elif token["close"] is not None:
-            stack.pop()
-            stack[-1][-1].append(Choice(tuple(map(tuple, here))))
-        elif token["bar"] is not None:
-            here.append([])
-        elif token["low"]:
-            here[-1].append(Number(int(token["low"]), int(token["high"])))
-        elif token["slot"]:
-            here[-1].append(Slot(token["slot"]))
-        else:
-            here[-1].append(token["text"])
-        at = token.end()
-    if len(stack) > 1:
-        raise BadData(f"{path}: pattern {text!r}: a ( is not closed")
-    return Choice(tuple(map(tuple, stack[0])))
-
-
-def _slots(pattern: Choice) -> list[str]:
-    parts = [part for option in pattern.options for part in option]
-    inner = [slot for part in parts if isinstance(part, Choice) for slot in _slots(part)]
-    return inner + [part.name for part in parts if isinstance(part, Slot)]

@@ -1,7 +1,7 @@
-"""Examples written by a model of any provider, within a budget; what fails its tool's schema is dropped.
+"""Synthetic rows written by an LLM of any provider, within a budget. Examples that violate a tool's schema are dropped.
 
-Every request is kept in `TUNELINE_CACHE/synthesis/KEY.jsonl`: a line a request, with what was sent, what came and what
-it cost. It is also the memory: the same recipe asks for nothing twice.
+Every request to the provider is logged in `TUNELINE_CACHE/synthesis/KEY.jsonl`, one a line, with prompt, answer and
+cost. The log is also a cache: the same recipe sends no prompt twice.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core import jsonl, paths
 from tuneline.core.errors import StageFailed
-from tuneline.stages.prepare.checks.row_checks import Toolbox
-from tuneline.stages.prepare.rows import Row, row_of
-from tuneline.stages.prepare.synthesis.grammar import Request
+from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.rows import Row
+from tuneline.stages.prepare.synthesis.requests import Request, to_row
 
 EXAMPLES_A_REQUEST = 10
 ANSWER_TOKENS = 1600
-"""The longest answer that is paid for."""
+"""Most tokens of an answer."""
 CHARACTERS_A_TOKEN = 2.0
-"""Few on purpose: a request is taken for dearer than it is, so that the budget holds."""
+"""Low on purpose: it overestimates the cost of a request, so that the budget is not exceeded."""
 LANGUAGES = {"en": "English", "it": "Italian", "id": "Indonesian"}
 
 PROMPT = """Write {count} different requests in {language} that people would send to an assistant, each of which is \
@@ -35,102 +35,97 @@ Answer with a JSON array and nothing else: [{{"text": "…", "arguments": {{…}
 text word for word. Vary wording, length and tone. Batch {number}."""
 
 
-def hired(source: Source, catalogue: Catalogue, data: Data) -> Iterator[Row]:
-    """Rows for each tool of the catalogue, `source.per_tool` of them if the budget lasts.
+def write_rows(source: Source, catalogue: Catalogue, data: Data) -> Iterator[Row]:
+    """Yield rows for each tool of the catalogue, `source.per_tool` of them if the budget lasts.
 
     Raises:
-        StageFailed: the budget bought no example at all.
+        StageFailed: No valid example was written within the budget.
     """
-    toolbox, seen, made = Toolbox(catalogue), set[str](), 0
+    toolbox, texts = Toolbox(catalogue), set[str]()
     for answer in asyncio.run(_answers(source, catalogue)):
-        for example in _examples(answer["text"]):
-            request = _request(answer["tool"], example, toolbox)
-            if request and request.text not in seen:
-                seen.add(request.text)
-                made += 1
-                yield row_of(request, data.system, "synthesis")
-    if not made:
+        for example in _parse_examples(answer["text"]):
+            request = _validate(answer["tool"], example, toolbox)
+            if request and request.text not in texts:
+                texts.add(request.text)
+                yield to_row(request, data.system, "synthesis")
+    if not texts:
         assert source.synthesize
         raise StageFailed(
             f"synthesize: {source.synthesize.budget_usd:g} USD bought no example that fits its tool; "
-            f"see {audit(source, catalogue)}"
+            f"see {request_log(source, catalogue)}"
         )
 
 
-def audit(source: Source, catalogue: Catalogue) -> Path:
-    """Where the requests of a source are kept."""
+def request_log(source: Source, catalogue: Catalogue) -> Path:
+    """Return the file in which the requests for a source are logged."""
     assert source.synthesize
-    what = [source.synthesize.provider, source.synthesize.model, source.per_tool, source.languages]
-    key = hashlib.sha256(json.dumps([what, catalogue.openai()], sort_keys=True).encode()).hexdigest()[:16]
+    settings = [source.synthesize.provider, source.synthesize.model, source.per_tool, source.languages]
+    key = hashlib.sha256(json.dumps([settings, catalogue.openai()], sort_keys=True).encode()).hexdigest()[:16]
     return paths.cache() / "synthesis" / f"{key}.jsonl"
 
 
 async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Answers to all requests the budget allows, those kept from an earlier time first."""
+    """Return the log entries of all requests the budget allows, first those of earlier runs."""
     from tuneline.engines.providers import find_provider
 
     assert source.synthesize and source.per_tool
-    settings, file = source.synthesize, audit(source, catalogue)
+    settings, file = source.synthesize, request_log(source, catalogue)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
     jsonl.end_cut_line(file)
-    kept = jsonl.read(file, skip_broken=True)
-    known, spent = {one["prompt"] for one in kept}, sum(one["cost_usd"] for one in kept)
+    entries = jsonl.read(file, skip_broken=True)
+    answered, spent_usd = {entry["prompt"] for entry in entries}, sum(entry["cost_usd"] for entry in entries)
     async with find_provider(settings.provider).connect(settings.model) as chat:
         for tool, prompt in _prompts(source, catalogue):
-            if prompt in known:
+            if prompt in answered:
                 continue
-            most = _cost(source, len(prompt) / CHARACTERS_A_TOKEN, ANSWER_TOKENS)
-            if spent + most > settings.budget_usd:
+            bound = _cost_usd(source, len(prompt) / CHARACTERS_A_TOKEN, ANSWER_TOKENS)
+            if spent_usd + bound > settings.budget_usd:
                 break
-            told = await chat.ask([{"role": "user", "content": prompt}], max_tokens=ANSWER_TOKENS, temperature=1.0)
-            # A server that does not count is paid as if it had used all it could.
-            cost = _cost(source, told.prompt_tokens, told.completion_tokens) if told.completion_tokens else most
-            spent += cost
-            kept.append({"tool": tool, "prompt": prompt, "text": told.text, "cost_usd": cost})
-            jsonl.append(file, kept[-1])
-    return kept
+            messages = [{"role": "user", "content": prompt}]
+            reply = await chat.ask(messages, max_tokens=ANSWER_TOKENS, temperature=1.0)
+            # A server that does not report usage is charged the upper bound.
+            counted = reply.completion_tokens
+            cost_usd = _cost_usd(source, reply.prompt_tokens, reply.completion_tokens) if counted else bound
+            spent_usd += cost_usd
+            entries.append({"tool": tool, "prompt": prompt, "text": reply.text, "cost_usd": cost_usd})
+            jsonl.append(file, entries[-1])
+    return entries
 
 
 def _prompts(source: Source, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
-    """(tool, prompt), all tools in turn, so that a budget that ends early ends evenly."""
+    """Yield (tool, prompt), cycling through the tools, so that a small budget is spent evenly on them."""
     assert source.per_tool
     for number in range(-(-source.per_tool // EXAMPLES_A_REQUEST)):
         for position, (name, tool) in enumerate(catalogue.tools.items()):
             language = source.languages[(number + position) % len(source.languages)]
             count = min(EXAMPLES_A_REQUEST, source.per_tool - number * EXAMPLES_A_REQUEST)
-            yield (
-                name,
-                PROMPT.format(count=count, language=LANGUAGES[language], tool=_shown(name, tool), number=number + 1),
-            )
+            schema = json.dumps({"name": name, **tool.model_dump()}, ensure_ascii=False)
+            yield name, PROMPT.format(count=count, language=LANGUAGES[language], tool=schema, number=number + 1)
 
 
-def _shown(name: str, tool: Tool) -> str:
-    return json.dumps({"name": name, **tool.model_dump()}, ensure_ascii=False)
+def _cost_usd(source: Source, prompt_tokens: float, answer_tokens: float) -> float:
+    settings = source.synthesize
+    assert settings
+    return (prompt_tokens * settings.usd_per_million_input + answer_tokens * settings.usd_per_million_output) / 1e6
 
 
-def _cost(source: Source, prompt_tokens: float, answer_tokens: float) -> float:
-    assert source.synthesize
-    of = source.synthesize
-    return (prompt_tokens * of.usd_per_million_input + answer_tokens * of.usd_per_million_output) / 1e6
-
-
-def _examples(text: str) -> list[Any]:
-    """The array in an answer; none where there is none."""
+def _parse_examples(text: str) -> list[Any]:
+    """Return the items of the JSON array in an answer; an empty list if there is none."""
     begin, end = text.find("["), text.rfind("]")
     try:
-        found = json.loads(text[begin : end + 1])
+        examples = json.loads(text[begin : end + 1])
     except ValueError:
         return []
-    return found if isinstance(found, list) else []
+    return examples if isinstance(examples, list) else []
 
 
-def _request(tool: str, example: Any, toolbox: Toolbox) -> Request | None:
-    """The example as a request, if it fits the tool's schema and its arguments stand in its text."""
+def _validate(tool: str, example: Any, toolbox: Toolbox) -> Request | None:
+    """Return the example as a request, or None unless it fits the tool's schema and its text has all text arguments."""
     if not isinstance(example, dict) or not isinstance(example.get("text"), str) or not example["text"].strip():
         return None
     arguments = example.get("arguments")
-    if not isinstance(arguments, dict) or toolbox.faults_of(tool, arguments):
+    if not isinstance(arguments, dict) or toolbox.check_arguments(tool, arguments):
         return None
     if any(isinstance(value, str) and value not in example["text"] for value in arguments.values()):
         return None

@@ -24,7 +24,7 @@ from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.lora_adapter import WEIGHTS
-from tuneline.stages.prepare import TEMPLATE, load_tools, read_prepared
+from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.train.distributed import fsdp2
 from tuneline.stages.train.distributed.allocator import return_freed_memory
