@@ -78,7 +78,7 @@ def test_validate_with_a_recipe_counts_tokens_by_its_template_and_checks_what_it
     measured = [len(Renderer(TINY, None)(row).ids) for row in rows_of(file)[:60]]
     assert done.verdict["measures"]["tokens"] == sum(measured) and done.verdict["measures"]["too_long"] == 1
     assert [one["met"] for one in done.verdict["required"]] == [True, True, False] and not done.passed
-    assert "NOT MET: rows >= 61: 60" in done.summary and f"{file}:61" in done.told
+    assert "NOT MET: rows >= 61: 60" in done.summary and f"{file}:61" in done.summary
     page = (tmp_path / "out/validation.html").read_text()
     assert page.count("<pre>") == 10 and "<mark>it is" in page
 
