@@ -8,7 +8,6 @@ the same directory. Work made from other settings is refused with an error that 
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
+from tuneline.core.files import sha256, write_atomic
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
@@ -148,25 +148,6 @@ def open_artifact(path: Path) -> Artifact:
 def is_finished(path: Path) -> bool:
     """Return whether there is a finished artifact at `path`."""
     return (path / MANIFEST).exists()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace the content of `path` by `text`; a crash leaves the old or the new file, never a part of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,9 +5,11 @@ write the same one.
 """
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tuneline.core import paths
+from tuneline.core.files import write_atomic
 
 
 def read_pin(repo: str) -> str | None:
@@ -20,10 +22,6 @@ def read_pin(repo: str) -> str | None:
 
 def pin(repo: str, revision: str, *, replace: bool = False) -> None:
     """Pin `repo` to a commit whose files were verified; an existing pin is kept unless `replace`."""
-    from datetime import UTC, datetime
-
-    from tuneline.core.artifacts import write_atomic  # not needed to read a pin, as each plan does
-
     if replace or read_pin(repo) is None:
         file = _file(repo)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,9 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import NAME
 
 PREFIX = "tl-"
@@ -63,7 +64,7 @@ def _read_entries() -> dict[str, dict[str, str]]:
 
 def _write(entries: dict[str, dict[str, str]]) -> None:
     _file().parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(_file(), json.dumps(entries, indent=1))
+    write_atomic(_file(), json.dumps(entries, indent=1))
 
 
 def _file() -> Path:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from tuneline.configs.recipe import RECIPE, Serve, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import NAME
 from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 
@@ -161,7 +162,7 @@ def _read_versions(name: str) -> tuple[Version, ...]:
 def _append(name: str, versions: tuple[Version, ...], version: Version) -> Version:
     _folder().mkdir(parents=True, exist_ok=True)
     promotion = Promotion(name=name, versions=(*versions, version))
-    artifacts.write_atomic(_file(name), promotion.model_dump_json(indent=1))
+    write_atomic(_file(name), promotion.model_dump_json(indent=1))
     return version
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.files import write_atomic
 from tuneline.core.notification import notify
 from tuneline.endpoints.promotion import Promotion, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
@@ -70,7 +71,7 @@ def evaluate_promotion(name: str, promotion: Promotion) -> dict[str, Any]:
     }
     folder = paths.scores() / name
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(folder / f"{score['at'][:10]}.json", json.dumps(score, indent=1))
+    write_atomic(folder / f"{score['at'][:10]}.json", json.dumps(score, indent=1))
     if score["worse"]:
         notify(f"Tuneline: {name} ({version.run}) got worse: {'; '.join(score['worse'])}", **score)
     return score

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.recipe import RECIPE, Recipe
-from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.child_processes import (
     child_process,
@@ -25,6 +24,7 @@ from tuneline.core.child_processes import (
 )
 from tuneline.core.errors import StageFailed, StaleArtifact, TunelineError
 from tuneline.core.events import Events, Follower
+from tuneline.core.files import write_atomic
 from tuneline.core.locks import run_lock
 from tuneline.core.spending import PRICE_VARIABLE, Meter, read_usd_per_hour
 
@@ -64,12 +64,12 @@ def _recorded_recipe(recipe: Recipe, run: Path) -> Iterator[None]:
     """Write the run's recipe; restore the earlier one if it is stale, so that it is what the artifacts come from."""
     file = run / RECIPE
     before = file.read_text() if file.exists() else None
-    artifacts.write_atomic(file, recipe.model_dump_json(indent=1))
+    write_atomic(file, recipe.model_dump_json(indent=1))
     try:
         yield
     except StaleArtifact:
         if before is not None:
-            artifacts.write_atomic(file, before)
+            write_atomic(file, before)
         raise
 
 

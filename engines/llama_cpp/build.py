@@ -14,8 +14,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import NotFound, StageFailed
+from tuneline.core.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _download_sdist(root: Path) -> Path:
     Building its metadata compiles nothing. pip checks the hash before it runs any of the sdist's code.
     """
     sdist = root / f"llama_cpp_python-{VERSION}.tar.gz"
-    if not sdist.exists() or artifacts.sha256(sdist) != SHA256:
+    if not sdist.exists() or sha256(sdist) != SHA256:
         requirements = root / "sdist.txt"
         requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
         options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")

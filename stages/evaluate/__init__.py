@@ -9,6 +9,7 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
+from tuneline.core.files import write_atomic
 from tuneline.stages.evaluate.answers import read_answers_of
 from tuneline.stages.evaluate.clients.external_targets import ask_external_targets
 from tuneline.stages.evaluate.clients.lm_eval_tasks import benchmark_table, require_lm_eval
@@ -54,7 +55,7 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         seen_items = _seen_in_training(prepared.path, suites)
         evidence = _gather_evidence(recipe, run, prepared, converted, answers, seen_items)
         gate, verdicts = decide_gate(recipe.evaluate, evidence)
-        artifacts.write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
+        write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
         confidence = recipe.evaluate.confidence
         return all_tables(answers, confidence) | {
             "gate": gate,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.configs.models import registry
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.files import sha256, write_atomic
 from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.fetch.model_files import PICKLES, fetched_files, matches, pickle_remedy, refuse_unusable
 
@@ -68,14 +69,14 @@ def cached_sha256(path: Path) -> str:
     """Return a file's SHA-256; that of a large file is computed once while its size and modification time stay."""
     status = path.stat()
     if status.st_size < CACHED_HASH_BYTES:
-        return artifacts.sha256(path)
+        return sha256(path)
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
     cache_file = paths.cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
     if cache_file.exists():
         return cache_file.read_text()
-    digest = artifacts.sha256(path)
+    digest = sha256(path)
     cache_file.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(cache_file, digest)
+    write_atomic(cache_file, digest)
     return digest
 
 

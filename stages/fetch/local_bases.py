@@ -10,6 +10,7 @@ from pathlib import Path
 from tuneline.configs.models import read_shape, registry
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound, TunelineError
+from tuneline.core.files import sha256
 from tuneline.core.pins import read_pin
 from tuneline.stages.fetch.disk_space import bytes_in
 
@@ -82,7 +83,7 @@ def find_faults(base: LocalBase) -> list[str]:
     faults = [
         f"{base.path / name}: its SHA-256 is another; `tuneline models remove {base.slug}`, then fetch it again"
         for name, file in files.items()
-        if artifacts.sha256(base.path / name) != file.sha256
+        if sha256(base.path / name) != file.sha256
     ]
     return faults + list(_registry_faults(base.known_as, base.path))
 

@@ -12,6 +12,7 @@ from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
+from tuneline.core.files import sha256
 from tuneline.core.pins import pin
 from tuneline.stages.fetch.disk_space import explained_disk_full, refuse_if_full
 from tuneline.stages.fetch.downloads import PARTIAL_FILES, download
@@ -116,7 +117,7 @@ def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:
             shutil.copyfile(file, target)
         copied_bytes += target.stat().st_size
         events.progress(copied_bytes, total_bytes, "bytes", file.name)
-        if artifacts.sha256(target) != cached_sha256(file):
+        if sha256(target) != cached_sha256(file):
             target.unlink()
             raise StageFailed(f"{file}: changed while it was copied; run again")
     return _metrics(folder)

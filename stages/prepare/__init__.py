@@ -13,6 +13,7 @@ from tuneline.core import artifacts
 from tuneline.core.artifacts import SCRATCH, Artifact
 from tuneline.core.errors import BadData
 from tuneline.core.events import Events
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import resolve
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare.checks.overlap import write_carriers
@@ -68,17 +69,17 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     store = _examine(examination, folder / SCRATCH / "rows.jsonl", events)
     findings = examination.finish()
     verdict = compute_verdict(examination)
-    artifacts.write_atomic(folder / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
+    write_atomic(folder / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
     _refuse(findings, verdict["required"], len(store), data)
     _warn(findings, events)
     train, validation = _write_rows(store, examination, folder, events)
     if tools := examination.toolbox.catalogue:
-        artifacts.write_atomic(folder / "tools.json", tools.model_dump_json())
+        write_atomic(folder / "tools.json", tools.model_dump_json())
     if data.catalogue == "learned" or not renderer.is_own:
         prefix = HIDE_TOOLS if data.catalogue == "learned" else ""
-        artifacts.write_atomic(folder / TEMPLATE, prefix + renderer.template)
+        write_atomic(folder / TEMPLATE, prefix + renderer.template)
     if preselector:
-        artifacts.write_atomic(folder / PRESELECTOR_FILE, json.dumps(preselector.documents, ensure_ascii=False))
+        write_atomic(folder / PRESELECTOR_FILE, json.dumps(preselector.documents, ensure_ascii=False))
     write_carriers(folder, examination.carriers)
     return {
         "rows_train": train,

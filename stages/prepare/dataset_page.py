@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tuneline.core import artifacts
+from tuneline.core.files import write_atomic
 from tuneline.core.page_templates import load_template
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.rendering.renderer import Renderer
@@ -29,7 +29,7 @@ def write_dataset_page(file: Path, examination: Examination, verdict: dict[str, 
         styles=_shares(examination.styles),
         examples=[split_by_loss(row, renderer) for row in examination.examples.rows] if renderer else [],
     )
-    artifacts.write_atomic(file, page)
+    write_atomic(file, page)
 
 
 def histogram(lengths: list[int]) -> list[dict[str, Any]]:

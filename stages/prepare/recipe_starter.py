@@ -13,8 +13,8 @@ import yaml
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.configs.recipe_file import load_recipe
-from tuneline.core import artifacts
 from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks.problems import Problem, RowError
 from tuneline.stages.prepare.checks.toolbox import Toolbox
@@ -77,7 +77,7 @@ def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revi
     recipe["data"] |= catalogue_settings
     header = "".join(f"# {note}\n" for note in survey.notes)
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     load_recipe(recipe_file)
     next_commands = f"next: tuneline validate {recipe_file}; tuneline run {recipe_file}"
     return "\n".join([*survey.notes, f"written: {recipe_file}", next_commands])

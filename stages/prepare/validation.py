@@ -10,8 +10,8 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
-from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.prepare.checks.presidio import Presidio
 from tuneline.stages.prepare.checks.problems import KINDS
@@ -54,7 +54,7 @@ def validate(paths: Sequence[Path], recipe_file: Path | None, to: Path, *, fix: 
     examination, notes = _examine(recipe, data, catalogue)
     verdict = compute_verdict(examination)
     to.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(to / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
+    write_atomic(to / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
     write_dataset_page(to / REPORT, examination, verdict)
     lines = [*_summary_lines(verdict), *notes, f"written: {to / VERDICT}, {to / REPORT}"]
     if fix:

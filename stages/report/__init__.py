@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuneline.core import artifacts
 from tuneline.core.errors import NotFound
+from tuneline.core.files import write_atomic
 from tuneline.core.page_templates import load_template
 from tuneline.stages.report.answer_text import format_answer, format_call
 from tuneline.stages.report.evaluation_record import read_evaluation
@@ -33,7 +33,7 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
     page = load_template(Path(__file__).with_name("page.html.jinja")).render(**_build_context(run))
-    artifacts.write_atomic(run / FILE, page)
+    write_atomic(run / FILE, page)
     return run / FILE
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tuneline.core import artifacts
+from tuneline.core.files import write_atomic
 from tuneline.core.page_templates import load_template, mark_safe
 from tuneline.stages.evaluate.verdicts.ratings import Ballot
 
@@ -17,5 +17,5 @@ def write_ballot(ballot: Ballot, file: Path) -> Path:
         id=ballot.id, count=len(ballot.questions), questions=mark_safe(questions.replace("<", "\\u003c"))
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(file, page)
+    write_atomic(file, page)
     return file

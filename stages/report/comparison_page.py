@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tuneline.core import artifacts
+from tuneline.core.files import write_atomic
 from tuneline.core.formatting import format_percent
 from tuneline.core.page_templates import load_template, mark_safe
 from tuneline.stages.evaluate.verdicts.comparison import Change, Comparison
@@ -23,7 +23,7 @@ def write_comparison(comparison: Comparison, file: Path) -> Path:
     """Write the page to `file` and return its path."""
     page = load_template(Path(__file__).with_name("comparison.html.jinja")).render(**_build_context(comparison))
     file.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_atomic(file, page)
+    write_atomic(file, page)
     return file
 
 

@@ -7,6 +7,7 @@ from tuneline.configs.models import Licence, registry
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
+from tuneline.core.files import write_atomic
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import load_template
 from tuneline.stages.evaluate.targets import served_target
@@ -41,10 +42,10 @@ def write_card(run: Path) -> list[Path]:
     }
     body = load_template(Path(__file__).with_name("card.md.jinja"), escape=False).render(**context)
     text = f"---\n{_format_metadata(recipe, name, licence, licence_key, evaluated)}\n---\n\n{body}"
-    artifacts.write_atomic(converted.path / FILE, text)
+    write_atomic(converted.path / FILE, text)
     if not (licence and licence.notice):
         return [converted.path / FILE]
-    artifacts.write_atomic(converted.path / NOTICE, licence.notice + "\n")
+    write_atomic(converted.path / NOTICE, licence.notice + "\n")
     return [converted.path / FILE, converted.path / NOTICE]
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import MICRO, environment, tuneline
 from tuneline.core import artifacts
 from tuneline.core.events import read_events
+from tuneline.core.files import sha256
 from tuneline.core.paths import ROOT
 from tuneline.stages.line import ORDER
 
@@ -29,7 +30,7 @@ REACHED = (
 
 def adapter(home: Path, run: str) -> dict[str, str]:
     folder = home / "runs" / run / "train" / "adapter"
-    return {file.name: artifacts.sha256(file) for file in folder.iterdir()}
+    return {file.name: sha256(file) for file in folder.iterdir()}
 
 
 def started(home: Path, verb: str, run: str) -> "subprocess.Popen[bytes]":

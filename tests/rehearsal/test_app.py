@@ -15,7 +15,7 @@ from openai import AuthenticationError, OpenAI
 from tests.conftest import MICRO
 from tests.rehearsal.conftest import MODAL, Checkout, Stage, eventually
 from tests.rehearsal.imports import installed, needed
-from tuneline.core.artifacts import sha256
+from tuneline.core.files import sha256
 
 ADAPTER = "train/adapter/adapter_model.safetensors"
 

@@ -11,18 +11,9 @@ from typing import Any
 
 import pytest
 
-from tuneline.core.artifacts import (
-    DRAFT,
-    MANIFEST,
-    Artifact,
-    Manifest,
-    is_finished,
-    make,
-    open_artifact,
-    sha256,
-    write_atomic,
-)
+from tuneline.core.artifacts import DRAFT, MANIFEST, Artifact, Manifest, is_finished, make, open_artifact
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
+from tuneline.core.files import sha256, write_atomic
 from tuneline.core.paths import ROOT
 
 

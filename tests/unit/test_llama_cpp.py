@@ -16,7 +16,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     ready = tmp_path / "ready.tar.gz"
     pack(ready, f"llama_cpp_python-{build.VERSION}/vendor/llama.cpp/CMakeLists.txt")
-    monkeypatch.setattr(build, "SHA256", build.artifacts.sha256(ready))
+    monkeypatch.setattr(build, "SHA256", build.sha256(ready))
     ran: list[tuple[str, ...]] = []
 
     def run(*command: str) -> None:

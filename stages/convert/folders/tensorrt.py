@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed
+from tuneline.core.files import write_atomic
 from tuneline.stages.checkpoints.base_config import read_config
 from tuneline.stages.checkpoints.safetensors_files import list_model_tensors
 

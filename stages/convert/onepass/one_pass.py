@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed
+from tuneline.core.files import write_atomic
 from tuneline.stages.checkpoints.base_config import is_tied, read_config
 from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import StoredTensor, list_model_tensors

@@ -5,7 +5,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneline.core.artifacts import write_atomic
+from tuneline.core.files import write_atomic
 from tuneline.stages.checkpoints.base_config import read_config
 from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.conversations import Conversation, render_prompt

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneline.core import artifacts
-from tuneline.core.artifacts import write_atomic
 from tuneline.core.errors import StageFailed
+from tuneline.core.files import sha256, write_atomic
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.folders import onnx
@@ -99,5 +98,5 @@ def _list_files(task: Task, folder: Path) -> list[Path]:
 
 def _write_sums(folder: Path, files: Iterable[Path]) -> None:
     """Write the checksums of `files`, as `sha256sum --check SHA256SUMS` reads them."""
-    lines = [f"{artifacts.sha256(file)}  {os.path.relpath(file, folder)}\n" for file in files]
+    lines = [f"{sha256(file)}  {os.path.relpath(file, folder)}\n" for file in files]
     write_atomic(folder / SUMS, "".join(lines))

@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tuneline.core import artifacts
 from tuneline.core.errors import NotFound, StageFailed
+from tuneline.core.files import write_atomic
 from tuneline.stages.evaluate.statistics import quantile
 
 LOAD = "load.json"
@@ -198,7 +198,7 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def write_load_result(run: Path, result: LoadResult) -> Path:
     """Write the result where the run's gate reads it, and return the file."""
-    artifacts.write_atomic(run / LOAD, result.model_dump_json(indent=1))
+    write_atomic(run / LOAD, result.model_dump_json(indent=1))
     return run / LOAD
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tuneline.core import artifacts, jsonl
 from tuneline.core.errors import BadData, StageFailed
+from tuneline.core.files import write_atomic
 from tuneline.stages.evaluate import statistics
 from tuneline.stages.evaluate.answers import Answer, answer_text, read_answers
 from tuneline.stages.evaluate.scoring.agreement import cohen_kappa
@@ -113,7 +114,7 @@ def write_sheet(answers: Mapping[Key, Answer], file: Path) -> None:
         {"suite": suite, "id": item_id, "good": None, "prompt": answer.prompt, "answer": answer_text(answer)}
         for (suite, item_id), answer in answers.items()
     ]
-    artifacts.write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_labels(file: Path) -> dict[Key, bool]:
@@ -164,7 +165,7 @@ async def judge_answers(
         bound=statistics.lower_bound(good, clusters, CONFIDENCE),
         **_agreement_with_labels({key: scores[key] is True for key in answers}, labels),
     )
-    artifacts.write_atomic(run / JUDGED, result.model_dump_json(indent=1))
+    write_atomic(run / JUDGED, result.model_dump_json(indent=1))
     return result
 
 

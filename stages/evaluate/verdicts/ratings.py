@@ -12,8 +12,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.core.files import write_atomic
 from tuneline.stages.evaluate.answers import answer_text
 from tuneline.stages.evaluate.scoring.agreement import cohen_kappa
 from tuneline.stages.evaluate.verdicts.comparison import paired_answers
@@ -109,7 +110,7 @@ def write_key(ballot: Ballot) -> Path:
     """Write which side is whose into the folder of B's run, and return the file."""
     file = paths.run_folder(ballot.b.partition(":")[0]) / _key_name(ballot.id)
     key = {"ballot": ballot.id, "a": ballot.a, "b": ballot.b, "a_is_left": ballot.a_is_left}
-    artifacts.write_atomic(file, json.dumps(key, indent=1))
+    write_atomic(file, json.dumps(key, indent=1))
     return file
 
 

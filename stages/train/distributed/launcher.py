@@ -17,6 +17,7 @@ from tuneline.core import artifacts, errors
 from tuneline.core.child_processes import bind_to_parent, tuneline_environment
 from tuneline.core.errors import ErrorRecord, StageFailed, TunelineError
 from tuneline.core.events import Events, SilentEvents
+from tuneline.core.files import write_atomic
 from tuneline.stages.train.distributed.placement import fewer, placement
 
 STRATEGY = "TUNELINE_STRATEGY"
@@ -85,7 +86,7 @@ def _once(
     paths = {"base": base, "prepared": prepared, "folder": folder, "run": run, "start": start}
     told: dict[str, str | None] = {name: str(path) if path else None for name, path in paths.items()}
     told["strategy"] = recipe.compute.strategy
-    artifacts.write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
+    write_atomic(job, json.dumps(told | {"recipe": recipe.model_dump_json(), "outcome": str(outcome)}))
     _torchrun(job, processes // _nodes())
     if not outcome.exists():
         raise StageFailed(
@@ -182,7 +183,7 @@ def _worker(job: Path) -> int:
         events = Events(run, "train") if first else SilentEvents(run, "train")
         metrics = fit(recipe, base, prepared, folder, events, path["start"])
         if first:
-            artifacts.write_atomic(outcome, json.dumps({"metrics": metrics}))
+            write_atomic(outcome, json.dumps({"metrics": metrics}))
     except TunelineError as error:
         _tell(outcome, errors.to_record(error))
         return 1
@@ -205,7 +206,7 @@ def _worker(job: Path) -> int:
 
 def _tell(outcome: Path, error: ErrorRecord) -> None:
     if not outcome.exists():
-        artifacts.write_atomic(outcome, json.dumps(error))
+        write_atomic(outcome, json.dumps(error))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tuneline.core.artifacts import sha256, write_atomic
 from tuneline.core.events import Events
+from tuneline.core.files import sha256, write_atomic
 
 MARK = "whole.json"
 
