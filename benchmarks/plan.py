@@ -1,7 +1,7 @@
 """Peak memory as planned against measured, on the CPU, in fp32: five cases to calibrate on, five that were not seen.
 
 Each case is a process of its own: a Llama with random weights made in place (quantized matrix by matrix), our own
-trainer with the arguments of `tuneline.stages.train.loop.fit`, two optimizer steps. Measured is the most physical
+trainer with the arguments of `tuneline.stages.train.loop.arguments`, two optimizer steps. Measured is the most physical
 memory from the moment the model is there (VmHWM, reset), less what the same process held after two steps of a tiny
 model: the interpreter, its libraries, and what they keep for good.
 
@@ -22,7 +22,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.common.rounds import ROOT, in_own_process, print_result, threads
 from tuneline.configs.models import Shape
-from tuneline.stages.plan.memory import Work, peak
+from tuneline.stages.plan.memory import Workload, peak_memory
 
 TARGET = 0.15
 STEPS = 2
@@ -64,13 +64,13 @@ class Case:
         )
 
     @property
-    def work(self) -> Work:
-        return Work.on_the_cpu(
+    def work(self) -> Workload:
+        return Workload.on_the_cpu(
             method=self.method,
             rank=self.rank,
             rows=self.rows,
             tokens=self.tokens,
-            learned=self.learned,
+            loss_share=self.learned,
             masked=self.packed,
             checkpointing="layers" if self.checkpointing else "none",
         )
@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def compared(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
-    parts = peak(case.shape, case.work)
+    parts = peak_memory(case.shape, case.work)
     return measured | {
         "planned": round(parts.total),
         "off": round(parts.total / measured["measured"] - 1, 3),
@@ -210,8 +210,10 @@ def _train(case: Case, folder: Path) -> int:
     from transformers import AutoTokenizer, PrinterCallback
 
     from tuneline.configs.recipe import Recipe
-    from tuneline.stages.train.loop import fit
+    from tuneline.stages.train.distributed.allocator import return_freed_memory
+    from tuneline.stages.train.loop.arguments import training_arguments
     from tuneline.stages.train.loop.trainer import Trainer
+    from tuneline.stages.train.model.adapter_weights import cast_adapter_to_fp32
 
     disable_progress_bars()
     torch.set_num_threads(threads())
@@ -230,7 +232,7 @@ def _train(case: Case, folder: Path) -> int:
         }
     )
     model = _model(case, recipe, folder)
-    arguments = fit._arguments(recipe, folder, STEPS * case.rows, model)
+    arguments = training_arguments(recipe, folder, STEPS * case.rows, model)
     arguments.save_strategy = arguments.eval_strategy = "no"
     arguments.activation_checkpointing = case.checkpointing
     trainer = Trainer(
@@ -242,8 +244,8 @@ def _train(case: Case, folder: Path) -> int:
         processing_class=AutoTokenizer.from_pretrained(ROOT / "data/tiny"),
     )
     trainer.remove_callback(PrinterCallback)
-    fit._train_in_fp32(model)
-    fit.return_freed_memory(10**9)  # as for all models that are worth planning
+    cast_adapter_to_fp32(model)
+    return_freed_memory(10**9)  # as for all models that are worth planning
     held = _held()
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM starts anew
     trainer.train()
@@ -260,7 +262,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
     from transformers.utils.quantization_config import QuantizationMethod
 
     from tuneline.core.events import SilentEvents
-    from tuneline.stages.train.model.base_model import _adapted
+    from tuneline.stages.train.model.base_model import add_adapter
 
     shape = case.shape
     config = LlamaConfig(
@@ -290,7 +292,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
         model.quantization_method = QuantizationMethod.BITS_AND_BYTES
         model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))  # the trainer asks it
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    adapted = _adapted(recipe.train, model, folder, "llama", None, SilentEvents(folder, "train"))
+    adapted = add_adapter(recipe.train, model, folder, "llama", None, SilentEvents(folder, "train"))
     adapted.stored_prefix = ""
     return adapted
 

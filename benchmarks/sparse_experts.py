@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Llama4ForCaus
 from transformers.utils import logging
 
 from benchmarks.common.rounds import in_turn, medians, print_result, threads
-from tuneline.stages.train.model.adapter_targets import resolve
-from tuneline.stages.train.model.base_model import never_repack
+from tuneline.stages.train.model.adapter_targets import resolve_targets
+from tuneline.stages.train.model.base_model import prevent_repacking
 from tuneline.stages.train.model.llama4_experts import linearized
 from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
@@ -127,9 +127,9 @@ def four_bit(stock: Any) -> dict[str, Any]:
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
         with linearized(EXPERTS):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=quantization)
-    never_repack(model)
+    prevent_repacking(model)
     targets = ("attention", "mlp", "experts")
-    found = resolve("llama4_text", targets, dict(model.named_modules()), dict(model.named_parameters()))
+    found = resolve_targets("llama4_text", targets, dict(model.named_modules()), dict(model.named_parameters()))
     sparse = get_peft_model(model, LoraConfig(r=8, target_modules=found.modules))
     every = copy.deepcopy(sparse)
     for layer in every.base_model.model.model.layers:

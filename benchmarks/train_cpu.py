@@ -31,9 +31,10 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.common.rounds import ROOT, in_turn, medians, print_result, threads
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
-from tuneline.stages.train.loop import fit
-from tuneline.stages.train.loop.callbacks import Report
-from tuneline.stages.train.loop.monitoring import Alerts, Divergence
+from tuneline.stages.train.loop.arguments import training_arguments
+from tuneline.stages.train.loop.callbacks import MetricsReport
+from tuneline.stages.train.loop.loss import IGNORED
+from tuneline.stages.train.loop.monitoring import Alerts, DivergenceStop
 from tuneline.stages.train.loop.trainer import Trainer
 
 BASE = ROOT / "data/tiny"
@@ -92,7 +93,7 @@ def random_rows(number: int) -> tuple[Dataset, int]:
     rng = random.Random(SEED)
     rng.shuffle(lengths)
     ids = [[rng.randrange(10, 2000) for _ in range(length)] for length in lengths]
-    labels = [[fit.IGNORED] * (len(row) // 2) + row[len(row) // 2 :] for row in ids]
+    labels = [[IGNORED] * (len(row) // 2) + row[len(row) // 2 :] for row in ids]
     return Dataset.from_dict({"input_ids": ids, "labels": labels}), sum(len(row) - len(row) // 2 for row in ids)
 
 
@@ -116,7 +117,7 @@ def trainers(rows: Dataset, folder: Path) -> dict[str, SFTTrainer]:
     )
 
     def ours(name: str, model: Any) -> SFTConfig:
-        arguments = fit._arguments(recipe, folder / name, len(rows), model)
+        arguments = training_arguments(recipe, folder / name, len(rows), model)
         for key, value in never.items():
             setattr(arguments, key, value)
         return arguments
@@ -130,8 +131,8 @@ def trainers(rows: Dataset, folder: Path) -> dict[str, SFTTrainer]:
             )
             events = Events(folder, "train")
             for callback in (
-                Report(events, 1.0, lambda: made["tuneline"].learned),
-                Divergence(),
+                MetricsReport(events, 1.0, lambda: made["tuneline"].loss_tokens),
+                DivergenceStop(),
                 Alerts(recipe.watch, events),
             ):
                 made[name].add_callback(callback)

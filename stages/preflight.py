@@ -16,7 +16,7 @@ from tuneline.core.spending import read_usd_per_hour, sum_spent_usd
 from tuneline.stages.fetch.bases import open_base
 
 if TYPE_CHECKING:
-    from tuneline.stages.plan.training import Training, Way
+    from tuneline.stages.plan.training import TrainingOption, TrainingPlan
 
 STEPS = 3
 """Training steps; the first one warms up and is not counted."""
@@ -68,19 +68,21 @@ def refuse_over_budget(recipe: Recipe, run: Path) -> None:
 def _build(recipe: Recipe, base: Path, prepared: Artifact, folder: Path, run: Path) -> dict[str, Any]:
     import torch
 
-    from tuneline.stages.plan import shape_of_base
-    from tuneline.stages.plan.dataset_size import rows_of
-    from tuneline.stages.plan.training import training
-    from tuneline.stages.train.distributed.launcher import launch
+    from tuneline.stages.plan.base_shape import read_base_shape
+    from tuneline.stages.plan.dataset_size import estimate_dataset
+    from tuneline.stages.plan.training import plan_training
+    from tuneline.stages.train.job import TrainingJob
+    from tuneline.stages.train.launcher import launch
 
     events, trial = Events(run, "preflight"), folder / artifacts.SCRATCH / "trial"
     _copy_longest_rows(recipe, base, prepared.path, trial / "rows")
     (trial / artifacts.SCRATCH).mkdir(parents=True)
     events.emit("note", text=f"{STEPS} steps on the longest rows")
     began = time.time()
-    launch(_shorten(recipe), base, trial / "rows", trial, trial, None)
+    launch(TrainingJob(_shorten(recipe), base, trial / "rows", trial, trial))
     on_gpu = torch.cuda.is_available()
-    plan = training(recipe if on_gpu else _on_cpu(recipe), shape_of_base(recipe), rows_of(recipe, run))
+    priced = recipe if on_gpu else _on_cpu(recipe)
+    plan = plan_training(priced, read_base_shape(recipe), estimate_dataset(recipe, run))
     trial_events = list(read_events(trial))
     for event in trial_events:
         if event["kind"] == "warning":
@@ -139,7 +141,7 @@ def _on_cpu(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"train": container})})
 
 
-def _planned_values(plan: "Training", way: "Way | None") -> dict[str, Any]:
+def _planned_values(plan: "TrainingPlan", way: "TrainingOption | None") -> dict[str, Any]:
     """Return lists of the lowest and the highest value; empty if the plan says that it does not fit."""
     if way is None or way.hours is None or not plan.steps:
         return {}
@@ -154,7 +156,7 @@ def _planned_values(plan: "Training", way: "Way | None") -> dict[str, Any]:
 
 def _measured_values(
     recipe: Recipe,
-    plan: "Training",
+    plan: "TrainingPlan",
     trial_events: list[dict[str, Any]],
     tokens_per_row: float,
     began: float,

@@ -89,11 +89,11 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
         BadRecipe: it could cost more than the recipe allows, or the engine could not load what is trained.
     """
     from tuneline.stages.plan.serving import refuse_unservable
-    from tuneline.stages.plan.stage_bounds import bounds, refuse_too_dear, table
+    from tuneline.stages.plan.stage_bounds import bound_stages, format_bounds, refuse_too_expensive
 
-    stage_bounds = bounds(recipe, stages)
-    print(f"run {run}: {', '.join(stages)}\n\n{table(stage_bounds)}\n")
-    refuse_too_dear(recipe, stage_bounds)
+    stage_bounds = bound_stages(recipe, stages)
+    print(f"run {run}: {', '.join(stages)}\n\n{format_bounds(stage_bounds)}\n")
+    refuse_too_expensive(recipe, stage_bounds)
     refuse_unservable(recipe)
 
 

@@ -51,12 +51,12 @@ def fit(
 
     from tuneline.cli.views.bases import format_fits
     from tuneline.core.errors import BadRequest
-    from tuneline.stages.plan.base_fit import fit, machine, this_machine
+    from tuneline.stages.plan.base_fit import detect_machine, fit_bases, parse_machine
 
     if (gpu is None) != here:
         raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
-    target = this_machine() if gpu is None else machine(gpu)
-    fits = fit(target)
+    target = detect_machine() if gpu is None else parse_machine(gpu)
+    fits = fit_bases(target)
     typer.echo(json.dumps([asdict(fit) for fit in fits]) if as_json else format_fits(target, fits))
 
 
@@ -66,9 +66,9 @@ def pick(
 ) -> None:
     """Which base to take, by what you have or what matters to you."""
     from tuneline.cli.views.bases import format_guide
-    from tuneline.stages.plan.base_fit import GUIDE, pick
+    from tuneline.stages.plan.base_guide import GUIDE, find_advice
 
-    typer.echo(format_guide([pick(name) for name in ([constraint] if constraint else GUIDE)]))
+    typer.echo(format_guide([find_advice(constraint)] if constraint else GUIDE))
 
 
 @app.command()

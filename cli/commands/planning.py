@@ -26,11 +26,11 @@ def plan(
     """What a recipe will need, take and cost, before anything starts; exit 2 for what should not be started."""
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.core import paths
-    from tuneline.stages.plan import plan_of, refuse
+    from tuneline.stages.plan import make_plan, refuse_unstartable
 
     loaded = [load_recipe(file) for file in recipes]
     folder = None if run is None else paths.run_folder(run)
-    plans = [plan_of(recipe, folder, context=context, streams=streams, api_usd=api_usd) for recipe in loaded]
+    plans = [make_plan(recipe, folder, context=context, streams=streams, api_usd=api_usd) for recipe in loaded]
     if as_json:
         from dataclasses import asdict
 
@@ -41,7 +41,7 @@ def plan(
 
         typer.echo(format_plan(plans[0]) if len(plans) == 1 else format_plan_comparison(plans))
     for recipe, plan in zip(loaded, plans, strict=True):
-        refuse(recipe, plan)
+        refuse_unstartable(recipe, plan)
 
 
 @app.command(**PANEL)

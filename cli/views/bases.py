@@ -10,7 +10,8 @@ from tuneline.configs.models import registry
 
 if TYPE_CHECKING:
     from tuneline.stages.fetch.local_bases import LocalBase
-    from tuneline.stages.plan.base_fit import Fit, Machine
+    from tuneline.stages.plan.base_fit import BaseFit, Machine
+    from tuneline.stages.plan.base_guide import Advice
 
 
 def format_bases(local_bases: Sequence["LocalBase"], partial_downloads: Sequence[tuple[str, int]] = ()) -> str:
@@ -50,8 +51,8 @@ def _format_registry(local_keys: set[str | None]) -> str:
 def format_base(key: str) -> str:
     """Return what the registry says of a base, and the memory in GiB that running and training it take."""
     from tuneline.core.pins import read_pin
-    from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN, run_bytes
-    from tuneline.stages.plan.memory import peak
+    from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN_WORKLOADS, run_bytes
+    from tuneline.stages.plan.memory import peak_memory
 
     table = registry()
     model, shape = table.models[key], table.shape(key)
@@ -60,7 +61,7 @@ def format_base(key: str) -> str:
     page = f", https://huggingface.co/{model.hub}" if model.hub else ""
     revision = (read_pin(model.hub) if model.hub else None) or model.revision
     run = ", ".join(f"{name} {run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
-    train = ", ".join(f"{name} {peak(shape, work).total / GIB:,.1f}" for name, work in TRAIN.items())
+    train = ", ".join(f"{name} {peak_memory(shape, work).total / GIB:,.1f}" for name, work in TRAIN_WORKLOADS.items())
     return "\n".join(
         [
             f"{key}: {model.kind}, {'tested' if model.tested else 'untested'}{page}",
@@ -78,14 +79,14 @@ def format_base(key: str) -> str:
     )
 
 
-def format_fits(machine: "Machine", fits: Sequence["Fit"]) -> str:
+def format_fits(machine: "Machine", fits: Sequence["BaseFit"]) -> str:
     """Return the bases a machine runs and trains, and in how many bits."""
     size = f"{machine.gpus} × {machine.gpu_bytes / GIB:.1f}" if machine.gpus else f"{machine.cpu_bytes / GIB:.1f}"
     rows = [[fit.model, fit.run or "no", fit.train or "no"] for fit in fits]
-    return f"{machine.said}: {size} GiB to use\n" + format_grid(["base", "runs at", "trains"], rows)
+    return f"{machine.name}: {size} GiB to use\n" + format_grid(["base", "runs at", "trains"], rows)
 
 
-def format_guide(guide: Sequence[tuple[str, tuple[str, ...], str]]) -> str:
-    """Return the selection guide, or a part of it; an entry is (constraint, bases, reason)."""
-    rows = [[constraint, ", ".join(bases), reason] for constraint, bases, reason in guide]
+def format_guide(guide: Sequence["Advice"]) -> str:
+    """Return the selection guide, or a part of it."""
+    rows = [[advice.constraint, ", ".join(advice.bases), advice.reason] for advice in guide]
     return format_grid(["if you have, or want", "take", "because"], rows, 50)

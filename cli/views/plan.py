@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tuneline.cli.views.plan_serving import format_serving
 from tuneline.cli.views.plan_training import format_training_options
 from tuneline.cli.views.units import abbreviate, format_range
-from tuneline.stages.plan.stage_bounds import table
+from tuneline.stages.plan.stage_bounds import format_bounds
 
 if TYPE_CHECKING:
     from tuneline.stages.plan import Plan
@@ -27,7 +27,7 @@ def format_plan(plan: "Plan") -> str:
         *format_serving(plan.serving),
         "",
         f"the line, run {plan.run}: at most",
-        table(plan.line),
+        format_bounds(plan.line),
     ]
     return "\n".join(parts)
 

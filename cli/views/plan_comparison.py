@@ -9,7 +9,7 @@ from tuneline.cli.views.units import format_range, format_usd
 
 if TYPE_CHECKING:
     from tuneline.stages.plan import Plan
-    from tuneline.stages.plan.training import Way
+    from tuneline.stages.plan.training import TrainingOption
 
 CONTROL = {
     "gguf": "a file you keep, on any machine",
@@ -48,7 +48,7 @@ def _to_column(plan: "Plan") -> dict[str, str]:
     }
 
 
-def _select_way(plan: "Plan") -> "Way | None":
+def _select_way(plan: "Plan") -> "TrainingOption | None":
     """Return the way the recipe asks for, or the cheapest one if the recipe's own does not hold the training."""
     ways = plan.training.ways
     return next((way for way in ways if way.asked), ways[0] if ways else None)

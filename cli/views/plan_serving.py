@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from tuneline.cli.views.units import abbreviate, format_gib, format_range, format_usd
 
 if TYPE_CHECKING:
-    from tuneline.stages.plan.serving import Serving
+    from tuneline.stages.plan.serving import ServingPlan
 
 
-def format_serving(serving: "Serving") -> list[str]:
+def format_serving(serving: "ServingPlan") -> list[str]:
     """Return the lines on serving, those that say why serving is refused included."""
     memory = f"{format_gib(serving.weights_bytes)} weights + {format_gib(serving.kv_bytes)} KV cache"
     return [
@@ -19,13 +19,13 @@ def format_serving(serving: "Serving") -> list[str]:
     ]
 
 
-def _format_local_kv_cache(serving: "Serving") -> str:
+def _format_local_kv_cache(serving: "ServingPlan") -> str:
     if serving.kv_local_bytes >= serving.kv_bytes:
         return ""
     return f" ({format_gib(serving.kv_local_bytes)} where the engine keeps of local layers only what they see)"
 
 
-def _format_hardware(serving: "Serving") -> list[str]:
+def _format_hardware(serving: "ServingPlan") -> list[str]:
     if serving.hardware is None or serving.usd_per_month is None:
         return ["  hardware     nothing Modal rents in one container holds this; fewer streams or a shorter context"]
     lines = [f"  hardware     {serving.hardware}: {format_usd(serving.usd_per_month)} USD a month if up all day"]
@@ -43,7 +43,7 @@ def _format_hardware(serving: "Serving") -> list[str]:
     return lines + _format_break_even(serving)
 
 
-def _format_break_even(serving: "Serving") -> list[str]:
+def _format_break_even(serving: "ServingPlan") -> list[str]:
     tokens_by_kind = ", ".join(f"{abbreviate(tokens)} ({kind})" for kind, tokens in serving.break_even.items())
     lines = [f"  breaks even  above so many tokens a month bought from an API: {tokens_by_kind}"]
     if serving.break_even_share is not None:

@@ -8,13 +8,13 @@ from tuneline.cli.views.units import format_range
 from tuneline.configs.hardware import GIB
 
 if TYPE_CHECKING:
-    from tuneline.stages.plan.training import Way
+    from tuneline.stages.plan.training import TrainingOption
 
 WAYS_SHOWN = 6
 """Rows of the table; the way the recipe asks for and providers without an offer among these follow in any case."""
 
 
-def format_training_options(ways: Sequence["Way"]) -> list[str]:
+def format_training_options(ways: Sequence["TrainingOption"]) -> list[str]:
     """Return a line for each way to train, the cheapest first, and the memory of the first one in parts."""
     if not ways:
         return ["  nothing in configs/hardware.yaml holds one row at a time; shorter data.max_tokens, or method qlora"]
@@ -33,12 +33,12 @@ def format_training_options(ways: Sequence["Way"]) -> list[str]:
     return lines
 
 
-def format_gpus(way: "Way") -> str:
+def format_gpus(way: "TrainingOption") -> str:
     """Return the GPU's kind, followed by `:COUNT` for more than one."""
     return f"{way.gpu}:{way.count}" if way.count > 1 else way.gpu
 
 
-def _select_ways(ways: Sequence["Way"]) -> list["Way"]:
+def _select_ways(ways: Sequence["TrainingOption"]) -> list["TrainingOption"]:
     shown = list(ways[:WAYS_SHOWN])
     for way in ways[WAYS_SHOWN:]:
         shown_providers = {cost.provider for shown_way in shown for cost in shown_way.costs}
@@ -47,7 +47,7 @@ def _select_ways(ways: Sequence["Way"]) -> list["Way"]:
     return shown
 
 
-def _format_way(way: "Way") -> str:
+def _format_way(way: "TrainingOption") -> str:
     hours = format_range(way.hours) if way.hours else "unknown"
     return (
         f"  {format_gpus(way):<14} {way.how:<8} {way.rows:>4} {way.memory.total / GIB:>8.1f} {hours:>12}  "
@@ -55,6 +55,6 @@ def _format_way(way: "Way") -> str:
     )
 
 
-def _format_costs(way: "Way") -> str:
+def _format_costs(way: "TrainingOption") -> str:
     offers = (f"{cost.provider} {format_range(cost.usd)}{'' if cost.verified else '*'}" for cost in way.costs)
     return ", ".join(offers) or "not for hire there"

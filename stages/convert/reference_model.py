@@ -38,9 +38,9 @@ def load_tuned_model(base: Path, adapter: Path) -> Any:
     dtype: Any = torch.float32 if compute_dtype(base) == "float32" else "auto"
     tuned: Any
     if read_config(base)["model_type"].startswith("llama4"):
-        from tuneline.stages.train.model.llama4_experts import tuned_llama4
+        from tuneline.stages.train.model.llama4_experts import load_tuned_llama4
 
-        tuned = tuned_llama4(base, adapter, dtype)
+        tuned = load_tuned_llama4(base, adapter, dtype)
     else:
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
         tuned = PeftModel.from_pretrained(model, str(adapter))

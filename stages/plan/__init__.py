@@ -1,31 +1,31 @@
-"""The plan: what a recipe will need, take and cost, from configs alone. No torch, no weights, under a second."""
+"""The plan of a recipe: what it needs, how long it takes and what it costs, without torch or weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneline.configs.models import Shape, registry, resolve_key
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
-from tuneline.core.errors import BadRecipe
-from tuneline.stages.plan.dataset_size import rows_of
-from tuneline.stages.plan.serving import Serving, refuse_unservable, serving
-from tuneline.stages.plan.stage_bounds import Bound, bounds, refuse_too_dear, states
-from tuneline.stages.plan.training import Training, training
+from tuneline.stages.plan.base_shape import read_base_shape
+from tuneline.stages.plan.dataset_size import estimate_dataset
+from tuneline.stages.plan.serving import ServingPlan, plan_serving, refuse_unservable
+from tuneline.stages.plan.stage_bounds import StageBound, bound_stages, read_stage_states, refuse_too_expensive
+from tuneline.stages.plan.training import TrainingPlan, plan_training
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `tuneline plan` tells."""
+    """What `tuneline plan` prints."""
 
     recipe: str
     run: str
     base: str
-    training: Training
-    serving: Serving
-    line: tuple[Bound, ...]
+    training: TrainingPlan
+    serving: ServingPlan
+    line: tuple[StageBound, ...]
+    """The stages in order."""
 
 
-def plan_of(
+def make_plan(
     recipe: Recipe,
     run: Path | None = None,
     *,
@@ -33,45 +33,26 @@ def plan_of(
     streams: int = 1,
     api_usd: float | None = None,
 ) -> Plan:
-    """The plan of a recipe, in the run of its name unless told otherwise.
+    """Return the plan of a recipe, in the run folder of its name unless `run` is given.
 
     Raises:
-        NotFound: no such base. BadRecipe: its config does not say its shape.
+        NotFound: no such base.
+        BadRecipe: the base's config.json lacks the sizes.
     """
     run = run or paths.run_folder(recipe.name)
-    shape = shape_of_base(recipe)
-    found = states(recipe, run)
+    shape = read_base_shape(recipe)
+    states = read_stage_states(recipe, run)
     return Plan(
         recipe=recipe.name,
         run=run.name,
         base=recipe.base,
-        training=training(recipe, shape, rows_of(recipe, run)),
-        serving=serving(recipe, shape, context, streams, api_usd),
-        line=tuple(bounds(recipe, tuple(found), found)),
+        training=plan_training(recipe, shape, estimate_dataset(recipe, run)),
+        serving=plan_serving(recipe, shape, context, streams, api_usd),
+        line=tuple(bound_stages(recipe, tuple(states), states)),
     )
 
 
-def refuse(recipe: Recipe, plan: Plan) -> None:
-    """Raise BadRecipe for what should not be started: a form the engine cannot load, a cost above the recipe's."""
+def refuse_unstartable(recipe: Recipe, plan: Plan) -> None:
+    """Raise BadRecipe for what should not be started: a form the engine cannot load, or a cost above the limit."""
     refuse_unservable(recipe)
-    refuse_too_dear(recipe, plan.line)
-
-
-def shape_of_base(recipe: Recipe) -> Shape:
-    """Of a base in the registry, or by the config.json of one that is here."""
-    if key := registry().find(recipe.base):
-        return registry().shape(key)
-    from tuneline.stages.fetch.bases import read_base_config
-
-    config = read_base_config(recipe)
-    if config is None:
-        resolve_key(recipe.base) if "/" not in recipe.base else None
-        raise BadRecipe(
-            f"base: {recipe.base!r}: not in configs/models.yaml and not here, so its size is unknown;\n"
-            "`tuneline fetch RECIPE` brings it, then its config.json says"
-        )
-    from tuneline.configs.models import read_shape
-
-    if (shape := read_shape(config)) is None:
-        raise BadRecipe(f"base: {recipe.base!r}: its config.json does not give the sizes of a decoder")
-    return shape
+    refuse_too_expensive(recipe, plan.line)

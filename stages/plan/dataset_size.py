@@ -1,4 +1,4 @@
-"""How many rows of how many tokens a recipe trains on: measured if `prepare` has run, else from what can be counted."""
+"""Rows and tokens a recipe trains on: measured if `prepare` has run, else estimated from files and the recipe."""
 
 import json
 import re
@@ -10,82 +10,95 @@ from tuneline.configs.hardware import Range
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import resolve
 
-READ_BYTES = 1 << 20
-"""Of a file of rows; the rest is taken to be like its beginning."""
-BYTES_A_TOKEN = (3.0, 5.0)
+SAMPLE_BYTES = 1 << 20
+"""Read from the beginning of a file of rows; the rest is assumed to be like it."""
+BYTES_PER_TOKEN = (3.0, 5.0)
 """English and code in Llama's vocabulary; other languages take more tokens."""
 CALL_TOKENS = (60, 160)
-"""A request, its call and the template around them, without tools."""
-ROWS_DIFFER = 1.5
-"""A position counts as learned if it is in any row of those computed at a time; an assumption."""
+"""A request, its tool call and the template around them, without tools."""
+ROW_DIFFERENCE = 1.5
+"""A position is in the loss if it is so in any row of those computed at a time; this factor is an assumption."""
 TOOL_OVERHEAD = 1.3
-"""A tool as the template shows it, against its lines in the catalogue's file without phrases."""
+"""Size of a tool in the template, over that of its lines in the catalogue's file without phrases."""
+UNKNOWN_TOKENS = (50, 1e9)
+"""Of a row in a file that only `prepare` can count."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What an epoch is."""
+class DatasetSize:
+    """Rows of one epoch."""
 
     train: float | None
-    """None: cannot be counted before `prepare`."""
+    """Training rows; None if they cannot be counted before `prepare`."""
     tokens: Range
-    """Of a row, shortest and longest likely mean."""
+    """Lowest and highest likely mean of a row."""
     longest: int
-    """What memory has to hold, in tokens."""
+    """Tokens of the longest row, which memory has to hold."""
     measured: bool
+    """Whether `prepare` has counted them."""
     learned: float = 1.0
-    """Share of the longest rows at which something is learned: there are logits for no other token."""
+    """Share of the longest rows' tokens in the loss: logits are computed for no others."""
 
 
-def rows_of(recipe: Recipe, run: Path) -> Rows:
-    """Of the training rows, validation taken off."""
+@dataclass(frozen=True)
+class _SourceSize:
+    rows: float | None
+    tokens: Range
+    """Of a row."""
+
+
+def estimate_dataset(recipe: Recipe, run: Path) -> DatasetSize:
+    """Return the size of the training split."""
     data = recipe.data
-    if measured := _prepared(run / "prepare" / "manifest.json", data):
+    if measured := _read_measured(run / "prepare" / "manifest.json", data):
         return measured
-    counted = [_source(source, data) for source in data.sources]
-    low, high = min(c[1][0] for c in counted), max(c[1][1] for c in counted)
+    sources = [_estimate_source(source, data) for source in data.sources]
+    low, high = min(s.tokens[0] for s in sources), max(s.tokens[1] for s in sources)
     tokens = min(low, data.max_tokens), min(high, data.max_tokens)
-    calls = all(source.path is None for source in data.sources)
-    learned = min(1.0, CALL_TOKENS[1] / data.max_tokens) if calls else 1.0
-    if any(count is None for count, _ in counted):
-        return Rows(None, tokens, data.max_tokens, measured=False, learned=learned)
-    total = sum(count for count, _ in counted if count is not None)
-    train = total - min(data.validation_share * total, data.validation_rows)
-    return Rows(train, tokens, data.max_tokens, measured=False, learned=learned)
+    only_calls = all(source.path is None for source in data.sources)
+    loss_share = min(1.0, CALL_TOKENS[1] / data.max_tokens) if only_calls else 1.0
+    rows = [source.rows for source in sources if source.rows is not None]
+    train = None
+    if len(rows) == len(sources):
+        train = sum(rows) - min(data.validation_share * sum(rows), data.validation_rows)
+    return DatasetSize(train, tokens, data.max_tokens, measured=False, learned=loss_share)
 
 
-def _prepared(manifest: Path, data: Data) -> Rows | None:
+def _read_measured(manifest: Path, data: Data) -> DatasetSize | None:
+    """Return what `prepare` measured; None if it has not run."""
     try:
         metrics = json.loads(manifest.read_text(encoding="utf-8"))["metrics"]
         mean = float(metrics["tokens_mean"])
-        learned = min(1.0, ROWS_DIFFER * metrics.get("learned_tokens_mean", mean) / mean)
-        return Rows(float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=learned)
+        loss_share = min(1.0, ROW_DIFFERENCE * metrics.get("learned_tokens_mean", mean) / mean)
+        return DatasetSize(
+            float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=loss_share
+        )
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _source(source: Source, data: Data) -> tuple[float | None, Range]:
-    """(rows, tokens a row) of one source."""
+def _estimate_source(source: Source, data: Data) -> _SourceSize:
     if source.path is not None:
-        rows, tokens = _file(resolve(source.path))
-        return None if rows is None else rows * source.weight, tokens
-    rows = source.rows or (source.per_tool or 0) * len(_tools(data))
-    return rows * source.weight, _call_tokens(data)
+        size = _estimate_file(resolve(source.path))
+        return size if size.rows is None else _SourceSize(size.rows * source.weight, size.tokens)
+    rows = source.rows or (source.per_tool or 0) * len(_tool_lengths(data))
+    return _SourceSize(rows * source.weight, _estimate_call_tokens(data))
 
 
-def _file(path: Path) -> tuple[float | None, Range]:
-    """Of JSON lines; what else there is, `prepare` counts."""
+def _estimate_file(path: Path) -> _SourceSize:
+    """Estimate a file of JSON lines; other files are counted by `prepare`."""
     if path.suffix != ".jsonl":
-        return None, (50, 1e9)
+        return _SourceSize(None, UNKNOWN_TOKENS)
     with path.open("rb") as file:
-        beginning = file.read(READ_BYTES)
+        beginning = file.read(SAMPLE_BYTES)
     lines = max(beginning.count(b"\n"), 1)
     mean_bytes = len(beginning) / lines
-    return path.stat().st_size / mean_bytes, (mean_bytes / BYTES_A_TOKEN[1], mean_bytes / BYTES_A_TOKEN[0])
+    tokens = mean_bytes / BYTES_PER_TOKEN[1], mean_bytes / BYTES_PER_TOKEN[0]
+    return _SourceSize(path.stat().st_size / mean_bytes, tokens)
 
 
-def _tools(data: Data) -> list[int]:
-    """The length of each tool in the catalogue's file, its phrases left out, in characters."""
+def _tool_lengths(data: Data) -> list[int]:
+    """Return the length of each tool in the catalogue's file in characters, without its phrases."""
     if data.tools is None:
         return []
     text = resolve(data.tools).read_text(encoding="utf-8")
@@ -93,11 +106,15 @@ def _tools(data: Data) -> list[int]:
     return [len(tool.partition("    phrases:")[0]) for tool in tools]
 
 
-def _call_tokens(data: Data) -> Range:
-    tools = _tools(data)
-    if not tools or data.catalogue == "learned":
+def _estimate_call_tokens(data: Data) -> Range:
+    """Return the tokens of a row with a tool call and the tools shown in it."""
+    lengths = _tool_lengths(data)
+    if not lengths or data.catalogue == "learned":
         return CALL_TOKENS
-    one = TOOL_OVERHEAD * sum(tools) / len(tools)
-    some = min(1 + sum(data.distractors) / 2, len(tools))
-    shown = (1 - data.whole_catalogue) * some + data.whole_catalogue * len(tools)
-    return CALL_TOKENS[0] + shown * one / BYTES_A_TOKEN[1], CALL_TOKENS[1] + shown * one / BYTES_A_TOKEN[0]
+    tool_bytes = TOOL_OVERHEAD * sum(lengths) / len(lengths)
+    with_distractors = min(1 + sum(data.distractors) / 2, len(lengths))
+    shown = (1 - data.whole_catalogue) * with_distractors + data.whole_catalogue * len(lengths)
+    return (
+        CALL_TOKENS[0] + shown * tool_bytes / BYTES_PER_TOKEN[1],
+        CALL_TOKENS[1] + shown * tool_bytes / BYTES_PER_TOKEN[0],
+    )

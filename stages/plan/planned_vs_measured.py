@@ -1,4 +1,4 @@
-"""The plan held against what a run measured, so that the next estimate can be better."""
+"""Comparison of the training plan with what a run measured, to correct the next estimate."""
 
 import statistics
 from collections.abc import Iterable
@@ -9,71 +9,71 @@ from typing import Any
 from tuneline.configs.hardware import Range, hardware
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core.errors import TunelineError
-from tuneline.stages.plan import shape_of_base
-from tuneline.stages.plan.dataset_size import rows_of
-from tuneline.stages.plan.training import Way, training, way_on_cpu
+from tuneline.stages.plan.base_shape import read_base_shape
+from tuneline.stages.plan.dataset_size import estimate_dataset
+from tuneline.stages.plan.training import TrainingOption, plan_cpu_training, plan_training
 
 INTERPRETER_GB = 0.6
-"""What Python, torch and Transformers hold before there is a model; measured by benchmarks/plan.py."""
+"""Memory of Python, torch and Transformers before there is a model; measured by benchmarks/plan.py."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One figure, as it was planned and as it was."""
+class Comparison:
+    """One figure, planned and measured."""
 
-    what: str
+    name: str
     unit: str
     planned: Range
     measured: float
-    mend: str = ""
-    """The line of a TUNELINE_HARDWARE file that would have been right, where there is one."""
+    correction: str = ""
+    """Line for a TUNELINE_HARDWARE file that makes the plan right; empty if it was right, or no such line exists."""
 
 
-def against(run: Path, seconds: float, events: Iterable[dict[str, Any]]) -> list[Compared]:
-    """Speed, time, memory and cost of a training that took `seconds`; empty if its recipe cannot be planned any more.
+def compare_with_measurements(run: Path, seconds: float, events: Iterable[dict[str, Any]]) -> list[Comparison]:
+    """Return speed, time, memory and cost of a training that took `seconds`, with what the plan says.
 
-    With the rows that `prepare` counted; memory without CUDA's own, or without the
-    interpreter's on a CPU; cost at the prices of the table, and only where there was a GPU.
+    The plan uses the rows that `prepare` counted. Memory excludes the CUDA context, or the interpreter on a CPU. Cost
+    is at the prices in hardware.yaml, and only reported for a GPU. Empty if the run's recipe can no longer be planned.
     """
     try:
         recipe = recipe_of(run)
-        shape = shape_of_base(recipe)
+        shape = read_base_shape(recipe)
     except (OSError, ValueError, TunelineError):
         return []
-    seen = [e for e in events if e.get("stage") == "train" and e.get("kind") == "metrics"]
-    on_gpu, rows = any("memory_gb" in e for e in seen), rows_of(recipe, run)
+    metrics = [e for e in events if e.get("stage") == "train" and e.get("kind") == "metrics"]
+    on_gpu, dataset = any("memory_gb" in e for e in metrics), estimate_dataset(recipe, run)
     if on_gpu:
-        way = next((way for way in training(recipe, shape, rows).ways if way.asked), None)
+        option = next((option for option in plan_training(recipe, shape, dataset).ways if option.asked), None)
     else:
-        way = way_on_cpu(recipe, shape, rows)
-    return [] if way is None else list(_figures(recipe, way, seconds, seen, on_gpu=on_gpu))
+        option = plan_cpu_training(recipe, shape, dataset)
+    return [] if option is None else list(_compare(recipe, option, seconds, metrics, on_gpu=on_gpu))
 
 
-def _figures(
-    recipe: Recipe, way: Way, seconds: float, seen: list[dict[str, Any]], *, on_gpu: bool
-) -> Iterable[Compared]:
-    if speeds := [float(e["tokens_per_second"]) for e in seen if "tokens_per_second" in e]:
-        reached = statistics.median(speeds)
-        yield Compared("speed", "tokens/s", way.tokens_per_second, reached, _mend(recipe, way, reached, on_gpu=on_gpu))
-    if way.hours:
-        low, high = way.hours
-        yield Compared("time", "h", (low, high), seconds / 3600)
-    own, key = (0.0, "memory_gb") if on_gpu else (INTERPRETER_GB, "process_gb")
-    if held := [float(e[key]) - own for e in seen if key in e]:
-        yield Compared("memory", "GB", (way.memory.allocated / 1e9,) * 2, max(held))
-    modal = next((cost for cost in way.costs if cost.provider == "modal"), None)
+def _compare(
+    recipe: Recipe, option: TrainingOption, seconds: float, metrics: list[dict[str, Any]], *, on_gpu: bool
+) -> Iterable[Comparison]:
+    if speeds := [float(e["tokens_per_second"]) for e in metrics if "tokens_per_second" in e]:
+        median = statistics.median(speeds)
+        correction = _correct_speed(recipe, option, median, on_gpu=on_gpu)
+        yield Comparison("speed", "tokens/s", option.tokens_per_second, median, correction)
+    if option.hours:
+        yield Comparison("time", "h", option.hours, seconds / 3600)
+    baseline, key = (0.0, "memory_gb") if on_gpu else (INTERPRETER_GB, "process_gb")
+    if memory := [float(e[key]) - baseline for e in metrics if key in e]:
+        yield Comparison("memory", "GB", (option.memory.allocated / 1e9,) * 2, max(memory))
+    modal = next((cost for cost in option.costs if cost.provider == "modal"), None)
     if on_gpu and modal:
-        asked = recipe.compute.train
-        paid = seconds * hardware().usd_per_second(asked.gpu, asked.cores, asked.memory_gib)
-        yield Compared("cost", "USD", modal.usd, paid)
+        container = recipe.compute.train
+        usd = seconds * hardware().usd_per_second(container.gpu, container.cores, container.memory_gib)
+        yield Comparison("cost", "USD", modal.usd, usd)
 
 
-def _mend(recipe: Recipe, way: Way, reached: float, *, on_gpu: bool) -> str:
-    """The share of the hardware's speed that gives what was reached, a tenth to either side."""
-    low, high = way.tokens_per_second
-    if low <= reached <= high:
+def _correct_speed(recipe: Recipe, option: TrainingOption, measured: float, *, on_gpu: bool) -> str:
+    """Return the line with the range of the hardware's speed that gives `measured`, a tenth to either side."""
+    low, high = option.tokens_per_second
+    if low <= measured <= high:
         return ""
     name = recipe.train.method if on_gpu else "cpu_gflops_per_core"
-    was = getattr(hardware().speed, name)
-    share = (was[0] * was[1]) ** 0.5 * reached / (low * high) ** 0.5
+    planned = getattr(hardware().speed, name)
+    share = (planned[0] * planned[1]) ** 0.5 * measured / (low * high) ** 0.5
     return f"speed: {{{name}: [{0.9 * share:.3g}, {1.1 * share:.3g}]}}"

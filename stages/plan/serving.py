@@ -1,4 +1,4 @@
-"""Serving before it starts: what it needs, costs and gives, and whether the engine can load what training makes."""
+"""Plan of serving: memory, hardware, speed and cost of one server, and what cannot be loaded or published."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 from tuneline.stages.plan.memory import adapter_parameters
 
 FIREWORKS_RANKS = (4, 64)
-"""docs.fireworks.ai, "Importing fine-tuned models"."""
+"""Lowest and highest rank; docs.fireworks.ai, "Importing fine-tuned models"."""
 GGUF_BITS = {
     "F16": 16.0,
     "BF16": 16.0,
@@ -21,23 +21,27 @@ GGUF_BITS = {
     "Q4_K_M": 4.89,
     "Q4_0": 4.66,
 }
-"""Of a parameter, on Llama 3.1 8B (llama.cpp, tools/quantize/README.md)."""
-DECODED = (0.4, 0.8)
-"""Of the memory's speed: writing a token reads every active weight once."""
+"""Bits per parameter, on Llama 3.1 8B (llama.cpp, tools/quantize/README.md)."""
+BANDWIDTH_SHARE = (0.4, 0.8)
+"""Share of the memory's bandwidth that decoding reaches: each token reads every active weight once."""
 CPU_GB_PER_SECOND = (10.0, 40.0)
-"""Memory of a shared machine with a few cores."""
-TOKEN_S = (0.0005, 0.003)
-"""What an engine does around each token, however small the model."""
+"""Memory bandwidth of a shared machine with a few cores."""
+OVERHEAD_S = (0.0005, 0.003)
+"""Time an engine takes per token beside reading weights, however small the model."""
 WORKSPACE = 0.1
-"""Of a GPU's memory, for the engine itself; vLLM leaves it free too (`gpu_memory_utilization` 0.9)."""
+"""Share of a GPU's memory for the engine itself; vLLM leaves it free too (`gpu_memory_utilization` 0.9)."""
+MAX_CPU_BYTES = 64 * GIB
+"""A GGUF that needs at most this is served from the CPU's memory by llama.cpp."""
+CPU_CORES, GPU_CORES, GPU_MEMORY_GIB = 4.0, 4, 32
+"""Of the containers that serve on a CPU and on a GPU."""
 QUERY_TOKENS = (1000, 200)
-"""In and out, of the query whose cost is told."""
-PREFILL = 20
-"""How many times faster a prompt's token is read than an answer's is written, at least."""
+"""Input and output tokens of the query whose cost is reported."""
+PREFILL_SPEEDUP = 20
+"""How many times faster a prompt token is processed than an output token is generated, at least."""
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingPlan:
     """One server that holds the model and its streams."""
 
     form: str
@@ -46,54 +50,66 @@ class Serving:
     weights_bytes: float
     kv_bytes: float
     kv_local_bytes: float
-    """The same where the engine keeps of local layers only what they see."""
+    """The same for an engine that caches for local layers only what they attend to."""
     hardware: str | None
-    """None: nothing we know of holds it."""
+    """None: nothing in hardware.yaml holds it."""
     usd_per_month: float | None
     """Up all day on Modal."""
     tokens_per_second: Range | None
-    """Of one stream."""
+    """Per stream."""
     usd_per_1000_queries: Range | None
     break_even: dict[str, float]
-    """Tokens a month above which this is cheaper than an API, by the API's kind."""
+    """Tokens per month above which this is cheaper than an API, by kind of API."""
     break_even_share: float | None
-    """Of the API bill the user told: the monthly price over it; below 1 it pays."""
+    """The monthly price as a share of the API bill that the user gave; below 1 it pays."""
     flat: dict[str, float | None]
-    """USD a month of offers at a flat price, None where one does not hold it; of a GGUF alone, they have no GPU."""
+    """USD per month of flat-price offers, None where one is too small; for GGUF only, as they have no GPU."""
     refused: tuple[str, ...]
-    """Why the engine, or a publishing target, would not load it; the first words say which."""
+    """Why the engine, or a publishing target, would not load it; each begins with the recipe key or the target."""
 
 
-def serving(
+@dataclass(frozen=True)
+class _Server:
+    """The cheapest hardware on Modal that holds the model."""
+
+    hardware: str
+    usd_per_hour: float
+    tokens_per_second: Range
+    """Per stream."""
+
+
+def plan_serving(
     recipe: Recipe, shape: Shape, context: int | None = None, streams: int = 1, api_usd: float | None = None
-) -> Serving:
-    """For `streams` requests at a time of `context` tokens; `api_usd` is what an API costs the user a month."""
+) -> ServingPlan:
+    """Return the plan for `streams` concurrent requests of `context` tokens.
+
+    `api_usd` is what an API costs the user per month.
+    """
     form, context = recipe.serve.form, context or recipe.serve.context
-    weights = _weights(recipe, shape)
-    kv = streams * shape.kv_bytes(context)
-    needed = (weights + kv) * (1 + WORKSPACE)
-    where, usd_hour, speed = _where(recipe, shape, needed, weights)
-    month = None if usd_hour is None else usd_hour * HOURS_A_MONTH
-    return Serving(
+    weights, kv = _weights_bytes(recipe, shape), streams * shape.kv_bytes(context)
+    required = (weights + kv) * (1 + WORKSPACE)
+    server = _find_server(recipe, shape, required, weights)
+    month = server.usd_per_hour * HOURS_A_MONTH if server else None
+    return ServingPlan(
         form=form,
         context=context,
         streams=streams,
         weights_bytes=weights,
         kv_bytes=kv,
         kv_local_bytes=streams * shape.kv_bytes(context, local=True),
-        hardware=where,
+        hardware=server.hardware if server else None,
         usd_per_month=month,
-        tokens_per_second=speed,
-        usd_per_1000_queries=None if usd_hour is None or speed is None else _queries(usd_hour, speed, streams),
-        break_even={} if month is None else _break_even(month),
+        tokens_per_second=server.tokens_per_second if server else None,
+        usd_per_1000_queries=_price_queries(server, streams) if server else None,
+        break_even={} if month is None else _break_even_tokens(month),
         break_even_share=None if month is None or not api_usd else month / api_usd,
-        flat=_flat(needed) if form == "gguf" else {},
-        refused=(*unservable(recipe), *unpublishable(recipe)),
+        flat=_flat_offers(required) if form == "gguf" else {},
+        refused=(*serving_problems(recipe), *publishing_problems(recipe)),
     )
 
 
-def unservable(recipe: Recipe) -> tuple[str, ...]:
-    """Why the engine of `serve.form` cannot load what this recipe trains; empty if it can."""
+def serving_problems(recipe: Recipe) -> tuple[str, ...]:
+    """Return why the engine of `serve.form` cannot load what this recipe trains; empty if it can."""
     train = recipe.train.model_dump()
     if recipe.serve.form == "merged" and recipe.convert.format != "safetensors":
         return (f"serve.form: merged: convert.format: {recipe.convert.format} makes no merged checkpoint",)
@@ -101,19 +117,21 @@ def unservable(recipe: Recipe) -> tuple[str, ...]:
         return ()
     if train["method"] == "full":
         return ("serve.form: adapter: train.method: full trains the model itself, and makes no adapter",)
-    found = []
+    problems = []
     if train["rank"] > MAX_LORA_RANK:
         allowed = ", ".join(str(rank) for rank in LORA_RANKS if rank <= MAX_LORA_RANK)
-        found.append(f"serve.form: adapter: rank {train['rank']}: our vLLM takes at most {MAX_LORA_RANK} ({allowed})")
-    if moved := {"router", "experts"} & set(train["targets"]):
-        found.append(f"serve.form: adapter: vLLM loads no adapter of {' or '.join(sorted(moved))}")
+        problems.append(
+            f"serve.form: adapter: rank {train['rank']}: our vLLM takes at most {MAX_LORA_RANK} ({allowed})"
+        )
+    if unsupported := {"router", "experts"} & set(train["targets"]):
+        problems.append(f"serve.form: adapter: vLLM loads no adapter of {' or '.join(sorted(unsupported))}")
     if saved := train.get("modules_to_save"):
-        found.append(f"serve.form: adapter: vLLM loads no modules_to_save ({', '.join(saved)})")
-    return tuple(found)
+        problems.append(f"serve.form: adapter: vLLM loads no modules_to_save ({', '.join(saved)})")
+    return tuple(problems)
 
 
-def unpublishable(recipe: Recipe) -> tuple[str, ...]:
-    """Which publishing targets would refuse the adapter, and why."""
+def publishing_problems(recipe: Recipe) -> tuple[str, ...]:
+    """Return which publishing targets would refuse the adapter, and why."""
     low, high = FIREWORKS_RANKS
     if low <= recipe.train.rank <= high:
         return ()
@@ -121,64 +139,67 @@ def unpublishable(recipe: Recipe) -> tuple[str, ...]:
 
 
 def refuse_unservable(recipe: Recipe) -> None:
-    """Raise BadRecipe if the engine cannot load what this recipe trains: said before training, not after."""
-    if reasons := unservable(recipe):
+    """Raise BadRecipe if the engine cannot load what this recipe trains; called before training, not after."""
+    if problems := serving_problems(recipe):
         adapter = recipe.serve.form == "adapter"
         remedy = "`serve: {form: merged}`, or change train" if adapter else "`convert: {format: safetensors}`"
-        raise BadRecipe("\n".join([*reasons, f"write {remedy}"]))
+        raise BadRecipe("\n".join([*problems, f"write {remedy}"]))
 
 
-def _weights(recipe: Recipe, shape: Shape) -> float:
+def _weights_bytes(recipe: Recipe, shape: Shape) -> float:
     if recipe.serve.form == "gguf":
         return shape.text * GGUF_BITS[recipe.serve.type] / 8
     adapter = adapter_parameters(shape, recipe.train.rank, recipe.train.targets)
     return 2.0 * (shape.total + (adapter if recipe.serve.form == "adapter" else 0))
 
 
-def _where(
-    recipe: Recipe, shape: Shape, needed: float, weights: float
-) -> tuple[str | None, float | None, Range | None]:
-    """(hardware, USD an hour, tokens a second of one stream): the cheapest on Modal that holds it."""
+def _find_server(recipe: Recipe, shape: Shape, required: float, weights: float) -> _Server | None:
+    """Return the cheapest server on Modal with `required` bytes; None if there is none."""
     table, active = hardware(), weights * shape.active / shape.text
-    if recipe.serve.form == "gguf" and needed <= 64 * GIB:  # llama.cpp serves from the CPU's memory
-        cores, memory = 4.0, math.ceil(needed / GIB) + 2
-        an_hour = 3600 * table.usd_per_second(None, cores, memory)
-        return f"CPU, {cores:g} cores, {memory} GiB", an_hour, _speed(active, CPU_GB_PER_SECOND)
+    if recipe.serve.form == "gguf" and required <= MAX_CPU_BYTES:
+        memory_gib = math.ceil(required / GIB) + 2
+        usd_per_hour = 3600 * table.usd_per_second(None, CPU_CORES, memory_gib)
+        name = f"CPU, {CPU_CORES:g} cores, {memory_gib} GiB"
+        return _Server(name, usd_per_hour, _stream_speed(active, CPU_GB_PER_SECOND))
     offers = []
     for kind, gpu in table.gpus.items():
         for count in range(1, gpu.most + 1):
-            if needed <= count * table.usable_bytes(kind) and shape.kv_heads % count == 0:
-                offers.append((3600 * table.usd_per_second(f"{kind}:{count}", 4, 32), kind, count))
+            if required <= count * table.usable_bytes(kind) and shape.kv_heads % count == 0:
+                usd_per_second = table.usd_per_second(f"{kind}:{count}", GPU_CORES, GPU_MEMORY_GIB)
+                offers.append((3600 * usd_per_second, kind, count))
                 break
     if not offers:
-        return None, None, None
-    an_hour, kind, count = min(offers)
-    low, high = (count * share * table.chips[kind].gb_per_second for share in DECODED)
-    return (f"{kind}:{count}" if count > 1 else kind), an_hour, _speed(active, (low, high))
+        return None
+    usd_per_hour, kind, count = min(offers)
+    low, high = (count * share * table.chips[kind].gb_per_second for share in BANDWIDTH_SHARE)
+    return _Server(f"{kind}:{count}" if count > 1 else kind, usd_per_hour, _stream_speed(active, (low, high)))
 
 
-def _speed(active_bytes: float, gb_per_second: Range) -> Range:
-    """Tokens a second of one stream."""
+def _stream_speed(active_bytes: float, gb_per_second: Range) -> Range:
+    """Return the tokens per second of one stream."""
     low, high = gb_per_second
-    return 1 / (active_bytes / low / 1e9 + TOKEN_S[1]), 1 / (active_bytes / high / 1e9 + TOKEN_S[0])
+    return 1 / (active_bytes / low / 1e9 + OVERHEAD_S[1]), 1 / (active_bytes / high / 1e9 + OVERHEAD_S[0])
 
 
-def _flat(needed: float) -> dict[str, float | None]:
-    offers = {name: flat for name, flat in hardware().flat.items() if flat.memory_gib}
-    return {name: flat.usd_per_month if needed <= flat.memory_gib * GIB else None for name, flat in offers.items()}
+def _flat_offers(required: float) -> dict[str, float | None]:
+    offers = {name: offer for name, offer in hardware().flat.items() if offer.memory_gib}
+    return {name: offer.usd_per_month if required <= offer.memory_gib * GIB else None for name, offer in offers.items()}
 
 
-def _queries(usd_hour: float, speed: Range, streams: int) -> Range:
-    """USD for a thousand queries when all streams are busy."""
-    tokens_in, tokens_out = QUERY_TOKENS
-    work = tokens_out + tokens_in / PREFILL
-    cheap, dear = (1000 * usd_hour * work / each / streams / 3600 for each in reversed(speed))
-    return cheap, dear
+def _price_queries(server: _Server, streams: int) -> Range:
+    """Return the USD for a thousand queries when all streams are busy."""
+    input_tokens, output_tokens = QUERY_TOKENS
+    work = output_tokens + input_tokens / PREFILL_SPEEDUP
+    low, high = (
+        1000 * server.usd_per_hour * work / speed / streams / 3600 for speed in reversed(server.tokens_per_second)
+    )
+    return low, high
 
 
-def _break_even(month: float) -> dict[str, float]:
-    """Tokens a month, in the proportion of the query above."""
-    tokens_in, tokens_out = QUERY_TOKENS
+def _break_even_tokens(usd_per_month: float) -> dict[str, float]:
+    """Return tokens per month, with input and output in the proportion of the query above."""
+    input_tokens, output_tokens = QUERY_TOKENS
+    total = input_tokens + output_tokens
     prices = hardware().api.usd_per_million.items()
-    blend = {kind: (tokens_in * into + tokens_out * out) / (tokens_in + tokens_out) for kind, (into, out) in prices}
-    return {kind: month / usd * 1e6 for kind, usd in blend.items()}
+    blended = {kind: (input_tokens * usd_in + output_tokens * usd_out) / total for kind, (usd_in, usd_out) in prices}
+    return {kind: usd_per_month / usd * 1e6 for kind, usd in blended.items()}

@@ -8,7 +8,8 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare import prepare
-from tuneline.stages.train.distributed.launcher import launch
+from tuneline.stages.train.job import TrainingJob
+from tuneline.stages.train.launcher import launch
 
 BASE = ROOT / "data/tiny"
 FRUIT = ("apples", "pears", "plums", "figs", "limes", "kiwis")
@@ -51,7 +52,7 @@ def train(folder: Path, name: str, wanted: Recipe, *, base: Path = BASE, start: 
     """Into `folder/name/train`; what the stage would have as metrics."""
     run = folder / name
     (run / "train" / "scratch").mkdir(parents=True, exist_ok=True)
-    return launch(wanted, base, folder / "prepared/prepare", run / "train", run, start)
+    return launch(TrainingJob(wanted, base, folder / "prepared/prepare", run / "train", run, start))
 
 
 def events(folder: Path, name: str, kind: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from tuneline.stages.prepare.prepared_run import read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.train.loop import samples
 from tuneline.stages.train.loop import trainer as training
-from tuneline.stages.train.model.base_model import load
+from tuneline.stages.train.model.base_model import load_model
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ def test_the_processor_does_not_decide_what_is_trained(here: Path, monkeypatch: 
 
 def test_validation_changes_no_4_bit_weight(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    model = load(small.recipe(here).train, small.BASE, None, Events(here / "loaded", "train"), sharded=False).eval()
+    model = load_model(
+        small.recipe(here).train, small.BASE, None, Events(here / "loaded", "train"), sharded=False
+    ).eval()
     packed = [module.weight for module in model.modules() if isinstance(module, Linear4bit)]
     before = [(weight.data.clone(), weight.quant_state.absmax.clone()) for weight in packed]
     with torch.no_grad():
@@ -293,7 +295,7 @@ def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
     from transformers import AutoTokenizer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling as Ours
 
-    from tuneline.stages.train.loop.fit import refuse_hiding_padding
+    from tuneline.stages.train.loop.training_data import refuse_hiding_padding
 
     tokenizer = AutoTokenizer.from_pretrained(small.BASE)
     end = tokenizer.eos_token_id

@@ -18,7 +18,7 @@ from tests.line import small
 from tests.unit import llama4
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
-from tuneline.stages.train.distributed.placement import Placement, placement
+from tuneline.stages.train.distributed.placement import Placement, place
 
 TWO = {"processes": 2, "strategy": "fsdp2", "micro_batch_rows": 4}
 
@@ -92,7 +92,7 @@ def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.Monkey
     join = (
         f"while [ ! -e {job} ]; do sleep 0.1; done; exec {sys.executable} -m torch.distributed.run {words.format(1)} "
     )
-    join += f"--nproc-per-node=1 -m tuneline.stages.train.distributed.launcher {job}"
+    join += f"--nproc-per-node=1 -m tuneline.stages.train.worker {job}"
     other = subprocess.Popen(["bash", "-c", join], env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     try:
         small.train(here, "nodes", small.recipe(here, compute=TWO | {"processes": 1}, max_steps=3))
@@ -117,7 +117,7 @@ def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path
     def placed(gib: float, processes: int = 2, **train: Any) -> Placement:
         recipe = small.recipe(here, batch_rows=32, **train)
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_tokens": 4096})})
-        return placement(recipe, tmp_path, tmp_path, processes, round(gib * 2**30))
+        return place(recipe, tmp_path, tmp_path, processes, round(gib * 2**30))
 
     shape: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": 80, "hidden_size": 8192, "vocab_size": 128256}
     shape |= {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 28672}
@@ -125,7 +125,7 @@ def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path
     assert (placed(80).strategy, placed(48).strategy, placed(80, method="lora").strategy) == ("ddp", "fsdp2", "fsdp2")
     assert 1 <= placed(80).rows < placed(180).rows <= 8  # as many as fit
     none = placed(20)
-    assert (none.strategy, none.rows) == ("fsdp2", 1) and "too much" in none.why
+    assert (none.strategy, none.rows) == ("fsdp2", 1) and "too much" in none.reason
     experts = {"num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1}
     shape |= {"model_type": "llama4_text", "num_hidden_layers": 48, "hidden_size": 5120, "num_attention_heads": 40}
     shape |= {"intermediate_size": 8192, "intermediate_size_mlp": 16384, "vocab_size": 202048} | experts

@@ -22,7 +22,7 @@ from tuneline.stages.evaluate.answers import read_answers
 from tuneline.stages.evaluate.clients import external_targets
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.run_context import RunContext
-from tuneline.stages.plan.stage_bounds import bounds
+from tuneline.stages.plan.stage_bounds import bound_stages
 
 PAID = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0, "budget_usd": 0.05}
 ITEMS = [Item(f"a-{i}", f"request {i}", None, None, f"request {i}", says=("ok",), offered=False) for i in range(12)]
@@ -121,7 +121,7 @@ def test_the_key_must_be_there_before_anything_is_asked(monkeypatch: pytest.Monk
 
 def test_the_plan_counts_the_budget_and_the_fingerprint_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     cheap, dear = recipe(), recipe(budget_usd=7, key_variable="OTHER")
-    before, after = (bounds(r, ("evaluate",))[0].usd_at_most for r in (cheap, dear))
+    before, after = (bound_stages(r, ("evaluate",))[0].usd_at_most for r in (cheap, dear))
     assert after - before == pytest.approx(6.95)
     keys = [artifacts.flatten(stage_settings(r)) for r in (cheap, dear)]
     assert keys[0] == keys[1] != artifacts.flatten(stage_settings(recipe(model="other")))

@@ -9,7 +9,8 @@ BLOCKED = ("torch", "transformers", "modal", "peft", "trl", "bitsandbytes", "ope
 LIGHT = {
     *("tuneline.stages.train.loop.checkpoints", "tuneline.stages.train.loop.flops"),
     *("tuneline.stages.train.model.adapter_targets", "tuneline.stages.train.model.parameter_count"),
-    "tuneline.stages.train.distributed.launcher",
+    *("tuneline.stages.train.job", "tuneline.stages.train.launcher", "tuneline.stages.train.worker"),
+    *("tuneline.stages.train.distributed.device_memory", "tuneline.stages.train.distributed.placement"),
 }
 """The rest of tuneline.stages.train runs inside the trainer; only the train stage imports it, once it has started."""
 EXTRA = {"tuneline.stages.evaluate.clients.inspect_tasks", "tuneline.engines.vllm.llama4_tool_parser"}

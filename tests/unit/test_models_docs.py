@@ -24,7 +24,8 @@ from tuneline.stages.fetch.local_bases import (
     list_partial_downloads,
     remove_base,
 )
-from tuneline.stages.plan.base_fit import GUIDE, Fit, fit, machine, pick
+from tuneline.stages.plan.base_fit import BaseFit, fit_bases, parse_machine
+from tuneline.stages.plan.base_guide import GUIDE, find_advice
 
 COMMANDS = [
     command
@@ -99,8 +100,8 @@ def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> 
     assert list_local_bases() == []
 
 
-def fits(gpu: str) -> dict[str, Fit]:
-    return {found.model: found for found in fit(machine(gpu))}
+def fits(gpu: str) -> dict[str, BaseFit]:
+    return {found.model: found for found in fit_bases(parse_machine(gpu))}
 
 
 def test_fit_knows_gpus_and_amounts_of_memory() -> None:
@@ -111,29 +112,31 @@ def test_fit_knows_gpus_and_amounts_of_memory() -> None:
     assert fits("11GiB")["llama-3.1-8b"].train is None and fits("RTX 4090") == fits("4090")
     for wrong in ("FOO", "H100:0", "H100:x", "GiB", "A100"):
         with pytest.raises(BadRequest, match="known are" if wrong != "A100" else "could be A100-40GB, A100-80GB"):
-            machine(wrong)
+            parse_machine(wrong)
 
 
 @pytest.mark.parametrize(("constraint", "gpu"), [("one consumer GPU", "RTX-4090"), ("one datacenter GPU", "H100")])
 def test_what_the_guide_advises_does_fit(constraint: str, gpu: str) -> None:
     found = fits(gpu)
-    for model in pick(constraint)[1]:
+    for model in find_advice(constraint).bases:
         assert found[model].train, model
 
 
 def test_the_guide_names_bases_that_are_and_recipes_that_are() -> None:
-    for models, advice in GUIDE.values():
-        assert set(models) <= set(registry().models)
-        for recipe in re.findall(r"Recipes?: ([a-z0-9, -]+)", advice):
+    for advice in GUIDE:
+        assert set(advice.bases) <= set(registry().models)
+        for recipe in re.findall(r"Recipes?: ([a-z0-9, -]+)", advice.reason):
             assert all((ROOT / f"configs/recipes/{name}.yaml").exists() for name in recipe.split(", "))
-    assert pick("cpu")[0] == "CPU only" and pick("one-consumer-GPU")[0] == "one consumer GPU"
+    assert (
+        find_advice("cpu").constraint == "CPU only" and find_advice("one-consumer-GPU").constraint == "one consumer GPU"
+    )
     for wrong, says in (
         ("a boat", "known are one consumer GPU"),
         ("GPU", "could be one consumer GPU"),
         ("", "known are"),
     ):
         with pytest.raises(BadRequest, match=says):
-            pick(wrong)
+            find_advice(wrong)
 
 
 def nvidia_smi(folder: Path, text: str) -> None:

@@ -16,12 +16,13 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
-from tuneline.stages.plan import plan_of, refuse
-from tuneline.stages.plan.memory import Parts, Work, peak
-from tuneline.stages.plan.planned_vs_measured import against
-from tuneline.stages.plan.serving import refuse_unservable, serving
-from tuneline.stages.plan.stage_bounds import bounds, table
-from tuneline.stages.plan.training import combined, placed
+from tuneline.stages.plan import make_plan, refuse_unstartable
+from tuneline.stages.plan.gpu_fit import fit_on_gpus
+from tuneline.stages.plan.memory import MemoryParts, Workload, peak_memory
+from tuneline.stages.plan.planned_vs_measured import compare_with_measurements
+from tuneline.stages.plan.serving import plan_serving, refuse_unservable
+from tuneline.stages.plan.stage_bounds import bound_stages, format_bounds
+from tuneline.stages.plan.training_cost import multiply_ranges
 
 RECIPES = ROOT / "configs/recipes"
 SHAPES = registry().shapes
@@ -53,21 +54,21 @@ cross-entropy, linearized experts of which each token runs through all, and the 
     ],
 )
 def test_published_peaks_are_reproduced_within_15_percent(shape: str, work: dict[str, Any], published: float) -> None:
-    assert peak(SHAPES[shape], Work(**work)).allocated == pytest.approx(published, rel=0.15)
+    assert peak_memory(SHAPES[shape], Workload(**work)).allocated == pytest.approx(published, rel=0.15)
 
 
-def parts_of(work: Work) -> Parts:
-    return peak(SHAPES["llama-3-8b"], work)
+def parts_of(work: Workload) -> MemoryParts:
+    return peak_memory(SHAPES["llama-3-8b"], work)
 
 
 def test_memory_follows_what_is_trained_and_how() -> None:
-    one = parts_of(Work())
-    assert parts_of(Work(method="lora")).weights > 2 * one.weights > 0
-    assert parts_of(Work(rank=32)).adapter == pytest.approx(2 * one.adapter)
-    assert parts_of(Work(rows=4)).activations > 3 * one.activations
-    assert parts_of(Work(checkpointing="none")).activations > 5 * one.activations
-    assert parts_of(Work(gpus=4)).weights == one.weights > 1.4 * parts_of(Work(gpus=8, sharded=True)).weights
-    assert one.logits > 2048 * 128256 * 10 > 8 * parts_of(Work(learned=0.1)).logits
+    one = parts_of(Workload())
+    assert parts_of(Workload(method="lora")).weights > 2 * one.weights > 0
+    assert parts_of(Workload(rank=32)).adapter == pytest.approx(2 * one.adapter)
+    assert parts_of(Workload(rows=4)).activations > 3 * one.activations
+    assert parts_of(Workload(checkpointing="none")).activations > 5 * one.activations
+    assert parts_of(Workload(gpus=4)).weights == one.weights > 1.4 * parts_of(Workload(gpus=8, sharded=True)).weights
+    assert one.logits > 2048 * 128256 * 10 > 8 * parts_of(Workload(loss_share=0.1)).logits
     assert one.total == pytest.approx(one.allocated + one.overhead)
 
 
@@ -80,13 +81,14 @@ def test_one_gpu_then_ddp_where_it_fits_one_and_fsdp2_where_it_does_not() -> Non
     small, large = recipe(), recipe(data={"max_tokens": 4096})
     eight, seventy = SHAPES["llama-3-8b"], SHAPES["llama-3-70b"]
     for count, shape, kind, sharded in ((1, eight, "L4", False), (4, eight, "L4", False), (4, seventy, "L40S", True)):
-        found = placed(large if shape is seventy else small, shape, kind, count)
-        assert found is not None and found[0].sharded is sharded and found[1].total < hardware().usable_bytes(kind)
-    assert placed(large, seventy, "RTX-4090", 1) is None and placed(small, eight, "T4", 1) is None  # no bf16 there
+        fit = fit_on_gpus(large if shape is seventy else small, shape, kind, count)
+        assert fit is not None and fit.work.sharded is sharded and fit.memory.total < hardware().usable_bytes(kind)
+    assert fit_on_gpus(large, seventy, "RTX-4090", 1) is None
+    assert fit_on_gpus(small, eight, "T4", 1) is None  # no bf16 there
 
 
 def test_the_recipes_gpu_is_among_the_ways_and_every_way_fits() -> None:
-    plan = plan_of(load_recipe(RECIPES / "llama-3.3-70b.yaml"))
+    plan = make_plan(load_recipe(RECIPES / "llama-3.3-70b.yaml"))
     assert [(way.gpu, way.count) for way in plan.training.ways if way.asked] == [("H100", 2)]
     for way in plan.training.ways:
         assert way.memory.total <= hardware().usable_bytes(way.gpu)
@@ -94,46 +96,49 @@ def test_the_recipes_gpu_is_among_the_ways_and_every_way_fits() -> None:
 
 
 def test_steps_and_epochs_say_each_other() -> None:
-    by_steps = plan_of(recipe(train={"max_steps": 15000}), Path("none")).training
+    by_steps = make_plan(recipe(train={"max_steps": 15000}), Path("none")).training
     assert by_steps.epochs == pytest.approx(15.8, abs=0.05)
-    by_epochs = plan_of(recipe(train={"epochs": 2}), Path("none")).training
+    by_epochs = make_plan(recipe(train={"epochs": 2}), Path("none")).training
     assert by_epochs.steps == 2 * math.ceil(30433 / 32)
 
 
 def test_what_cannot_be_counted_is_unknown_and_what_was_measured_is_taken(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     unknown = recipe(data={"sources": [{"path": str(tmp_path / "text")}]})
-    told = plan_of(unknown, tmp_path / "run").training
+    told = make_plan(unknown, tmp_path / "run").training
     assert told.steps is None and told.tokens is None and told.ways[0].hours is None and not told.ways[0].costs
     (tmp_path / "run/prepare").mkdir(parents=True)
     metrics = {"rows_train": 3200, "tokens_mean": 500.0}
     (tmp_path / "run/prepare/manifest.json").write_text(json.dumps({"metrics": metrics}))
-    from tuneline.stages.plan.dataset_size import rows_of
+    from tuneline.stages.plan.dataset_size import estimate_dataset
 
-    assert rows_of(unknown, tmp_path / "run").train == 3200 and rows_of(unknown, tmp_path / "run").measured
+    dataset = estimate_dataset(unknown, tmp_path / "run")
+    assert dataset.train == 3200 and dataset.measured
 
 
 def test_rows_of_a_file_are_counted_from_its_beginning(tmp_path: Path) -> None:
-    from tuneline.stages.plan.dataset_size import rows_of
+    from tuneline.stages.plan.dataset_size import estimate_dataset
 
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": "x" * 96}) + "\n" for _ in range(500)))
-    rows = rows_of(recipe(data={"sources": [{"path": str(file), "weight": 2}], "validation_share": 0.1}), tmp_path)
+    rows = estimate_dataset(
+        recipe(data={"sources": [{"path": str(file), "weight": 2}], "validation_share": 0.1}), tmp_path
+    )
     assert rows.train == pytest.approx(900, rel=0.01)
 
 
 def test_ranges_that_know_nothing_of_each_other_widen_as_errors_do() -> None:
-    low, high = combined((1, 4), (1, 4))
+    low, high = multiply_ranges((1, 4), (1, 4))
     assert low * high == pytest.approx(16) and 4 < high / low < 16
-    assert combined((2, 2), (3, 3)) == pytest.approx((6, 6))
+    assert multiply_ranges((2, 2), (3, 3)) == pytest.approx((6, 6))
 
 
 def test_who_waits_for_the_stages_is_paid_for_as_long() -> None:
     asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
-    *stages, walk = bounds(asked, ["fetch", "train"], {"fetch": "finished"})
+    *stages, walk = bound_stages(asked, ["fetch", "train"], {"fetch": "finished"})
     assert walk.stage == "walk" and walk.hours == asked.compute.train.hours_at_most and walk.usd_at_most > 0
     assert [b.usd_at_most > 0 for b in stages] == [False, True]
-    assert [b.stage for b in bounds(asked, ["fetch"], {"fetch": "finished"})] == ["fetch"]
+    assert [b.stage for b in bound_stages(asked, ["fetch"], {"fetch": "finished"})] == ["fetch"]
 
 
 def test_all_prices_come_from_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +146,9 @@ def test_all_prices_come_from_one_table(tmp_path: Path, monkeypatch: pytest.Monk
 
     def prices() -> tuple[float, float, str]:
         hardware.cache_clear()
-        line = bounds(asked, ["train"])
-        way = next(way for way in plan_of(asked).training.ways if way.asked)
-        return line[0].usd_at_most, next(c.usd[1] for c in way.costs if c.provider == "modal"), table(line)
+        line = bound_stages(asked, ["train"])
+        way = next(way for way in make_plan(asked).training.ways if way.asked)
+        return line[0].usd_at_most, next(c.usd[1] for c in way.costs if c.provider == "modal"), format_bounds(line)
 
     before = prices()
     own = tmp_path / "own.yaml"
@@ -172,30 +177,32 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
 
 
 def test_publishing_targets_that_would_refuse_are_named() -> None:
-    assert "Fireworks takes 4–64" in plan_of(load_recipe(RECIPES / "llama-4-scout.yaml")).serving.refused[-1]
-    assert plan_of(load_recipe(RECIPES / "balanced.yaml")).serving.refused == ()
+    assert "Fireworks takes 4–64" in make_plan(load_recipe(RECIPES / "llama-4-scout.yaml")).serving.refused[-1]
+    assert make_plan(load_recipe(RECIPES / "balanced.yaml")).serving.refused == ()
 
 
 def test_a_context_of_ten_million_tokens_is_answered_with_its_gigabytes() -> None:
     scout = SHAPES["llama-4-scout"]
-    told = serving(load_recipe(RECIPES / "llama-4-scout.yaml"), scout, context=10_000_000)
+    told = plan_serving(load_recipe(RECIPES / "llama-4-scout.yaml"), scout, context=10_000_000)
     assert told.kv_bytes == pytest.approx(48 * 2 * 8 * 128 * 2 * 10e6)  # 1,966 GB
     assert told.kv_local_bytes < told.kv_bytes / 3.9 and told.hardware is None
 
 
 def test_a_flat_offer_is_told_where_it_holds_the_file_and_where_not() -> None:
-    flat = {base: serving(recipe(serve={"form": "gguf"}), SHAPES[base]).flat for base in ("llama-3-1b", "llama-3-8b")}
+    flat = {
+        base: plan_serving(recipe(serve={"form": "gguf"}), SHAPES[base]).flat for base in ("llama-3-1b", "llama-3-8b")
+    }
     assert (
         flat["llama-3-1b"]["render"] == hardware().flat["render"].usd_per_month and flat["llama-3-8b"]["render"] is None
     )
-    assert serving(recipe(serve={"form": "merged"}), SHAPES["llama-3-1b"]).flat == {}
+    assert plan_serving(recipe(serve={"form": "merged"}), SHAPES["llama-3-1b"]).flat == {}
 
 
 def test_an_api_bill_is_held_against_the_month() -> None:
     eight, asked = SHAPES["llama-3-8b"], recipe(serve={"form": "merged"})
-    month = serving(asked, eight).usd_per_month
-    assert month and serving(asked, eight, api_usd=2 * month).break_even_share == pytest.approx(0.5)
-    more = serving(asked, eight, context=100_000, streams=64)
+    month = plan_serving(asked, eight).usd_per_month
+    assert month and plan_serving(asked, eight, api_usd=2 * month).break_even_share == pytest.approx(0.5)
+    more = plan_serving(asked, eight, context=100_000, streams=64)
     assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
 
 
@@ -209,40 +216,40 @@ def trained(run: Path, asked: Recipe, **metrics: float) -> list[dict[str, Any]]:
 
 def test_what_was_planned_is_held_against_what_a_gpu_measured(tmp_path: Path) -> None:
     asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
-    way = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked)
+    way = next(way for way in make_plan(asked, tmp_path).training.ways if way.asked)
     events = trained(tmp_path, asked, tokens_per_second=3 * way.tokens_per_second[1], memory_gb=30.0)
-    found = {one.what: one for one in against(tmp_path, 7200, events)}
+    found = {one.name: one for one in compare_with_measurements(tmp_path, 7200, events)}
     assert found["memory"].measured == 30 and found["time"].measured == 2
     assert found["cost"].measured == pytest.approx(2 * 3600 * hardware().usd_per_second("H100", 8, 64), rel=0.2)
     # Told the line that would have been right, the next plan is.
     own = tmp_path / "own.yaml"
-    own.write_text(found["speed"].mend)
+    own.write_text(found["speed"].correction)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(OVERRIDES, str(own))
         hardware.cache_clear()
-        corrected = next(way for way in plan_of(asked, tmp_path).training.ways if way.asked).tokens_per_second
+        corrected = next(way for way in make_plan(asked, tmp_path).training.ways if way.asked).tokens_per_second
     hardware.cache_clear()
     assert corrected[0] < found["speed"].measured < corrected[1]
 
 
 def test_a_run_on_the_cpu_is_held_against_a_plan_for_the_cpu(tmp_path: Path) -> None:
     events = trained(tmp_path, recipe("tiny"), tokens_per_second=1000.0, process_gb=1.1)
-    found = {one.what: one for one in against(tmp_path, 60, events)}
+    found = {one.name: one for one in compare_with_measurements(tmp_path, 60, events)}
     assert set(found) == {"speed", "time", "memory"} and found["memory"].measured == pytest.approx(0.5)
-    assert against(tmp_path / "none", 60, events) == []
+    assert compare_with_measurements(tmp_path / "none", 60, events) == []
 
 
 def test_above_max_cost_usd_nothing_starts() -> None:
     dear = recipe(compute={"max_cost_usd": 10})
     with pytest.raises(BadRecipe, match="max_cost_usd: 10: this could cost"):
-        refuse(dear, plan_of(dear, Path("none")))
+        refuse_unstartable(dear, make_plan(dear, Path("none")))
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_recipe_we_ship_plans_and_its_hardware_holds_it(file: Path) -> None:
     recipe = load_recipe(file)
-    plan = plan_of(recipe)
-    refuse(recipe, plan)
+    plan = make_plan(recipe)
+    refuse_unstartable(recipe, plan)
     assert file.stem == "micro" or any(way.asked for way in plan.training.ways)
     assert plan.training.steps and plan.serving.hardware
 
@@ -291,7 +298,7 @@ def test_a_recipe_that_should_not_start_is_planned_and_refused(tmp_path: Path) -
 
 
 def test_scout_with_its_experts_is_planned_as_its_recipe_shares_it() -> None:
-    planned = plan_of(load_recipe(RECIPES / "llama-4-scout-experts.yaml"))
+    planned = make_plan(load_recipe(RECIPES / "llama-4-scout-experts.yaml"))
     assert planned.training.parameters_trained == pytest.approx(4.4e9, rel=0.01)
     assert [(way.gpu, way.count, way.how) for way in planned.training.ways if way.asked] == [("H200", 4, "FSDP2")]
     assert planned.serving.form == "merged" and not any("serve.form" in why for why in planned.serving.refused)

@@ -19,9 +19,9 @@ from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import list_tensors, load_rows
 from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
 from tuneline.stages.convert.reference_model import load_tuned_model
-from tuneline.stages.train.model.adapter_targets import resolve
-from tuneline.stages.train.model.llama4_experts import PREFIX, linearized, stored_prefix, tuned_llama4
-from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
+from tuneline.stages.train.model.adapter_targets import resolve_targets
+from tuneline.stages.train.model.llama4_experts import PREFIX, linearized, load_tuned_llama4, stored_prefix
+from tuneline.stages.train.model.parameter_count import count_parameters, refuse_unquantized
 from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
 ALL = ("attention", "mlp", "router", "experts")
@@ -42,7 +42,7 @@ def load(base: Path, *, four_bit: bool = False, linear: bool = True) -> Any:
 
 
 def adapted(model: Any, targets: tuple[str, ...] = ALL, **more: Any) -> Any:
-    found = resolve("llama4_text", targets, dict(model.named_modules()), dict(model.named_parameters()))
+    found = resolve_targets("llama4_text", targets, dict(model.named_modules()), dict(model.named_parameters()))
     settings = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}
     torch.manual_seed(3)
     config = LoraConfig(**settings, target_modules=found.modules, target_parameters=found.parameters, **more)
@@ -106,7 +106,7 @@ def test_loading_another_llama_4_afterwards_gives_stock_experts(base: Path) -> N
 def test_linearized_experts_are_truly_in_4_bit_and_fused_ones_are_refused(base: Path) -> None:
     linear = adapted(load(base, four_bit=True), ("attention", "experts"))
     refuse_unquantized(linear)
-    counted = count(linear)
+    counted = count_parameters(linear)
     experts = 2 * llama4.EXPERTS * 3 * 64 * 96
     shared, attention = 2 * 3 * 64 * 96, 2 * (2 * 64 * 64 + 2 * 64 * 32)
     assert counted.quantized == experts + shared + attention
@@ -117,8 +117,8 @@ def test_linearized_experts_are_truly_in_4_bit_and_fused_ones_are_refused(base: 
 
 def test_targets_by_meaning_adapt_what_they_say(base: Path) -> None:
     model = load(base)
-    found = resolve("llama4_text", ALL, dict(model.named_modules()), dict(model.named_parameters()))
-    assert found.found == {"attention": 8, "mlp": 6, "router": 2, "experts": 24}
+    found = resolve_targets("llama4_text", ALL, dict(model.named_modules()), dict(model.named_parameters()))
+    assert found.counts == {"attention": 8, "mlp": 6, "router": 2, "experts": 24}
     trained = {n.split(".lora_")[0] for n, p in adapted(model).named_parameters() if p.requires_grad}
     assert len(trained) == 8 + 6 + 2 + 24
 
@@ -140,7 +140,7 @@ def trained(model: Any) -> Any:
 def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix: str) -> None:
     model = trained(adapted(load(base, four_bit=True)))
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    reloaded = tuned_llama4(base, tmp_path / "adapter", torch.float32).eval()
+    reloaded = load_tuned_llama4(base, tmp_path / "adapter", torch.float32).eval()
     expected = reloaded(input_ids=llama4.tokens()).logits
 
     sees = tmp_path / "base"

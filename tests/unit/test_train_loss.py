@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from tuneline.core.paths import ROOT
-from tuneline.stages.train.loop.loss import IGNORED, LearnedTokens
+from tuneline.stages.train.loop.loss import IGNORED, MaskedLossTrainer
 
 TINY = ROOT / "data/tiny"
 
@@ -41,7 +41,7 @@ def trainer(kind: type[SFTTrainer], folder: Path, accumulation: int) -> SFTTrain
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_steps_are_those_of_trl(tmp_path: Path, accumulation: int) -> None:
     found: list[list[Any]] = []
-    for kind in (SFTTrainer, LearnedTokens):
+    for kind in (SFTTrainer, MaskedLossTrainer):
         made = trainer(kind, tmp_path, accumulation)
         made.train()
         logged = [entry for entry in made.state.log_history if "loss" in entry]

@@ -9,7 +9,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.core.events import Events, read_events
 from tuneline.stages.train.loop.loss import IGNORED
-from tuneline.stages.train.loop.samples import Samples
+from tuneline.stages.train.loop.samples import SampleAnswers
 
 ARGUMENTS: Any = TrainingArguments(use_cpu=True)
 END = 9
@@ -39,7 +39,7 @@ class Model:
 
 
 def evaluated(folder: Path, model: Any, times: int = 1) -> list[dict[str, Any]]:
-    samples = Samples(ROWS, TOKENIZER, Events(folder, "train"), sharded=False)
+    samples = SampleAnswers(ROWS, TOKENIZER, Events(folder, "train"), sharded=False)
     for step in range(times):
         samples.on_evaluate(ARGUMENTS, TrainerState(global_step=step), TrainerControl(), model=model)
     return list(read_events(folder))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe
-from tuneline.stages.train.model.adapter_targets import check, resolve
+from tuneline.stages.train.model.adapter_targets import check_trainable, resolve_targets
 
 LLAMA = [f"model.layers.{layer}.self_attn.{p}_proj" for layer in range(2) for p in "qkvo"]
 LLAMA += [f"model.layers.{layer}.mlp.{p}_proj" for layer in range(2) for p in ("gate", "up", "down")]
@@ -21,33 +21,33 @@ def base(folder: Path, **config: Any) -> Path:
 
 
 def test_llama_keeps_the_plain_names_that_other_programs_read() -> None:
-    found = resolve("llama", ("attention", "mlp"), LLAMA, [])
+    found = resolve_targets("llama", ("attention", "mlp"), LLAMA, [])
     assert found.modules == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert (found.parameters, found.found) == (None, {"attention": 8, "mlp": 6})
+    assert (found.parameters, found.counts) == (None, {"attention": 8, "mlp": 6})
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_what_an_architecture_lacks_is_refused_with_what_it_has(tmp_path: Path, kind: str) -> None:
-    assert check(base(tmp_path, model_type=kind), Train()) == kind
+    assert check_trainable(base(tmp_path, model_type=kind), Train()) == kind
     with pytest.raises(BadRecipe, match=rf"train.targets: experts: the base is a {kind}, which has attention, mlp"):
-        check(base(tmp_path, model_type=kind), Train(targets=("attention", "experts")))
+        check_trainable(base(tmp_path, model_type=kind), Train(targets=("attention", "experts")))
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="architecture 'gemma3'; known are llama, mistral"):
-        check(base(tmp_path, model_type="gemma3"), Train())
+        check_trainable(base(tmp_path, model_type="gemma3"), Train())
 
 
 def test_a_vision_tower_is_never_adapted() -> None:
     inside = "language_model.model.layers.0.self_attn.q_proj"
     outside = "vision_model.model.layers.0.self_attn.q_proj"
-    assert resolve("llama4", ("attention",), [inside, outside], []).found == {"attention": 1}
+    assert resolve_targets("llama4", ("attention",), [inside, outside], []).counts == {"attention": 1}
     with pytest.raises(BadRecipe, match="attention: the base, a llama4, has none"):
-        resolve("llama4", ("attention",), [outside], [])
+        resolve_targets("llama4", ("attention",), [outside], [])
 
 
 def test_the_router_alone_needs_no_modules() -> None:
-    found = resolve("llama4", ("router",), [], ["model.layers.0.feed_forward.router.weight"])
+    found = resolve_targets("llama4", ("router",), [], ["model.layers.0.feed_forward.router.weight"])
     assert (found.modules, found.parameters) == (None, ["feed_forward.router.weight"])
 
 
@@ -56,12 +56,12 @@ def test_tied_embeddings_are_not_saved_beside_an_adapter(tmp_path: Path, where: 
     tied = {"tie_word_embeddings": True}
     config = tied if where == "config" else {"text_config": tied}
     with pytest.raises(BadRecipe, match="train.modules_to_save: embeddings: .* one matrix"):
-        check(base(tmp_path, model_type="llama", **config), Train(modules_to_save=("embeddings",)))
+        check_trainable(base(tmp_path, model_type="llama", **config), Train(modules_to_save=("embeddings",)))
 
 
 def test_full_is_not_for_llama_4(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match="train.method: full: is for small models, and the base is a llama4"):
-        check(base(tmp_path, model_type="llama4"), Train(method="full"))
+        check_trainable(base(tmp_path, model_type="llama4"), Train(method="full"))
 
 
 @pytest.mark.parametrize(

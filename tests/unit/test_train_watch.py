@@ -10,7 +10,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.configs.training import Train, Watch
 from tuneline.core.events import Events, read_events
-from tuneline.stages.train.loop.monitoring import Alerts, Best, Divergence, lowest, validations, without_gain
+from tuneline.stages.train.loop.early_stopping import (
+    EarlyStopping,
+    Validation,
+    count_since_improvement,
+    find_lowest,
+    read_validations,
+)
+from tuneline.stages.train.loop.monitoring import Alerts, DivergenceStop
 
 ARGUMENTS: Any = TrainingArguments(use_cpu=True)
 
@@ -42,34 +49,34 @@ def steady(steps: int) -> list[dict[str, float]]:
     ],
 )
 def test_divergence_stops_and_saves_nothing_more(entry: dict[str, float], says: str) -> None:
-    watching = Divergence()
+    watching = DivergenceStop()
     times = 5 if all(map(math.isfinite, entry.values())) else 1
     after = log(watching, *steady(30), *[entry] * times)
-    assert watching.why == says
+    assert watching.reason == says
     assert after.should_training_stop and not after.should_save and not after.should_evaluate
 
 
 @pytest.mark.parametrize("entry", [{"loss": 10.0, "grad_norm": 49.0}, {"eval_loss": math.nan}])
 def test_what_is_merely_high_stops_nothing(entry: dict[str, float]) -> None:
-    watching = Divergence()
-    assert log(watching, *steady(30), entry).should_save and watching.why is None
+    watching = DivergenceStop()
+    assert log(watching, *steady(30), entry).should_save and watching.reason is None
 
 
 def test_one_hard_batch_is_not_a_divergence_and_nothing_is_saved_in_doubt() -> None:
-    watching, hard = Divergence(), {"loss": 50.0, "grad_norm": 0.5}
+    watching, hard = DivergenceStop(), {"loss": 50.0, "grad_norm": 0.5}
     doubtful = log(watching, *steady(30), *[hard] * 4)
     assert not doubtful.should_training_stop and not doubtful.should_save and doubtful.should_evaluate
-    assert log(watching, *steady(1), *[hard] * 4, *steady(1)).should_save and watching.why is None
+    assert log(watching, *steady(1), *[hard] * 4, *steady(1)).should_save and watching.reason is None
 
 
 def test_the_first_steps_have_no_median() -> None:
-    watching = Divergence()
+    watching = DivergenceStop()
     high = [{"loss": 9.0, "grad_norm": 90.0}] * 6
     assert not log(watching, {"loss": 0.1, "grad_norm": 0.1}, *high).should_training_stop
 
 
 def test_a_resumed_run_knows_the_losses_of_before() -> None:
-    watching = Divergence()
+    watching = DivergenceStop()
     watching.on_train_begin(ARGUMENTS, TrainerState(log_history=steady(30)), control())
     assert log(watching, *[{"loss": 50.0, "grad_norm": 0.5}] * 5).should_training_stop
 
@@ -103,10 +110,10 @@ def test_without_bounds_nothing_alerts(tmp_path: Path) -> None:
     [([3, 2, 1], 0, 0), ([3, 2, 2.5, 2.1], 0, 2), ([3, 2.95, 2.92], 0.1, 2), ([3, 2.95, 2.8], 0.1, 0)],
 )
 def test_patience_counts_validations_without_a_gain(losses: list[float], min_delta: float, since: int) -> None:
-    assert without_gain(list(enumerate(losses)), min_delta) == since
+    assert count_since_improvement([Validation(i, loss) for i, loss in enumerate(losses)], min_delta) == since
 
 
-def evaluate(watching: Best, losses: list[float]) -> list[bool]:
+def evaluate(watching: EarlyStopping, losses: list[float]) -> list[bool]:
     """Whether it stops, after each of these validations."""
     state, stops = TrainerState(max_steps=1000, log_history=[]), []
     for step, loss in enumerate(losses, 1):
@@ -115,7 +122,7 @@ def evaluate(watching: Best, losses: list[float]) -> list[bool]:
         now = control()
         watching.on_evaluate(ARGUMENTS, state, now)
         stops.append(now.should_training_stop)
-    assert lowest(validations(state))[1] == min(losses)
+    assert find_lowest(read_validations(state)).loss == min(losses)
     return stops
 
 
@@ -127,7 +134,7 @@ def test_the_best_weights_are_saved_and_patience_ends_it(tmp_path: Path) -> None
         folder.mkdir(parents=True)
         saved.append(folder.name)
 
-    stops = evaluate(Best(settings, tmp_path, save, Events(tmp_path, "train")), [3, 2, 1.5, 1.2, 1.3, 1.25])
+    stops = evaluate(EarlyStopping(settings, tmp_path, save, Events(tmp_path, "train")), [3, 2, 1.5, 1.2, 1.3, 1.25])
     assert stops == [False] * 5 + [True]
     assert saved == ["step-10", "step-20", "step-30", "step-40"]
     assert sorted(f.name for f in tmp_path.glob("step-*")) == ["step-30", "step-40"]
@@ -137,7 +144,7 @@ def test_keep_last_saves_nothing_on_the_way(tmp_path: Path) -> None:
     def save(folder: Path) -> None:
         raise AssertionError("saved")
 
-    assert not any(evaluate(Best(Train(), tmp_path, save, Events(tmp_path, "train")), [3, 4, 5]))
+    assert not any(evaluate(EarlyStopping(Train(), tmp_path, save, Events(tmp_path, "train")), [3, 4, 5]))
 
 
 def test_a_token_costs_four_flops_a_frozen_weight_and_six_a_trained_one() -> None:

@@ -1,7 +1,7 @@
 """The plan of the training against what was measured."""
 
 from tuneline.core.events import read_events
-from tuneline.stages.plan.planned_vs_measured import against
+from tuneline.stages.plan.planned_vs_measured import compare_with_measurements
 from tuneline.stages.report.run_record import Row, RunRecord
 
 
@@ -11,12 +11,12 @@ def compare_with_plan(run: RunRecord) -> list[Row]:
         return []
     return [
         {
-            "what": figure.what,
-            "planned": f"{_format_range(figure.planned)} {figure.unit}",
-            "measured": f"{_format_range((figure.measured, figure.measured))} {figure.unit}",
-            "fix": figure.mend,
+            "what": comparison.name,
+            "planned": f"{_format_range(comparison.planned)} {comparison.unit}",
+            "measured": f"{_format_range((comparison.measured, comparison.measured))} {comparison.unit}",
+            "fix": comparison.correction,
         }
-        for figure in against(run.path, manifest.seconds, read_events(run.path))
+        for comparison in compare_with_measurements(run.path, manifest.seconds, read_events(run.path))
     ]
 
 

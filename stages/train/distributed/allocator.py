@@ -1,21 +1,22 @@
-"""What the C library does with memory that was freed, on a CPU."""
+"""glibc's handling of freed memory during training on a CPU."""
 
 import ctypes
 
 M_MMAP_THRESHOLD = -3
-"""malloc.h of glibc."""
-RETURNED_BYTES = 1 << 20
-LARGE = 100_000_000
-"""Parameters from which a model's tensors are so large that asking the system for each costs nothing beside them."""
+"""`mallopt` parameter; malloc.h of glibc."""
+MMAP_BYTES = 1 << 20
+"""Blocks of this size and more are mapped, so that freeing them returns their pages to the system."""
+LARGE_MODEL = 100_000_000
+"""Parameters from which a model's tensors are so large that the cost of mapping each of them is negligible."""
 
 
 def return_freed_memory(parameters: int) -> bool:
-    """Give blocks of a megabyte and more back to the system once they are freed; whether that is so now.
+    """Make glibc return freed blocks of a megabyte and more to the system; return whether it now does.
 
-    Left alone, glibc keeps those up to 32 MB in a heap that the next ones do not fit into: a LoRA of 28 M parameters
-    took 755 MB instead of 472. Small models are left alone: there the system's pages would cost time.
+    By default, glibc keeps blocks of up to 32 MB in a heap where the next ones do not fit: a LoRA of 28 M parameters
+    took 755 MB instead of 472. Models below `LARGE_MODEL` parameters are left alone: mapping pages costs them time.
     """
-    if parameters < LARGE:
+    if parameters < LARGE_MODEL:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, RETURNED_BYTES))
+    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, MMAP_BYTES))

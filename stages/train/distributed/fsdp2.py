@@ -1,6 +1,7 @@
-"""FSDP2: each process holds its share of every layer, of the 4-bit base too."""
+"""FSDP2: each process holds a shard of every layer, including the 4-bit base."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 
 
-def settings(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
-    """What TrainingArguments is told, to shard layer by layer."""
+def fsdp_arguments(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
+    """Return the arguments of TrainingArguments that shard `model` layer by layer."""
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and "Decoder" in type(m[0]).__name__)
     return {
         "fsdp": True,
@@ -31,48 +32,60 @@ def settings(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
     }
 
 
-class Shares(TrainerCallback):
-    """Once the model is sharded, tells which share of the 4-bit base each process holds."""
+@dataclass(frozen=True)
+class QuantizedBytes:
+    """Size of the 4-bit base."""
+
+    local: int
+    """In this process."""
+    total: int
+    """In all processes together."""
+
+
+class ShardReport(TrainerCallback):
+    """Notes, once the model is sharded, which share of the 4-bit base each process holds."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any
     ) -> None:
-        here, whole = refuse_unsharded(given["model"])
+        quantized = refuse_unsharded(context["model"])
         shares: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, 100 * here / max(whole, 1))
-        told = ", ".join(f"{share:.1f} %" for share in shares)
-        self.events.emit("note", text=f"FSDP2: of the 4-bit base, {whole:,} bytes, each process holds {told}")
+        dist.all_gather_object(shares, 100 * quantized.local / max(quantized.total, 1))
+        listed = ", ".join(f"{share:.1f} %" for share in shares)
+        text = f"FSDP2: of the 4-bit base, {quantized.total:,} bytes, each process holds {listed}"
+        self.events.emit("note", text=text)
 
 
-def refuse_unsharded(model: torch.nn.Module) -> tuple[int, int]:
-    """(bytes here, bytes in all) of the 4-bit base.
+def refuse_unsharded(model: torch.nn.Module) -> QuantizedBytes:
+    """Return how much of the 4-bit base this process holds.
 
     Raises:
-        StageFailed: a parameter is no DTensor, or packed into integers: it would lie in every process whole.
+        StageFailed: a parameter is not a DTensor, or 4-bit weights are stored as integers, which FSDP2 does not shard:
+            every process would hold them whole.
     """
-    plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
-    if plain:
-        raise StageFailed(f"FSDP2: {len(plain)} parameters are not sharded, {plain[0]} first; this is a bug")
+    unsharded = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
+    if unsharded:
+        raise StageFailed(f"FSDP2: {len(unsharded)} parameters are not sharded, {unsharded[0]} first; this is a bug")
     packed: list[Any] = [module.weight for module in model.modules() if isinstance(module, Linear4bit)]
-    if whole := [p.dtype for p in packed if not p.dtype.is_floating_point]:
-        raise StageFailed(f"FSDP2: the 4-bit base is stored as {whole[0]}, which is not sharded; this is a bug")
-    return _bytes(p.to_local() for p in packed), _bytes(packed)
+    if integers := [p.dtype for p in packed if not p.dtype.is_floating_point]:
+        raise StageFailed(f"FSDP2: the 4-bit base is stored as {integers[0]}, which is not sharded; this is a bug")
+    return QuantizedBytes(local=_sum_bytes(p.to_local() for p in packed), total=_sum_bytes(packed))
 
 
-def _bytes(parameters: Iterable[torch.Tensor]) -> int:
+def _sum_bytes(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def shard_on_cpu() -> None:
-    """Let accelerate shard on CPUs, too: it takes FSDP for DDP there without a word."""
+def enable_sharding_on_cpu() -> None:
+    """Patch accelerate to use FSDP on CPUs, where it would silently use DDP."""
     initialize = AcceleratorState.__init__
 
-    def patched(self: AcceleratorState, *words: Any, **more: Any) -> None:
-        initialize(self, *words, **more)
-        plugin = more.get("fsdp_plugin")
+    def patched(self: AcceleratorState, *args: Any, **kwargs: Any) -> None:
+        initialize(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin")
         if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             if self._mixed_precision != "no":

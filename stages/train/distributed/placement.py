@@ -1,6 +1,7 @@
-"""How a training is laid out on what is there, as the plan sees it: the model whole or in shards, rows at a time."""
+"""Placement of a training on the GPUs at hand: the model whole or sharded, and the rows computed at a time."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,74 +9,85 @@ from tuneline.configs.hardware import hardware
 from tuneline.configs.models import Shape, read_shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
-from tuneline.stages.plan.dataset_size import rows_of
-from tuneline.stages.plan.training import least, on_cpu, placed_in
+from tuneline.stages.plan.dataset_size import estimate_dataset
+from tuneline.stages.plan.gpu_fit import fit_in_memory, fit_on_cpu, minimum_memory
+
+STRATEGY = "TUNELINE_STRATEGY"
+"""Environment variable in which the launcher tells a worker the strategy: `ddp` or `fsdp2`."""
+
+
+def is_sharded() -> bool:
+    """Return whether this process is a worker that holds a shard of the model (FSDP2)."""
+    return os.environ.get(STRATEGY) == "fsdp2"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Of all processes of a training."""
+    """How the processes of a training share the model and the rows."""
 
     strategy: str
-    """ddp: each holds the model whole; fsdp2: each holds a shard."""
+    """`ddp`: each process holds the whole model; `fsdp2`: each holds a shard."""
     rows: int
-    """At a time in one process."""
-    why: str
+    """Rows computed at a time in one process."""
+    reason: str
+    """The planned memory, for messages."""
 
-    def of(self, recipe: Recipe) -> Recipe:
-        """The recipe, told so."""
+    def apply(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with this strategy and these rows."""
         compute = recipe.compute.model_copy(update={"micro_batch_rows": self.rows, "strategy": self.strategy})
         return recipe.model_copy(update={"compute": compute})
 
 
-def placement(recipe: Recipe, base: Path, run: Path, processes: int, memory: int | None) -> Placement:
-    """For `processes` GPUs of so many bytes each, or on the CPU (None).
+def place(recipe: Recipe, base: Path, run: Path, processes: int, gpu_bytes: int | None) -> Placement:
+    """Return the placement on `processes` GPUs of `gpu_bytes` each, or on the CPU if `gpu_bytes` is None.
 
-    Where the plan finds no room it is tried all the same, with as little as can be: the plan may be wrong.
+    Where the plan says that nothing fits, the smallest placement is returned all the same: the plan may be wrong.
 
     Raises:
-        BadRecipe: the rows of a step cannot be shared out evenly; the base does not say its shape.
+        BadRecipe: the rows of a step cannot be shared out evenly; the base's config.json lacks the sizes.
     """
-    rows, asked = rows_each(recipe, processes), recipe.compute
-    shape, learned = _shape(base), rows_of(recipe, run).learned
-    if memory is None:
-        strategy = "ddp" if asked.strategy == "auto" else asked.strategy
-        place = Placement(strategy, asked.micro_batch_rows or rows, "")
-        planned = on_cpu(place.of(recipe), shape, learned)[1].total
-        return replace(place, why=f"planned {planned / 1e9:.1f} GB on the CPU")
-    has = f"of {memory / 1e9:.0f} GB a GPU"
-    placing = placed_in(recipe, shape, memory * hardware().usable, processes, learned)
-    if placing is None:
-        strategy = ("fsdp2" if processes > 1 else "ddp") if asked.strategy == "auto" else asked.strategy
-        needed = least(recipe, shape, processes, learned).total
-        return Placement(strategy, asked.micro_batch_rows or 1, f"planned {needed / 1e9:.1f} {has}, which is too much")
-    work, parts = placing
-    return Placement("fsdp2" if work.sharded else "ddp", work.rows, f"planned {parts.total / 1e9:.1f} {has}")
+    rows, compute = rows_per_process(recipe, processes), recipe.compute
+    shape, loss_share = _read_shape(base), estimate_dataset(recipe, run).learned
+    if gpu_bytes is None:
+        strategy = "ddp" if compute.strategy == "auto" else compute.strategy
+        placement = Placement(strategy, compute.micro_batch_rows or rows, "")
+        planned = fit_on_cpu(placement.apply(recipe), shape, loss_share).memory.total
+        return replace(placement, reason=f"planned {planned / 1e9:.1f} GB on the CPU")
+    available = f"of {gpu_bytes / 1e9:.0f} GB a GPU"
+    fit = fit_in_memory(recipe, shape, gpu_bytes * hardware().usable, processes, loss_share)
+    if fit is None:
+        strategy = ("fsdp2" if processes > 1 else "ddp") if compute.strategy == "auto" else compute.strategy
+        planned = minimum_memory(recipe, shape, processes, loss_share).total
+        reason = f"planned {planned / 1e9:.1f} {available}, which is too much"
+        return Placement(strategy, compute.micro_batch_rows or 1, reason)
+    reason = f"planned {fit.memory.total / 1e9:.1f} {available}"
+    return Placement("fsdp2" if fit.work.sharded else "ddp", fit.work.rows, reason)
 
 
-def rows_each(recipe: Recipe, processes: int) -> int:
-    """Rows of a step that one process computes.
+def rows_per_process(recipe: Recipe, processes: int) -> int:
+    """Return the number of rows of a step that one process computes.
 
     Raises:
         BadRecipe: they cannot be shared out evenly.
     """
-    rows, wanted = recipe.train.batch_rows, recipe.compute.micro_batch_rows
+    rows, micro_batch_rows = recipe.train.batch_rows, recipe.compute.micro_batch_rows
     if rows % processes:
         raise BadRecipe(f"train.batch_rows: {rows} cannot be shared by {processes} processes; take a multiple")
-    if wanted and rows // processes % wanted:
+    per_process = rows // processes
+    if micro_batch_rows and per_process % micro_batch_rows:
         raise BadRecipe(
-            f"compute.micro_batch_rows: {wanted} does not divide the {rows // processes} rows of a step and process"
+            f"compute.micro_batch_rows: {micro_batch_rows} does not divide the {per_process} rows of a step and process"
         )
-    return rows // processes
+    return per_process
 
 
-def fewer(recipe: Recipe, processes: int, rows: int) -> int:
-    """At most half as many rows at a time, such that they still make a step."""
-    each = recipe.train.batch_rows // processes
-    return next(half for half in range(rows // 2, 0, -1) if each % half == 0)
+def halve_rows(recipe: Recipe, processes: int, rows: int) -> int:
+    """Return the largest number of rows that is at most half of `rows` and divides a process's rows of a step."""
+    per_process = recipe.train.batch_rows // processes
+    return next(half for half in range(rows // 2, 0, -1) if per_process % half == 0)
 
 
-def _shape(base: Path) -> Shape:
+def _read_shape(base: Path) -> Shape:
     config = base / "config.json"
     shape = read_shape(json.loads(config.read_text())) if config.exists() else None
     if shape is None:

@@ -1,4 +1,4 @@
-"""What the trainer tells the run: metrics and checkpoints as events; and SIGTERM as a checkpoint and a stop."""
+"""Trainer callbacks: metrics and checkpoints as events of the run; SIGTERM as a checkpoint and a stop."""
 
 import math
 import signal
@@ -11,69 +11,77 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.core.events import Events
-from tuneline.stages.train.loop.checkpoints import mark_whole
+from tuneline.stages.train.distributed.device_memory import peak_gpu_memory_gb, peak_process_memory_gb
+from tuneline.stages.train.distributed.process_group import any_process, is_main_process, world_size
+from tuneline.stages.train.loop.checkpoints import mark_complete
 from tuneline.stages.train.loop.flops import peak_flops
-from tuneline.stages.train.loop.monitoring import peak_memory_gb, process_memory_gb
-from tuneline.stages.train.loop.trainer import any_process, is_first, world
 
-NAMES = {"loss": "loss", "learning_rate": "learning_rate", "grad_norm": "gradient_norm", "eval_loss": "validation_loss"}
+EVENT_FIELDS = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "eval_loss": "validation_loss",
+}
+"""Our event fields, by the trainer's log keys."""
 
 
-class Report(TrainerCallback):
-    """Writes what is logged to the run's events, with perplexity, and what the hardware makes of it.
+class MetricsReport(TrainerCallback):
+    """Emits what the trainer logs as `metrics` events, with perplexity, speed and memory.
 
-    Tokens per second are those that are read and those that are learned; teraflops are the model's own, without
-    recomputation, and model_flops_utilization their share of the GPUs' peak.
+    tokens_per_second counts the tokens read, learned_tokens_per_second those in the loss. teraflops are the model's
+    own, without recomputation; model_flops_utilization is their share of the GPUs' peak.
     """
 
-    def __init__(self, events: Events, flops_per_token: float, learned: Callable[[], float]) -> None:
-        self.events, self.flops_per_token, self.learned = events, flops_per_token, learned
-        self._peak = peak_flops()
-        self._tokens, self._learned, self._at = 0.0, 0.0, time.monotonic()
+    def __init__(self, events: Events, flops_per_token: float, count_loss_tokens: Callable[[], float]) -> None:
+        """`count_loss_tokens` returns the number of tokens in the loss since training started."""
+        self.events, self.flops_per_token, self.count_loss_tokens = events, flops_per_token, count_loss_tokens
+        self._peak_flops = peak_flops()
+        self._tokens, self._loss_tokens, self._logged_at = 0.0, 0.0, time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._tokens, self._at = float(state.num_input_tokens_seen), time.monotonic()
+        self._tokens, self._logged_at = float(state.num_input_tokens_seen), time.monotonic()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        logs: dict[str, Any] = given["logs"]
-        fields = {ours: _finite(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any) -> None:
+        logs: dict[str, Any] = context["logs"]
+        fields = {field: _finite_or_none(logs[key]) for key, field in EVENT_FIELDS.items() if key in logs}
         if not fields:
             return
         if (validation_loss := fields.get("validation_loss")) is not None:
             fields["perplexity"] = math.exp(min(validation_loss, 50.0))
         if "loss" in fields and "num_tokens" in logs:
-            fields |= self._speed(float(logs["num_tokens"]))
+            fields |= self._measure_speed(float(logs["num_tokens"]))
         self.events.emit("metrics", step=state.global_step, steps=state.max_steps, epoch=state.epoch, **fields)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._at = time.monotonic()  # validation is not counted as training time
+        self._logged_at = time.monotonic()  # validation does not count as training time
 
-    def _speed(self, tokens: float) -> dict[str, float]:
-        now, learned = time.monotonic(), self.learned()
-        seconds = max(now - self._at, 1e-9)
+    def _measure_speed(self, tokens: float) -> dict[str, float]:
+        now, loss_tokens = time.monotonic(), self.count_loss_tokens()
+        seconds = max(now - self._logged_at, 1e-9)
         speed = (tokens - self._tokens) / seconds
         fields = {
             "tokens_per_second": round(speed, 1),
-            "learned_tokens_per_second": round((learned - self._learned) / seconds, 1),
+            "learned_tokens_per_second": round((loss_tokens - self._loss_tokens) / seconds, 1),
             "teraflops": round(speed * self.flops_per_token / 1e12, 4),
         }
-        if self._peak:
-            fields["model_flops_utilization"] = round(speed * self.flops_per_token / (self._peak * world()), 4)
-        if memory := peak_memory_gb():
+        if self._peak_flops:
+            utilization = speed * self.flops_per_token / (self._peak_flops * world_size())
+            fields["model_flops_utilization"] = round(utilization, 4)
+        if memory := peak_gpu_memory_gb():
             fields["memory_gb"] = round(memory, 2)
         else:
-            fields["process_gb"] = round(process_memory_gb(), 2)
-        self._tokens, self._learned, self._at = tokens, learned, now
+            fields["process_gb"] = round(peak_process_memory_gb(), 2)
+        self._tokens, self._loss_tokens, self._logged_at = tokens, loss_tokens, now
         return fields
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no word for what is no number."""
+def _finite_or_none(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
 
-class Checkpoints(TrainerCallback):
-    """Marks a checkpoint whole once every process has written its part."""
+class CheckpointMarker(TrainerCallback):
+    """Marks a checkpoint complete once every process has written its part."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -81,15 +89,15 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if world() > 1:
+        if world_size() > 1:
             dist.barrier()
-        if is_first():
-            mark_whole(checkpoint)
+        if is_main_process():
+            mark_complete(checkpoint)
             self.events.emit("checkpoint", step=state.global_step, path=checkpoint.name)
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM: finish the step, save a checkpoint, stop, all processes together; `stopped` then is true."""
+    """On SIGTERM, finishes the step, saves a checkpoint and stops, in all processes; `stopped` is then true."""
 
     def __init__(self) -> None:
         self.stopped = False

@@ -1,29 +1,26 @@
-"""How much arithmetic a token costs, and how much of a GPU's peak that is.
+"""FLOPs of a training step on the loaded model, and the peak of the GPU it runs on.
 
-Forward 2 FLOPs a weight and token; backward as much for the activations, and as much again for weights that are
-trained: 4 for a frozen weight, 6 for a trained one. Attention beside it, half of it masked; no recomputation.
-Source: Narayanan et al., arXiv 2104.04473, appendix; Hu et al., arXiv 2106.09685.
+The model counterpart of `stages/plan/step_flops.py`, which counts from a shape and documents the formula.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuneline.stages.train.model.parameter_count import in_4_bit
+from tuneline.configs.hardware import hardware
+from tuneline.stages.plan.step_flops import ATTENTION_FLOPS, FROZEN_FLOPS, TRAINED_FLOPS
+from tuneline.stages.train.model.parameter_count import count_4_bit
 
 if TYPE_CHECKING:
     import torch
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-"""Dense bf16 FLOP/s by a part of the device's name; NVIDIA's data sheets."""
-FROZEN, TRAINED = 4, 6
-ATTENTION = 6
-"""2 products × 2 FLOPs × 3 (forward, and two of the backward) ÷ 2 for the causal mask."""
+MEASURED_GPUS = ("H100", "H200", "B200", "A100", "L40S", "L4")
+"""Parts of a device's name by which utilization is reported; `L40S` before `L4`, which it contains."""
 
 
 def flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int]) -> float:
-    """Of one training step over rows of these lengths, for each of their tokens."""
+    """Return the FLOPs of one training step per token, for rows of these lengths in tokens."""
     config = config.get_text_config()
-    used = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_local_experts", 1)
+    routed_share = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_local_experts", 1)
     total = 0.0
     for name, parameter in model.named_parameters():
         if (
@@ -31,23 +28,28 @@ def flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int
             or ("embed_tokens" in name and not config.tie_word_embeddings)
             or "original_module" in name
         ):
-            continue  # a look-up costs nothing
-        weights = in_4_bit(parameter) or parameter.numel()
-        share = used if ".experts." in name else 1.0
-        total += weights * share * (TRAINED if parameter.requires_grad else FROZEN)
+            continue  # an embedding lookup takes no FLOPs
+        weights = count_4_bit(parameter) or parameter.numel()
+        share = routed_share if ".experts." in name else 1.0
+        total += weights * share * (TRAINED_FLOPS if parameter.requires_grad else FROZEN_FLOPS)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     context = sum(length * length for length in lengths) / max(sum(lengths), 1)
-    return float(total + ATTENTION * config.num_hidden_layers * width * context)
+    return float(total + ATTENTION_FLOPS * config.num_hidden_layers * width * context)
 
 
 def peak_flops() -> float | None:
-    """FLOP/s of this process's GPU; None without one, and for a kind that is not known."""
+    """Return the dense bf16 peak of this process's GPU in FLOP/s; None without a GPU, or if its kind is not known."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name()
-    # The longest name first: an L40S is no L4.
-    return next((peak for kind, peak in sorted(PEAKS.items(), key=lambda kv: -len(kv[0])) if kind in name), None)
+    device = torch.cuda.get_device_name()
+    kind = next((kind for kind in MEASURED_GPUS if kind in device), None)
+    return None if kind is None else _chip_flops(kind)
+
+
+def _chip_flops(kind: str) -> float:
+    """Return the peak of the kind in configs/hardware.yaml, whatever its memory: `A100-40GB` is an `A100`."""
+    return next(chip.tflops for name, chip in hardware().chips.items() if name.partition("-")[0] == kind) * 1e12

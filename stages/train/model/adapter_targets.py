@@ -1,4 +1,4 @@
-"""Which weights get an adapter: `attention`, `mlp`, `router`, `experts`, in the terms of each architecture."""
+"""Module groups that receive LoRA adapters: `attention`, `mlp`, `router` and `experts`, by architecture."""
 
 import json
 import re
@@ -10,55 +10,59 @@ from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe
 
 LAYERS = r"(?:language_model\.)?model\.layers\.\d+\."
-"""Of the language model; a vision tower's layers have another prefix."""
+"""Prefix of a language model's layers; a vision tower's layers have another one."""
 _ATTENTION, _GATED = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-PLAIN = {"attention": _ATTENTION, "mlp": _GATED}
+DENSE_MODULES = {"attention": _ATTENTION, "mlp": _GATED}
 """Last names of Llama's and Mistral's modules."""
-LLAMA_4 = {
+LLAMA4_MODULES = {
     "attention": rf"self_attn\.(?:{'|'.join(_ATTENTION)})",
     # Every other layer of Maverick is dense: its feed_forward is the MLP itself.
     "mlp": rf"feed_forward\.(?:shared_expert\.)?(?:{'|'.join(_GATED)})",
     "experts": rf"feed_forward\.experts\.\d+\.(?:{'|'.join(_GATED)})",
 }
-"""Inside a layer, once `stages/train/model/llama4_experts.py` has made a module of each expert."""
+"""Patterns inside a layer, once `stages/train/model/llama4_experts.py` has made a module of each expert."""
 ROUTER = "feed_forward.router.weight"
-"""A Parameter: its module returns two values, which PEFT's Linear cannot wrap."""
+"""Adapted as a Parameter: the router module returns two values, which PEFT's Linear cannot wrap."""
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "llama": ("attention", "mlp"),
     "mistral": ("attention", "mlp"),
     "llama4": ("attention", "mlp", "router", "experts"),
     "llama4_text": ("attention", "mlp", "router", "experts"),
 }
-"""What each has, by `model_type` of its config.json."""
-SAVED = {"embeddings": "embed_tokens", "head": "lm_head"}
-"""Modules of `modules_to_save`."""
+"""Target groups of each architecture, by `model_type` in config.json."""
+SAVED_MODULES = {"embeddings": "embed_tokens", "head": "lm_head"}
+"""PEFT's module names, by the recipe's names in `modules_to_save`."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What LoraConfig is told."""
+    """Adapted weights, as LoraConfig takes them."""
 
     modules: list[str] | str | None
+    """`target_modules`."""
     parameters: list[str] | None
-    found: dict[str, int]
-    """How many weights each meaning stands for in this model."""
+    """`target_parameters`."""
+    counts: dict[str, int]
+    """Number of adapted weights, by target group."""
 
 
-def check(base: Path, settings: Train) -> str:
-    """The base's `model_type`, which has all that is asked for; read from its config.json, before torch is imported.
+def check_trainable(base: Path, settings: Train) -> str:
+    """Return the base's `model_type` if it supports the recipe's method and targets; reads config.json, without torch.
 
     Raises:
-        BadRecipe: an architecture that is not known, a target or method it lacks, or a tied embedding to be saved.
+        BadRecipe: an unknown architecture, a target or method it does not support, or tied embeddings to be saved.
     """
     config = json.loads((base / "config.json").read_text())
-    kind = str(config.get("model_type"))
-    if kind not in ARCHITECTURES:
-        raise BadRecipe(f"base: {base}: architecture {kind!r}; known are {', '.join(ARCHITECTURES)}")
-    has = ARCHITECTURES[kind]
-    if settings.method == "full" and "experts" in has:
-        raise BadRecipe(f"train.method: full: is for small models, and the base is a {kind}; take lora or qlora")
-    if lacking := [target for target in settings.targets if target not in has and settings.method != "full"]:
-        raise BadRecipe(f"train.targets: {lacking[0]}: the base is a {kind}, which has {', '.join(has)}; take it out")
+    model_type = str(config.get("model_type"))
+    if model_type not in ARCHITECTURES:
+        raise BadRecipe(f"base: {base}: architecture {model_type!r}; known are {', '.join(ARCHITECTURES)}")
+    groups = ARCHITECTURES[model_type]
+    if settings.method == "full" and "experts" in groups:
+        raise BadRecipe(f"train.method: full: is for small models, and the base is a {model_type}; take lora or qlora")
+    if missing := [target for target in settings.targets if target not in groups and settings.method != "full"]:
+        raise BadRecipe(
+            f"train.targets: {missing[0]}: the base is a {model_type}, which has {', '.join(groups)}; take it out"
+        )
     text = config.get("text_config", config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     if settings.modules_to_save and tied:
@@ -66,37 +70,39 @@ def check(base: Path, settings: Train) -> str:
             f"train.modules_to_save: {', '.join(settings.modules_to_save)}: input and output embeddings of this base "
             "are one matrix, which cannot be merged exactly; take it out"
         )
-    return kind
+    return model_type
 
 
-def resolve(kind: str, targets: Sequence[str], modules: Iterable[str], parameters: Iterable[str]) -> Targets:
-    """What `targets` stand for in a model of this `model_type` with these modules and parameters.
+def resolve_targets(
+    model_type: str, groups: Sequence[str], modules: Iterable[str], parameters: Iterable[str]
+) -> Targets:
+    """Return the weights that the target groups cover, among the model's module and parameter names.
 
     Raises:
-        BadRecipe: a target that this model has nothing of.
+        BadRecipe: a target group covers nothing in this model.
     """
-    names, weights = list(modules), list(parameters)
-    found = {}
-    for target in targets:
-        if target == "router":
-            found[target] = sum(name.endswith(ROUTER) for name in weights)
+    module_names, parameter_names = list(modules), list(parameters)
+    counts = {}
+    for group in groups:
+        if group == "router":
+            counts[group] = sum(name.endswith(ROUTER) for name in parameter_names)
         else:
-            pattern = re.compile(_pattern(kind, target))
-            found[target] = sum(pattern.fullmatch(name) is not None for name in names)
-        if not found[target]:
-            raise BadRecipe(f"train.targets: {target}: the base, a {kind}, has none; take it out")
-    return Targets(_modules(kind, targets), [ROUTER] if "router" in targets else None, found)
+            pattern = re.compile(_full_pattern(model_type, group))
+            counts[group] = sum(pattern.fullmatch(name) is not None for name in module_names)
+        if not counts[group]:
+            raise BadRecipe(f"train.targets: {group}: the base, a {model_type}, has none; take it out")
+    return Targets(_target_modules(model_type, groups), [ROUTER] if "router" in groups else None, counts)
 
 
-def _pattern(kind: str, target: str) -> str:
-    if kind.startswith("llama4"):
-        return LAYERS + LLAMA_4[target]
-    return rf"{LAYERS}\w+\.(?:{'|'.join(PLAIN[target])})"
+def _full_pattern(model_type: str, group: str) -> str:
+    if model_type.startswith("llama4"):
+        return LAYERS + LLAMA4_MODULES[group]
+    return rf"{LAYERS}\w+\.(?:{'|'.join(DENSE_MODULES[group])})"
 
 
-def _modules(kind: str, targets: Sequence[str]) -> list[str] | str | None:
-    """Plain names where they say enough: other programs read them; a pattern where names alone would catch more."""
-    if not kind.startswith("llama4"):
-        return [name for target in targets for name in PLAIN[target]]
-    patterns = [LLAMA_4[target] for target in targets if target != "router"]
+def _target_modules(model_type: str, groups: Sequence[str]) -> list[str] | str | None:
+    """Return plain names where they are unambiguous, as other programs read them; else one pattern."""
+    if not model_type.startswith("llama4"):
+        return [name for group in groups for name in DENSE_MODULES[group]]
+    patterns = [LLAMA4_MODULES[group] for group in groups if group != "router"]
     return f"{LAYERS}(?:{'|'.join(patterns)})" if patterns else None

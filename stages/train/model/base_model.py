@@ -1,135 +1,141 @@
-"""The model to train: the base in the recipe's precision, and on it what is learned."""
+"""The model to train: the base in the recipe's precision, with LoRA layers on it."""
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tuneline.configs.training import Train
-from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.base_config import is_tied, read_config
-from tuneline.stages.checkpoints.lora_adapter import WEIGHTS
-from tuneline.stages.train.model.adapter_targets import SAVED, check, resolve
-from tuneline.stages.train.model.parameter_count import count, refuse_unquantized
+from tuneline.stages.train.model.adapter_targets import SAVED_MODULES, check_trainable, resolve_targets
+from tuneline.stages.train.model.parameter_count import count_parameters, refuse_unquantized
 
-FLASH = "kernels-community/flash-attn2"
+FLASH_ATTENTION = "kernels-community/flash-attn2"
 """Baked into the training image."""
-FIXED = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save")
-"""What an adapter that is gone on from must have in common with the recipe."""
+EQUAL_SETTINGS = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save")
+"""Settings that `train.init_from`'s adapter must have in common with the recipe."""
 
 
-def load(settings: Train, base: Path, start: Path | None, events: Events, *, sharded: bool) -> PeftModel:
-    """The adapted model, what was found and counted told as events; `start` is what `fill` will be given.
+def load_model(settings: Train, base: Path, start: Path | None, events: Events, *, sharded: bool) -> PeftModel:
+    """Return the base with new LoRA layers; adapted modules and parameter counts are emitted as notes.
+
+    `start` is the adapter to continue from. Its settings are checked here; its weights are not loaded.
 
     Raises:
-        BadRecipe: the base lacks a target, or `start` has other settings. StageFailed: it is not in 4 bit as it should.
+        BadRecipe: the base lacks a target, or `start` has other settings.
+        StageFailed: the method is qlora and a matrix is not in 4 bit.
     """
-    kind = check(base, settings)
-    model, prefix = _base(settings, base, kind, sharded=sharded)
-    adapted = _adapted(settings, model, base, kind, start, events)
+    model_type = check_trainable(base, settings)
+    loaded = _load_base(settings, base, model_type, sharded=sharded)
+    adapted = add_adapter(settings, loaded.model, base, model_type, start, events)
     if settings.method == "qlora":
         refuse_unquantized(adapted)
-    adapted.stored_prefix = prefix  # type: ignore[assignment]  # what the adapter's names begin with when it is saved
-    events.emit("note", text=f"parameters: {count(adapted)}")
+    adapted.stored_prefix = loaded.prefix  # type: ignore[assignment]  # put before weight names when it is saved
+    events.emit("note", text=f"parameters: {count_parameters(adapted)}")
     return adapted
 
 
-def fill(model: PeftModel, adapter: Path, prefix: str) -> None:
-    """Give `model` the weights of an adapter whose names have the checkpoint's `prefix`.
-
-    Raises:
-        StageFailed: it has weights that this model has no place for, or lacks some.
-    """
-    before, after = f"base_model.model.{prefix}", "base_model.model."
-    weights = {after + name.removeprefix(before): w for name, w in load_file(adapter / WEIGHTS).items()}
-    found: Any = set_peft_model_state_dict(model, weights)
-    lacking = [name for name in found.missing_keys if "lora_" in name]
-    if found.unexpected_keys or lacking:
-        odd = (list(found.unexpected_keys) + lacking)[0]
-        raise StageFailed(f"{adapter / WEIGHTS}: does not fit the base: {odd}; was it trained on another base?")
+@dataclass(frozen=True)
+class _Loaded:
+    model: PreTrainedModel
+    prefix: str
+    """What the checkpoint puts before the language model's weight names, and the loaded model does not."""
 
 
-def _base(settings: Train, base: Path, kind: str, *, sharded: bool) -> tuple[PreTrainedModel, str]:
-    on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu else torch.float32  # bf16 is slow on CPUs without AMX
+def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -> _Loaded:
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # bf16 is slow on CPUs without AMX
     if settings.method == "full":
         dtype = torch.float32  # steps of a small learning rate vanish in bf16
-    quantization = None
-    if settings.method == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            # FSDP2 shards floats only: packed into bytes, the base would lie on every GPU whole.
-            bnb_4bit_quant_storage=torch.bfloat16 if on_gpu or sharded else torch.uint8,
-        )
+    quantization = _quantization(dtype, sharded=sharded) if settings.method == "qlora" else None
+    mixture = model_type.startswith("llama4")
     loading: Any = nullcontext()
-    prefix, mixture = "", kind.startswith("llama4")
+    prefix = ""
     if mixture:
-        from tuneline.stages.train.model.llama4_experts import experts_of, linearized, stored_prefix
-        from tuneline.stages.train.model.sparse_experts import use_sparse_experts
+        from tuneline.stages.train.model.llama4_experts import count_experts, linearized, stored_prefix
 
         prefix = stored_prefix(base)
         if settings.method == "qlora" or "experts" in settings.targets:
-            loading = linearized(experts_of(base))
+            loading = linearized(count_experts(base))
     with loading:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,
             quantization_config=quantization,
-            attn_implementation=_attention(settings, mixture=mixture),
+            attn_implementation=_choose_attention(settings, mixture=mixture),
             local_files_only=True,
             use_safetensors=True,
         )
     if mixture:
+        from tuneline.stages.train.model.sparse_experts import use_sparse_experts
+
         use_sparse_experts(model)
-        model.base_model_prefix = "model"  # what it is called here; TRL looks for the layers under this name
+        model.base_model_prefix = "model"  # its name in this class; TRL looks for the layers under this attribute
     if quantization:
-        never_repack(model)
+        prevent_repacking(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
-    return model, prefix
+    return _Loaded(model, prefix)
 
 
-def never_repack(model: torch.nn.Module) -> None:
-    """Keep every 4-bit layer in the format it was loaded in, whatever the processor.
+def _quantization(dtype: torch.dtype, *, sharded: bool) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # FSDP2 shards floats only: stored as bytes, the base would be on every GPU whole.
+        bnb_4bit_quant_storage=torch.bfloat16 if torch.cuda.is_available() or sharded else torch.uint8,
+    )
+
+
+def prevent_repacking(model: torch.nn.Module) -> None:
+    """Keep every 4-bit layer in the format it was loaded in, on any processor.
 
     On processors with AVX512-BF16, bitsandbytes 0.50 rewrites a layer's weights for a bf16 kernel at the first pass
     without gradients (`Linear4bit.forward`) and keeps them so. Training after a validation then computes something
     else than before it, and shapes the kernel cannot pack raise.
     """
-    from bitsandbytes.nn import Linear4bit  # only for qlora: convert's image, which imports this file, lacks it
-
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
-def _attention(settings: Train, *, mixture: bool) -> str | None:
-    """Packed rows need kernels that know where each ends; Llama 4's chunks are not computed right by this one."""
-    there = torch.cuda.is_available() and find_spec("kernels") is not None
-    return FLASH if settings.packing and there and not mixture else None
+def _choose_attention(settings: Train, *, mixture: bool) -> str | None:
+    """Return FlashAttention for packed rows, whose boundaries it knows; None for the default.
+
+    Llama 4's chunked attention is not computed correctly by this kernel.
+    """
+    available = torch.cuda.is_available() and find_spec("kernels") is not None
+    return FLASH_ATTENTION if settings.packing and available and not mixture else None
 
 
-def _adapted(
-    settings: Train, model: PreTrainedModel, base: Path, kind: str, start: Path | None, events: Events
+def add_adapter(
+    settings: Train, model: PreTrainedModel, base: Path, model_type: str, start: Path | None, events: Events
 ) -> PeftModel:
+    """Return `model` with new LoRA layers on the recipe's targets; with method full, with all weights trainable.
+
+    Raises:
+        BadRecipe: the model lacks a target, or the adapter in `start` has other settings.
+    """
     if settings.method == "full":
         modules: Any = DUMMY_TARGET_MODULES
-        parameters, saved = None, _leaves(model, tied=is_tied(read_config(base)), events=events)
+        parameters, saved = None, _modules_with_weights(model, tied=is_tied(read_config(base)), events=events)
     else:
-        found = resolve(kind, settings.targets, dict(model.named_modules()), dict(model.named_parameters()))
-        told = ", ".join(f"{name} {number}" for name, number in found.found.items())
-        events.emit("note", text=f"adapters in a {kind}: {told}")
-        modules, parameters = found.modules, found.parameters
-        saved = [SAVED[name] for name in settings.modules_to_save]
+        targets = resolve_targets(
+            model_type, settings.targets, dict(model.named_modules()), dict(model.named_parameters())
+        )
+        counts = ", ".join(f"{name} {number}" for name, number in targets.counts.items())
+        events.emit("note", text=f"adapters in a {model_type}: {counts}")
+        modules, parameters = targets.modules, targets.parameters
+        saved = [SAVED_MODULES[name] for name in settings.modules_to_save]
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -140,33 +146,33 @@ def _adapted(
         task_type="CAUSAL_LM",
     )
     if start:
-        _refuse_another(lora, start, settings)
+        _refuse_other_settings(lora, start, settings)
     adapted = get_peft_model(model, lora)
     assert isinstance(adapted, PeftModel)
     return adapted
 
 
-def _leaves(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:
-    """Last names of all modules that have weights of their own; a tied embedding cannot be replaced exactly."""
+def _modules_with_weights(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:
+    """Return the last names of all modules with weights of their own; tied embeddings cannot be replaced exactly."""
     names = {
         name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters(recurse=False))
     }
     if tied:
-        names -= set(SAVED.values())
+        names -= set(SAVED_MODULES.values())
         events.emit("note", text="method full: input and output embeddings are one matrix here, which stays as it is")
     return sorted(names)
 
 
-def _refuse_another(ours: LoraConfig, start: Path, settings: Train) -> None:
-    theirs = LoraConfig.from_pretrained(str(start))
-    for key in FIXED:
-        mine, other = (_comparable(getattr(config, key)) for config in (ours, theirs))
-        if mine != other:
+def _refuse_other_settings(recipe_lora: LoraConfig, start: Path, settings: Train) -> None:
+    start_lora = LoraConfig.from_pretrained(str(start))
+    for key in EQUAL_SETTINGS:
+        expected, actual = (_sort_collection(getattr(config, key)) for config in (recipe_lora, start_lora))
+        if expected != actual:
             raise BadRecipe(
-                f"train.init_from: {settings.init_from}: its adapter has {key} {other!r}, this recipe {mine!r}; "
+                f"train.init_from: {settings.init_from}: its adapter has {key} {actual!r}, this recipe {expected!r}; "
                 "make them equal, or leave init_from out"
             )
 
 
-def _comparable(value: Any) -> Any:
+def _sort_collection(value: Any) -> Any:
     return sorted(value) if isinstance(value, list | tuple | set) else value

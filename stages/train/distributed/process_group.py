@@ -1,0 +1,38 @@
+"""The processes that train together: how many there are, which one this is, and values they agree on."""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+
+def world_size() -> int:
+    """Return how many processes train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    """Return whether this is rank 0, the process that emits events and writes files."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Return, in every process, whether `flag` is true in at least one of them."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    reduced = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
+    return bool(reduced.item())
+
+
+def broadcast_from_main(compute: Callable[[], Value]) -> Value:
+    """Call `compute` in the main process alone and return its value in every process."""
+    if world_size() == 1:
+        return compute()
+    values = [compute() if is_main_process() else None]
+    dist.broadcast_object_list(values, src=0)
+    return cast(Value, values[0])
