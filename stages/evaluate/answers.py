@@ -15,13 +15,13 @@ CONCURRENCY = 4
 """Requests sent to one target at a time."""
 
 NO_TOOL = "no tool"
-"""`expected_kind` of a request that no tool fits."""
+"""`expected_label` of a request that no tool fits."""
 
 IN_WORDS = "in words"
-"""`expected_kind` of a request that is answered in text: with facts, a price, a language or a style."""
+"""`expected_label` of a request that is answered in text: with facts, a price, a language or a style."""
 
 PARALLEL = "parallel calls"
-"""`expected_kind` of a request that takes several calls at once."""
+"""`expected_label` of a request that takes several calls at once."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Answer:
         return f"{len(self.calls)} calls" if self.calls else "no call"
 
 
-def expected_kind(answer: Answer) -> str:
-    """Return the name of the tool that had to be called, or `PARALLEL`, `IN_WORDS` or `NO_TOOL`."""
+def expected_label(answer: Answer) -> str:
+    """Return the label of the expected answer: the name of the tool, or `PARALLEL`, `IN_WORDS` or `NO_TOOL`."""
     return str(answer.expected["name"] or answer.expected.get("kind", NO_TOOL))
 
 

@@ -11,7 +11,7 @@ from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.answers import PARALLEL, Answer, Reply, expected_kind, read_answers
+from tuneline.stages.evaluate.answers import PARALLEL, Answer, Reply, expected_label, read_answers
 from tuneline.stages.evaluate.clients.suite_runner import ask_all
 from tuneline.stages.evaluate.scoring import scoreboard
 from tuneline.stages.evaluate.scoring.answer_checks import CUT_OFF, NO_LANGUAGE, REPEATS
@@ -92,7 +92,7 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
 )
 def test_several_calls_are_a_set(calls: list[dict[str, Any]], name: bool, exact: bool) -> None:
     answer = grade(BOTH, Reply(calls), RunContext(CATALOGUE))
-    assert (answer.name_correct, answer.exact, expected_kind(answer)) == (name, exact, PARALLEL)
+    assert (answer.name_correct, answer.exact, expected_label(answer)) == (name, exact, PARALLEL)
 
 
 def test_a_conversation_is_asked_in_its_order_and_is_one_cluster(tmp_path: Path) -> None:

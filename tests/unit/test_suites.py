@@ -13,7 +13,7 @@ from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
-from tuneline.stages.evaluate.answers import IN_WORDS, NO_TOOL, PARALLEL, Reply, expected_kind, read_answers
+from tuneline.stages.evaluate.answers import IN_WORDS, NO_TOOL, PARALLEL, Reply, expected_label, read_answers
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.clients.suite_runner import ask_all
 from tuneline.stages.evaluate.scoring.facts import INVENTED, MISSING, amounts, fact_fault, price_fault
@@ -73,7 +73,7 @@ def test_our_users_items_stand_word_for_word_and_prove_nothing(tmp_path: Path) -
 def test_routing_asks_for_every_tool_of_the_catalogue_and_for_none(tmp_path: Path) -> None:
     items = make_items(load(tmp_path, "handler_routing"))
     tools = load_catalogue(ROOT / "configs/tools/business.yaml").names
-    asked = [expected_kind(grade(item, Reply())) for item in items]
+    asked = [expected_label(grade(item, Reply())) for item in items]
     assert {tool: asked.count(tool) for tool in tools} == dict.fromkeys(tools, 15)
     assert set(asked) == {*tools, NO_TOOL, PARALLEL} and asked.count(PARALLEL) == 156
     assert {item.language for item in items} == {"en", "it", "id"}
@@ -150,7 +150,7 @@ def test_faults_are_counted_apart() -> None:
     answers = [grade(item, Reply(text=text)) for text in ("€2,500", "€1", "€2", "ask later")]
     row = scoreboard_row("p", "tuned", answers, 0.95)
     assert row["faults"] == {INVENTED: 2, MISSING: 1} and row["name_accuracy"] == 0.25
-    assert expected_kind(answers[0]) == IN_WORDS and answers[1].got == INVENTED
+    assert expected_label(answers[0]) == IN_WORDS and answers[1].got == INVENTED
     assert grade(item, Reply([{"name": "bali.zero.pricing", "arguments": {}}], "€2,500")).fault == "a call"
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, expected_kind
+from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, expected_label
 from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval
 from tuneline.stages.evaluate.targets import REFERENCE
 
@@ -54,8 +54,8 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
 def by_handler(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
     """Return, for each expected tool, how often it was called, and with the right arguments."""
     rows = []
-    for tool in sorted({expected_kind(answer) for answer in answers}):
-        of_tool = [answer for answer in answers if expected_kind(answer) == tool]
+    for tool in sorted({expected_label(answer) for answer in answers}):
+        of_tool = [answer for answer in answers if expected_label(answer) == tool]
         right, exact = sum(a.name_correct for a in of_tool), sum(a.exact for a in of_tool)
         rows.append({"suite": suite, "target": target, "tool": tool, "n": len(of_tool), "right": right, "exact": exact})
     return rows
@@ -63,7 +63,7 @@ def by_handler(suite: str, target: str, answers: Sequence[Answer], confidence: f
 
 def confusions(suite: str, target: str, answers: Sequence[Answer], confidence: float) -> list[Row]:
     """Return what was expected and what came instead, most frequent first."""
-    wrong = Counter((expected_kind(answer), answer.got) for answer in answers if not answer.name_correct)
+    wrong = Counter((expected_label(answer), answer.got) for answer in answers if not answer.name_correct)
     ranked = sorted(wrong.items(), key=lambda entry: (-entry[1], entry[0]))
     return [{"suite": suite, "target": target, "expected": e, "got": g, "count": count} for (e, g), count in ranked]
 

@@ -9,7 +9,7 @@ from typing import Any
 from tuneline.configs.recipe import RECIPE, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound
-from tuneline.stages.evaluate.answers import Answer, expected_kind, read_answers
+from tuneline.stages.evaluate.answers import Answer, expected_label, read_answers
 from tuneline.stages.evaluate.targets import served_target
 from tuneline.stages.evaluate.verdicts.task_verdicts import PairedOutcomes, Verdicts, compare_tasks
 
@@ -79,7 +79,7 @@ def compare_models(a: str, b: str, *, exact: bool = False, by_tool: bool = False
         pairs = list(_same_items(before.answers[suite], after.answers[suite]))
         left_out[suite] = len(before.answers[suite]) + len(after.answers[suite]) - 2 * len(pairs)
         for pair in pairs:
-            tasks.setdefault(f"{suite}/{expected_kind(pair[0])}" if by_tool else suite, []).append(pair)
+            tasks.setdefault(f"{suite}/{expected_label(pair[0])}" if by_tool else suite, []).append(pair)
     if not tasks:
         suites = [", ".join(side.answers) or "no suite" for side in (before, after)]
         raise BadRequest(f"{before.name} answered {suites[0]}, {after.name} answered {suites[1]}: no item in common")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tuneline.configs.evaluation import Gate, Suite
 from tuneline.stages.evaluate import statistics
-from tuneline.stages.evaluate.answers import NO_TOOL, Answer, expected_kind
+from tuneline.stages.evaluate.answers import NO_TOOL, Answer, expected_label
 from tuneline.stages.evaluate.verdicts.reason import Reason
 from tuneline.stages.evaluate.verdicts.task_verdicts import MATTERS, Verdict, Verdicts
 
@@ -73,7 +73,7 @@ def _never_right(suite: str, answers: Sequence[Answer]) -> list[Reason]:
     """Return a failed demand if a tool is expected and never called: a share over all tools can hide it."""
     by_kind: dict[str, list[bool]] = {}
     for answer in answers:
-        if kind := expected_kind(answer):
+        if kind := expected_label(answer):
             by_kind.setdefault(kind, []).append(answer.name_correct)
     never = [
         f"{kind} (0 of {len(right)})"
@@ -115,7 +115,7 @@ def _composite(floor: float, suites: Sequence[Suite], evidence: Evidence) -> Rea
 
 
 def _whole_catalogue(suites: Sequence[Suite], evidence: Evidence) -> Reason:
-    expected = {expected_kind(answer) for suite in suites for answer in evidence.answers[suite.name, evidence.served]}
+    expected = {expected_label(answer) for suite in suites for answer in evidence.answers[suite.name, evidence.served]}
     missing = [name for name in (*evidence.catalogue, NO_TOOL) if name not in expected]
     if not missing:
         return Reason(True, f"all {len(evidence.catalogue)} tools are asked for, and requests that need none are there")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tuneline.stages.evaluate.answers import expected_kind
+from tuneline.stages.evaluate.answers import expected_label
 from tuneline.stages.report.evaluation_record import AnswersBySuite
 from tuneline.stages.report.run_record import Row
 
@@ -32,9 +32,9 @@ def count_confusions(answers: AnswersBySuite) -> Row | None:
     `rows` holds (tool, requests, right answers, cells); the last column counts everything that has no column.
     """
     flat_answers = [answer for suite_answers in answers.values() for answer in suite_answers]
-    requests = Counter(map(expected_kind, flat_answers))
-    right = Counter(expected_kind(answer) for answer in flat_answers if answer.name_correct)
-    confused = Counter((expected_kind(a), a.got.partition(":")[0]) for a in flat_answers if not a.name_correct)
+    requests = Counter(map(expected_label, flat_answers))
+    right = Counter(expected_label(answer) for answer in flat_answers if answer.name_correct)
+    confused = Counter((expected_label(a), a.got.partition(":")[0]) for a in flat_answers if not a.name_correct)
     if not requests:
         return None
     wrong = {name: requests[name] - right[name] for name in requests}

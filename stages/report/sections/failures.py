@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from tuneline.stages.evaluate.answers import Answer, expected_kind
+from tuneline.stages.evaluate.answers import Answer, expected_label
 from tuneline.stages.report.evaluation_record import AnswersBySuite
 from tuneline.stages.report.run_record import Row
 
@@ -26,7 +26,7 @@ def select_failures(answers: AnswersBySuite, base: AnswersBySuite) -> Row:
     inexact = [(suite, a) for suite, a in flat_answers if a.name_correct and not a.exact]
     lost = [(suite, a) for suite, a in wrong if base_right.get((suite, a.id))]
     never_right = [(suite, a) for suite, a in wrong if not base_right.get((suite, a.id))]
-    counts = Counter((expected_kind(a), a.got) for _, a in wrong)
+    counts = Counter((expected_label(a), a.got) for _, a in wrong)
     chosen = [
         *_take_turns(lost, counts, "the base had it right; "),
         *_take_turns(never_right, counts, ""),
@@ -40,7 +40,7 @@ def _take_turns(answers: Sequence[SuiteAnswer], counts: Mapping[tuple[str, str],
     """Yield one answer of each confusion (expected, called), the most frequent first; then the second of each."""
     by_confusion: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for suite, answer in answers:
-        expected, got = confusion = expected_kind(answer), answer.got
+        expected, got = confusion = expected_label(answer), answer.got
         times = f"{counts[confusion]} time{'s' if counts[confusion] > 1 else ''}"
         why = f"{prefix}{got} for {expected}: {times}"
         by_confusion[confusion].append({"suite": suite, "why": why, "answer": answer})
