@@ -44,6 +44,9 @@ from tuneline.stages.evaluate.suites.suite_items import make_items
 ANSWERS = "answers"
 """Key of a sample's metadata that has its graded answers, as `evaluate` writes them."""
 
+SOLVER, SCORER = "_asked", "_marked"
+"""Names in inspect-ai's logs."""
+
 
 @task
 def suite(recipe: str, name: str, run: str | None = None) -> Task:
@@ -73,7 +76,7 @@ def make_task(suite: Suite, run_context: RunContext, system: str = "") -> Task:
     )
 
 
-@solver
+@solver(name=SOLVER)
 def _conversation_solver(by_id: dict[str, list[Item]], run_context: RunContext, system: str) -> Solver:
     all_tools = _tool_infos(run_context.catalogue, None)
 
@@ -93,7 +96,7 @@ def _conversation_solver(by_id: dict[str, list[Item]], run_context: RunContext, 
     return solve
 
 
-@scorer(metrics={"name_correct": [mean(), stderr()], "exact": [mean(), stderr()]})
+@scorer(metrics={"name_correct": [mean(), stderr()], "exact": [mean(), stderr()]}, name=SCORER)
 def _grade_scorer() -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         answers: list[dict[str, Any]] = state.metadata[ANSWERS]
