@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.configs.recipe import Recipe, recipe_of
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import NotFound, StageFailed, TunelineError
-from tuneline.endpoints.promotion import Promotion, Version, read_promotions
+from tuneline.endpoints.promotion import Promotion, Version, open_promoted_run, read_promotions
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
 from tuneline.engines.llama_cpp.llama_server import start_llama_server
 from tuneline.engines.server import Server
@@ -148,10 +148,8 @@ class EnginePool:
             StageFailed: the run's files are not those that were promoted.
         """
         version = promotion.current
-        folder = paths.run_folder(version.run)
-        if artifacts.open_artifact(folder / "convert").manifest.fingerprint != version.convert:
-            raise StageFailed(f"{version.run} is not what was promoted as {promotion.name}; promote it again")
-        model, log_file = folder / version.file, self._logs / f"{promotion.name}-{version.number}.log"
+        model = open_promoted_run(promotion) / version.file
+        log_file = self._logs / f"{promotion.name}-{version.number}.log"
         if version.form == "gguf":
             return start_llama_server(
                 model,

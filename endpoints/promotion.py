@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tuneline.configs.recipe import RECIPE, Serve, recipe_of
 from tuneline.core import artifacts, paths
-from tuneline.core.errors import BadRequest, GateFailed, NotFound
+from tuneline.core.errors import BadRequest, GateFailed, NotFound, StageFailed
 from tuneline.core.files import write_atomic
 from tuneline.core.paths import NAME
 from tuneline.stages.evaluate.verdicts.gate import gate_of_run
@@ -144,6 +144,19 @@ def read_promotion(name: str) -> Promotion:
 def read_promotions() -> dict[str, Promotion]:
     """Return name → its history, for every promoted name."""
     return {file.stem: Promotion.model_validate_json(file.read_text()) for file in sorted(_folder().glob("*.json"))}
+
+
+def open_promoted_run(promotion: Promotion) -> Path:
+    """Return the folder of the run whose model serves now.
+
+    Raises:
+        StageFailed: its files are not those that were promoted.
+    """
+    version = promotion.current
+    run = paths.run_folder(version.run)
+    if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
+        raise StageFailed(f"{version.run} is not what was promoted as {promotion.name}; promote it again")
+    return run
 
 
 def names_by_run() -> dict[str, list[str]]:

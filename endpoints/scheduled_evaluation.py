@@ -14,7 +14,7 @@ from tuneline.core import artifacts, paths
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.files import write_atomic
 from tuneline.core.notification import notify
-from tuneline.endpoints.promotion import Promotion, read_promotions
+from tuneline.endpoints.promotion import Promotion, open_promoted_run, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
 from tuneline.stages.evaluate.answers import read_answers_of
 from tuneline.stages.evaluate.clients.local_targets import ask_engine
@@ -47,11 +47,9 @@ def evaluate_promotion(name: str, promotion: Promotion) -> dict[str, Any]:
         StageFailed: its engine does not run here, or its files are not those that were promoted.
     """
     version = promotion.current
-    run = paths.run_folder(version.run)
     if version.form != "gguf" and find_vllm() is None:
         raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
-    if artifacts.open_artifact(run / "convert").manifest.fingerprint != version.convert:
-        raise StageFailed(f"{version.run} is not what was promoted as {name}; promote it again")
+    run = open_promoted_run(promotion)
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
     suites = _evaluate(recipe_of(run), run, target)
     references = {
