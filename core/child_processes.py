@@ -25,7 +25,7 @@ from tuneline.core.paths import IMPORTED_FROM
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
-"""None where it is not Linux. Looked up at import: between fork and exec as little as possible is done."""
+"""None except on Linux. Looked up at import, because as little as possible is done between fork and exec."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def child_process(
     stderr: int | IO[bytes],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Child]:
-    """Start `python -m module` with `request` as its standard input; the caller waits for its end inside the block.
+    """Start `python -m module` with `request` as its standard input and yield it as a `Child`.
 
-    `environment` None is `tuneline_environment()`.
+    The caller waits for the child's end inside the block. `environment` defaults to `tuneline_environment()`.
     """
-    # Nameless files: a second command on the same run, refused or not, cannot touch what these two say to each other.
+    # Files without names: a second command on the same run, refused or not, cannot touch the request or the outcome.
     with tempfile.TemporaryFile("w+") as request_file, tempfile.TemporaryFile("w+") as outcome:
         request_file.write(request)
         request_file.seek(0)
@@ -81,7 +81,7 @@ def child_process(
 
 
 def report_outcome(work: Callable[[], Any]) -> int:
-    """Do `work` in a child process, leave its result or TunelineError to the parent, and return the exit code."""
+    """Call `work` in a child process, leave its result or TunelineError for the parent, and return the exit code."""
     with open(int(sys.argv[-1]), "w", closefd=False) as outcome:
         try:
             outcome.write(json.dumps({"result": work()}))
@@ -109,25 +109,30 @@ def bind_to_parent(
 
 
 def tuneline_environment() -> dict[str, str]:
-    """Return this process's environment, in which a child can import `tuneline` and nothing of the current folder."""
+    """Return this process's environment, changed so that `tuneline` is importable and the current folder is not."""
     return os.environ | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
 
 
 def python_path(folders: Iterable[str] | None = None) -> str:
-    """Return a PYTHONPATH that begins where `tuneline` is; then come `folders`, or this process's own PYTHONPATH."""
+    """Return a PYTHONPATH with the folder of `tuneline` first, then `folders` (default: this process's PYTHONPATH)."""
     if folders is None:
         folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(filter(None, (str(IMPORTED_FROM), *folders)))  # an empty entry is the current folder
 
 
 def describe_exit(code: int) -> str:
-    """Return how a process ended, as the end of a sentence; `code` is its `returncode`."""
+    """Return how a process ended, to follow its name in a sentence; `code` is its `returncode`."""
     if code >= 0:
         return f"ended with exit code {code}"
     hint = " (no memory left, if nobody did)" if code == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{hint}"
 
 
-def log_tail(log: Path, lines: int) -> str:
-    """Return the last `lines` lines of a log file."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def log_tail(log: Path, count: int) -> str:
+    """Return the last `count` lines of a log file."""
+    return last_lines(log.read_text(errors="replace"), count)
+
+
+def last_lines(text: str, count: int) -> str:
+    """Return the last `count` lines of what a process printed."""
+    return "\n".join(text.splitlines()[-count:])

@@ -1,21 +1,21 @@
-"""Every error a user can act on.
+"""Every error that a user can act on, and its form between processes.
 
 TunelineError
-├── BadRecipe       a recipe, or a file it names, is wrong            exit 2
-├── BadData         a dataset, grammar or catalogue is wrong          exit 2
-├── BadRequest      a command's words are wrong (a run's name, …)     exit 2
-├── StaleArtifact   a finished artifact was made from other settings  exit 2
-├── Locked          somebody else writes this run                     exit 1
-├── StageFailed     a stage ended without its artifact                exit 1
-├── NotFound        a model, a run or a file is not there             exit 2
-└── GateFailed      the evidence does not suffice                     exit 3
+├── BadRecipe       a recipe, or a file it names, is wrong             exit 2
+├── BadData         a dataset, grammar or catalogue is wrong           exit 2
+├── BadRequest      an argument of a command is wrong (a run's name)   exit 2
+├── StaleArtifact   a finished artifact was made from other settings   exit 2
+├── Locked          another process writes this run                    exit 1
+├── StageFailed     a stage ended without its artifact                 exit 1
+├── NotFound        a model, a run or a file does not exist            exit 2
+└── GateFailed      the evidence is not sufficient                     exit 3
 """
 
 from typing import TypedDict
 
 
 class TunelineError(Exception):
-    """Carries the file, the line or key, the value, and the next command to type. Anything else is a bug."""
+    """Its message names the file, the line or key, the value, and the next command to type. Anything else is a bug."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class BadData(TunelineError, ValueError):
 
 
 class BadRequest(TunelineError, ValueError):
-    """A command's words are wrong."""
+    """An argument of a command is wrong."""
 
     exit_code = 2
 
@@ -45,13 +45,13 @@ class StaleArtifact(TunelineError):
 
 
 class NotFound(TunelineError, LookupError):
-    """A model, a run or a file is not there."""
+    """A model, a run or a file does not exist."""
 
     exit_code = 2
 
 
 class Locked(TunelineError):
-    """Somebody else writes this run."""
+    """Another process writes this run."""
 
 
 class StageFailed(TunelineError, RuntimeError):
@@ -59,13 +59,13 @@ class StageFailed(TunelineError, RuntimeError):
 
 
 class GateFailed(TunelineError):
-    """The evidence does not suffice."""
+    """The evidence is not sufficient."""
 
     exit_code = 3
 
 
 class ErrorRecord(TypedDict):
-    """A TunelineError as JSON, between processes and machines."""
+    """A TunelineError as JSON, to pass it to another process or machine."""
 
     kind: str
     """The name of its class."""
@@ -73,11 +73,11 @@ class ErrorRecord(TypedDict):
 
 
 def to_record(error: TunelineError) -> ErrorRecord:
-    """Return an error as a record for another process."""
+    """Return an error as a record."""
     return {"kind": type(error).__name__, "message": str(error)}
 
 
 def from_record(record: ErrorRecord) -> TunelineError:
-    """Return the error that another process recorded."""
+    """Return the error of a record, for the caller to raise."""
     kinds: list[type[TunelineError]] = [TunelineError, *TunelineError.__subclasses__()]
     return {kind.__name__: kind for kind in kinds}[record["kind"]](record["message"])

@@ -1,7 +1,7 @@
 """JSON-lines files that grow by appending, and whose last line may have been cut by a crash.
 
-A record is written whole, in a single write, so only the last line can be incomplete: it lacks its newline. Whoever
-goes on with such a file first calls `remove_cut_line`, or `end_cut_line` if the file may have a reader that follows it.
+Each record is a single write, so only the last line can be incomplete; it then lacks its newline. Before a program
+appends to an existing file it calls `remove_cut_line`, or `end_cut_line` if other processes read or write the file.
 """
 
 import json
@@ -19,7 +19,7 @@ def append(file: Path, record: Any) -> None:
 
 
 def read(file: Path, *, skip_broken: bool = False) -> list[Any]:
-    """Return the records of a file's whole lines, oldest first; none if there is no such file.
+    """Return the records of a file's whole lines, oldest first, or an empty list if there is no such file.
 
     Raises:
         ValueError: a whole line is not JSON, unless `skip_broken`.
@@ -46,7 +46,7 @@ def whole_lines(file: Path, offset: int = 0) -> Iterator[bytes]:
 
 
 def remove_cut_line(file: Path) -> None:
-    """Cut an incomplete last line off, if there is one."""
+    """Remove an incomplete last line, if there is one."""
     if not _is_cut(file):
         return
     with file.open("rb+") as content:
@@ -54,7 +54,7 @@ def remove_cut_line(file: Path) -> None:
 
 
 def end_cut_line(file: Path) -> None:
-    """End an incomplete last line, if there is one, so that the next record begins a line of its own."""
+    """Add the newline that an incomplete last line lacks, so that the next record begins a new line."""
     if _is_cut(file):
         with file.open("ab", buffering=0) as out:
             out.write(b"\n")

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from tuneline.core import errors
-from tuneline.core.child_processes import bind_to_parent
+from tuneline.core.child_processes import bind_to_parent, last_lines
 from tuneline.core.errors import ErrorRecord, StageFailed, TunelineError
 from tuneline.core.events import Events, SilentEvents
 from tuneline.core.files import write_atomic
@@ -36,8 +36,8 @@ def main(file: Path) -> int:
         if message := describe_out_of_memory(error):
             _write_error(job.outcome, {"kind": OutOfMemory.__name__, "message": message})
             return 1
-        last = "\n".join(traceback.format_exc().splitlines()[-LAST_LINES:])
-        failure = StageFailed(f"train: process {os.environ['RANK']} failed:\n{last}")
+        tail = last_lines(traceback.format_exc(), LAST_LINES)
+        failure = StageFailed(f"train: process {os.environ['RANK']} failed:\n{tail}")
         _write_error(job.outcome, errors.to_record(failure))
         return 1
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneline.configs.evaluation import Standard
 from tuneline.configs.recipe import Recipe
+from tuneline.core.child_processes import last_lines
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events
 from tuneline.core.paths import resolve
@@ -73,9 +74,9 @@ def _run_lm_eval(settings: Standard, base_url: str, target: str, out: Path, conc
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none"}
     process = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, check=False)
     if process.returncode:
-        last_lines = "\n".join((process.stderr or process.stdout).strip().splitlines()[-LAST_LINES:])
+        tail = last_lines((process.stderr or process.stdout).strip(), LAST_LINES)
         raise StageFailed(
-            f"evaluate.standard: {', '.join(settings.tasks)}: lm-eval failed, its last lines:\n{last_lines}\n"
+            f"evaluate.standard: {', '.join(settings.tasks)}: lm-eval failed, its last lines:\n{tail}\n"
             "Data must be at hand: load each task's data set once, online, with `lm_eval run --tasks TASK --limit 1 "
             "--model dummy`; tasks of likelihoods (multiple choice) cannot be asked over a chat API"
         )

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tuneline.core.child_processes import last_lines
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.files import write_atomic
 from tuneline.stages.evaluate.statistics import quantile
@@ -224,8 +225,8 @@ def _run(command: Sequence[str], timeout_s: float, report: Path) -> None:
     except subprocess.TimeoutExpired:
         raise StageFailed(f"guidellm did not end within {timeout_s:.0f} s; ask for fewer requests a second") from None
     if process.returncode or not report.exists():
-        last_lines = "\n".join((process.stdout + process.stderr).splitlines()[-LAST_LINES:])
-        raise StageFailed(f"guidellm ended with {process.returncode}; its last lines:\n{last_lines}")
+        tail = last_lines(process.stdout + process.stderr, LAST_LINES)
+        raise StageFailed(f"guidellm ended with {process.returncode}; its last lines:\n{tail}")
 
 
 def _peak_memory_gb(process: int | None) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.core import paths
+from tuneline.core.child_processes import last_lines, log_tail
 from tuneline.core.errors import StageFailed
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,12 @@ def run_in_environment(name: str, script: Path, arguments: dict[str, Any], scrat
         command = [str(environment_python(name)), "-P", str(script), json.dumps(arguments)]
         code = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
     if code:
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        raise StageFailed(f"{arguments['model']}: {script.name} ended with {code}; the end of its log:\n{last}")
+        tail = log_tail(log, LAST_LINES)
+        raise StageFailed(f"{arguments['model']}: {script.name} ended with {code}; the end of its log:\n{tail}")
 
 
 def _run(*command: str) -> None:
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
-        last = "\n".join((process.stdout + process.stderr).splitlines()[-LAST_LINES:])
-        raise StageFailed(f"`{' '.join(command)}` ended with {process.returncode}; the end of its output:\n{last}")
+        tail = last_lines(process.stdout + process.stderr, LAST_LINES)
+        raise StageFailed(f"`{' '.join(command)}` ended with {process.returncode}; the end of its output:\n{tail}")
