@@ -25,7 +25,9 @@ from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.plan.stage_bounds import bound_stages
 
 PAID = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0, "budget_usd": 0.05}
-ITEMS = [Item(f"a-{i}", f"request {i}", None, None, f"request {i}", says=("ok",), offered=False) for i in range(12)]
+ITEMS = [
+    Item(f"a-{i}", f"request {i}", None, None, f"request {i}", says=("ok",), offers_tools=False) for i in range(12)
+]
 
 
 class Remote:
@@ -105,7 +107,7 @@ def test_an_endpoint_of_ones_own_is_free_and_remembers_nothing(remote: Remote, t
 
 
 def test_a_later_turn_is_counted_with_what_may_come_before_it(remote: Remote, tmp_path: Path) -> None:
-    alone = [replace(item, talk=i) for i, item in enumerate(ITEMS[:2])]
+    alone = [replace(item, conversation=i) for i, item in enumerate(ITEMS[:2])]
     talk = [ITEMS[0], replace(ITEMS[1], turn=1)]
     most = [float(ask(recipe(), tmp_path / name, items)[0].split(", ")[1].split()[0]) for name, items in
             (("a", alone * 6), ("b", talk * 6))]  # fmt: skip

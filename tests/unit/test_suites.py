@@ -59,7 +59,7 @@ def test_every_suite_we_ship_makes_items_with_names_of_their_own(tmp_path: Path,
 
 def test_our_users_items_stand_word_for_word_and_prove_nothing(tmp_path: Path) -> None:
     suite = load(tmp_path, "zantara")
-    items = {(item.text, item.offered): item for item in make_items(suite)}
+    items = {(item.text, item.offers_tools): item for item in make_items(suite)}
     assert not suite.proves and len(items) == 9
     assert items["Send WhatsApp to Maria", True].tool == "whatsapp.send"
     assert items["What's the price for KITAS?", True].tool == "bali.zero.pricing"
@@ -146,7 +146,7 @@ def test_facts_are_whole_words_in_any_case() -> None:
 
 
 def test_faults_are_counted_apart() -> None:
-    item = Item("p-0", "PT PMA cost", None, {}, "_ cost", price="€2,500", offered=False)
+    item = Item("p-0", "PT PMA cost", None, {}, "_ cost", price="€2,500", offers_tools=False)
     answers = [grade(item, Reply(text=text)) for text in ("€2,500", "€1", "€2", "ask later")]
     row = scoreboard_row("p", "tuned", answers, 0.95)
     assert row["faults"] == {INVENTED: 2, MISSING: 1} and row["name_accuracy"] == 0.25
@@ -155,7 +155,10 @@ def test_faults_are_counted_apart() -> None:
 
 
 def test_tools_are_offered_where_the_item_says_so(tmp_path: Path) -> None:
-    items = [Item("a-0", "one", "x.y", None, "one"), Item("a-1", "two", None, {}, "two", says=("hi",), offered=False)]
+    items = [
+        Item("a-0", "one", "x.y", None, "one"),
+        Item("a-1", "two", None, {}, "two", says=("hi",), offers_tools=False),
+    ]
 
     tools = Catalogue(tools={"x.y": Tool(description="It.", parameters={"type": "object", "properties": {}})})
     prompts = Prompts("", tools)

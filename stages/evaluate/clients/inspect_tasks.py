@@ -85,8 +85,8 @@ def _conversation_solver(by_id: dict[str, list[Item]], run_context: RunContext, 
         answers = []
         for item in by_id[str(state.sample_id)]:
             messages.append(ChatMessageUser(content=user_message(item)["content"]))
-            tools = all_tools if item.shown is None else _tool_infos(run_context.catalogue, item.shown)
-            output = await get_model().generate(messages, tools=tools if item.offered else [])
+            tools = all_tools if item.shown_tools is None else _tool_infos(run_context.catalogue, item.shown_tools)
+            output = await get_model().generate(messages, tools=tools if item.offers_tools else [])
             messages.append(output.message)
             answers.append(asdict(grade(item, _to_reply(output), run_context)))
         state.messages, state.output = messages, output

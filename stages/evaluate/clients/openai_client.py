@@ -58,9 +58,9 @@ class Prompts:
 
     def tools(self, item: Item) -> list[dict[str, Any]] | None:
         """Return the tools sent with an item, or None where none are."""
-        if not (item.offered and self._catalogue):
+        if not (item.offers_tools and self._catalogue):
             return None
-        return self._all_tools if item.shown is None else self._catalogue.openai(item.shown)
+        return self._all_tools if item.shown_tools is None else self._catalogue.openai(item.shown_tools)
 
 
 def to_reply(response: providers.Answer, cost_usd: float = 0.0) -> Reply:

@@ -43,7 +43,7 @@ def grade(item: Item, reply: Reply, run_context: RunContext = NO_RUN) -> Answer:
         prompt_tokens=reply.prompt_tokens,
         cost_usd=reply.cost_usd,
         language=item.language,
-        about=item.about | ({"turn": item.turn, "talk": item.talk} if item.turn else {}),
+        about=item.about | ({"turn": item.turn, "talk": item.conversation} if item.turn else {}),
         measures=_style_measures(item, reply, run_context),
     )
 

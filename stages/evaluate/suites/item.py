@@ -21,7 +21,7 @@ class Item:
     says: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     price: str | None = None
-    offered: bool = True
+    offers_tools: bool = True
     """Whether tools are sent with the request."""
     calls: tuple[dict[str, Any], ...] = ()
     """Several expected calls, in any order, each as `name` and `arguments`."""
@@ -31,11 +31,11 @@ class Item:
     style: str | None = None
     context: str = ""
     """A long text put before the request."""
-    shown: tuple[str, ...] | None = None
+    shown_tools: tuple[str, ...] | None = None
     """Names of the tools that are sent; None for the whole catalogue."""
     max_tokens: int = 96
-    talk: int = 0
-    """Number of its conversation in the suite."""
+    conversation: int = 0
+    """Number of its conversation in the suite, from 0."""
     turn: int = 0
     """Number of its turn in the conversation, from 0."""
     about: dict[str, Any] = field(default_factory=dict)

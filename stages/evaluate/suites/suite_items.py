@@ -31,9 +31,11 @@ def make_items(suite: Suite, run_context: RunContext = NO_RUN) -> tuple[Item, ..
         replace(
             item,
             id=f"{suite.name}-{next(numbers):04d}",
-            talk=number,
+            conversation=number,
             max_tokens=suite.max_tokens,
-            shown=run_context.preselector.select(item.text, shown_tools) if shown_tools and item.offered else None,
+            shown_tools=run_context.preselector.select(item.text, shown_tools)
+            if shown_tools and item.offers_tools
+            else None,
         )
         for number, turns in enumerate(conversations)
         for item in turns
@@ -98,7 +100,7 @@ def _item(turn: Turn, number: int, values: Mapping[str, str]) -> Item:
         says=tuple(word.format_map(values) for word in turn.says),
         never=tuple(word.format_map(values) for word in turn.never),
         price=fill(turn.price),
-        offered=turn.tools,
+        offers_tools=turn.tools,
         calls=tuple({"name": call.call, "arguments": call.arguments} for call in turn.calls),
         language=turn.language,
         in_language=turn.in_language,
