@@ -1,8 +1,9 @@
-"""Jinja templates of pages and model cards."""
+"""Jinja templates of pages (HTML) and model cards (Markdown); every value is escaped for its template's language."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuneline.core import markdown
 from tuneline.core.formatting import format_bytes, format_count, format_duration, format_label, format_percent
 
 if TYPE_CHECKING:
@@ -18,22 +19,28 @@ FILTERS = {
 }
 
 
-def load_template(file: Path, *, escape: bool = True) -> "Template":
-    """Return the template in `file`, which may include others of its folder; `escape` values for HTML, not Markdown.
+MARKDOWN_FILTERS = {"code": markdown.code_span, "autolink": markdown.autolink}
 
-    A variable that is missing raises `jinja2.UndefinedError` when the template is rendered.
+
+def load_template(file: Path) -> "Template":
+    """Return the template in `file`, which may include others of its folder.
+
+    Values are escaped for Markdown in `*.md.jinja`, for HTML in any other. A variable that is missing raises
+    `jinja2.UndefinedError` when the template is rendered.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    is_markdown = file.name.endswith(".md.jinja")
     environment = Environment(
         loader=FileSystemLoader(file.parent),
-        autoescape=escape,
+        autoescape=not is_markdown,
+        finalize=markdown.escape_markdown if is_markdown else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols"],
     )
-    environment.filters |= FILTERS
+    environment.filters |= FILTERS | (MARKDOWN_FILTERS if is_markdown else {})
     return environment.get_template(file.name)
 
 

@@ -75,7 +75,7 @@ def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revi
     catalogue_settings = _survey_catalogue(survey)
     recipe = _compose_recipe(survey, base, revision)
     recipe["data"] |= catalogue_settings
-    header = "".join(f"# {note}\n" for note in survey.notes)
+    header = "".join(f"# {' '.join(note.split())}\n" for note in survey.notes)  # a file's name may have a line break
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     load_recipe(recipe_file)

@@ -40,7 +40,7 @@ def write_card(run: Path) -> list[Path]:
         **_describe_evaluation(recipe, run, evaluated),
         **_describe_files(converted),
     }
-    body = load_template(Path(__file__).with_name("card.md.jinja"), escape=False).render(**context)
+    body = load_template(Path(__file__).with_name("card.md.jinja")).render(**context)
     text = f"---\n{_format_metadata(recipe, name, licence, licence_key, evaluated)}\n---\n\n{body}"
     write_atomic(converted.path / FILE, text)
     if not (licence and licence.notice):
