@@ -16,7 +16,7 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.markdown import autolink, code_span, escape_markdown
 from tuneline.core.page_templates import load_template
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.recipe_starter import init
+from tuneline.stages.prepare.recipe_starter import write_starter_recipe
 from tuneline.stages.report.model_card import write_card
 
 __all__ = ["run"]
@@ -147,6 +147,6 @@ def test_a_cards_metadata_is_one_block_of_yaml(run: Path) -> None:
 def test_a_files_name_is_no_line_of_the_recipe(tmp_path: Path) -> None:
     rows = tmp_path / "a\nbase: evil\n#.jsonl"
     rows.write_text('{"prompt": "x", "completion": "y"}\n')
-    init(tmp_path, tmp_path / "out/recipe.yaml")
+    write_starter_recipe(tmp_path, tmp_path / "out/recipe.yaml")
     text = (tmp_path / "out/recipe.yaml").read_text()
     assert yaml.safe_load(text)["base"] == "tiny" and not re.search(r"^base: evil", text, re.M)
