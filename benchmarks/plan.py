@@ -22,7 +22,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.common.rounds import ROOT, in_own_process, print_result, threads
 from tuneline.configs.models import Shape
-from tuneline.stages.plan.memory import Workload, peak_memory
+from tuneline.stages.plan.memory import Workload, estimate_peak_memory
 
 TARGET = 0.15
 STEPS = 2
@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def compared(case: Case, measured: dict[str, Any]) -> dict[str, Any]:
-    parts = peak_memory(case.shape, case.work)
+    parts = estimate_peak_memory(case.shape, case.work)
     return measured | {
         "planned": round(parts.total),
         "off": round(parts.total / measured["measured"] - 1, 3),
@@ -211,7 +211,7 @@ def _train(case: Case, folder: Path) -> int:
 
     from tuneline.configs.recipe import Recipe
     from tuneline.stages.train.distributed.allocator import return_freed_memory
-    from tuneline.stages.train.loop.arguments import training_arguments
+    from tuneline.stages.train.loop.arguments import build_training_arguments
     from tuneline.stages.train.loop.trainer import Trainer
     from tuneline.stages.train.model.adapter_weights import cast_adapter_to_fp32
 
@@ -232,7 +232,7 @@ def _train(case: Case, folder: Path) -> int:
         }
     )
     model = _model(case, recipe, folder)
-    arguments = training_arguments(recipe, folder, STEPS * case.rows, model)
+    arguments = build_training_arguments(recipe, folder, STEPS * case.rows, model)
     arguments.save_strategy = arguments.eval_strategy = "no"
     arguments.activation_checkpointing = case.checkpointing
     trainer = Trainer(
@@ -293,7 +293,7 @@ def _model(case: Case, recipe: Any, folder: Path) -> Any:
         model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))  # the trainer asks it
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     adapted = add_adapter(recipe.train, model, folder, "llama", None, SilentEvents(folder, "train"))
-    adapted.stored_prefix = ""
+    adapted.checkpoint_prefix = ""
     return adapted
 
 

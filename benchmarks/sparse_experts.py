@@ -25,7 +25,7 @@ from transformers.utils import logging
 from benchmarks.common.rounds import in_turn, medians, print_result, threads
 from tuneline.stages.train.model.adapter_targets import resolve_targets
 from tuneline.stages.train.model.base_model import prevent_repacking
-from tuneline.stages.train.model.llama4_experts import linearized
+from tuneline.stages.train.model.llama4_experts import linearize_experts
 from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
 EXPERTS = 16
@@ -125,7 +125,7 @@ def four_bit(stock: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         stock.save_pretrained(folder)
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-        with linearized(EXPERTS):
+        with linearize_experts(EXPERTS):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=quantization)
     prevent_repacking(model)
     targets = ("attention", "mlp", "experts")

@@ -31,7 +31,7 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.common.rounds import ROOT, in_turn, medians, print_result, threads
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import Events
-from tuneline.stages.train.loop.arguments import training_arguments
+from tuneline.stages.train.loop.arguments import build_training_arguments
 from tuneline.stages.train.loop.callbacks import MetricsReport
 from tuneline.stages.train.loop.loss import IGNORED
 from tuneline.stages.train.loop.monitoring import Alerts, DivergenceStop
@@ -117,7 +117,7 @@ def trainers(rows: Dataset, folder: Path) -> dict[str, SFTTrainer]:
     )
 
     def ours(name: str, model: Any) -> SFTConfig:
-        arguments = training_arguments(recipe, folder / name, len(rows), model)
+        arguments = build_training_arguments(recipe, folder / name, len(rows), model)
         for key, value in never.items():
             setattr(arguments, key, value)
         return arguments

@@ -51,8 +51,8 @@ def _format_registry(local_keys: set[str | None]) -> str:
 def format_base(key: str) -> str:
     """Return what the registry says of a base, and the memory in GiB that running and training it take."""
     from tuneline.core.pins import read_pin
-    from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN_WORKLOADS, run_bytes
-    from tuneline.stages.plan.memory import peak_memory
+    from tuneline.stages.plan.base_fit import CONTEXT, RUN_BITS, TRAIN_WORKLOADS, estimate_run_bytes
+    from tuneline.stages.plan.memory import estimate_peak_memory
 
     table = registry()
     model, shape = table.models[key], table.shape(key)
@@ -60,8 +60,10 @@ def format_base(key: str) -> str:
     experts = f", {shape.experts} experts, {shape.experts_per_token} a token" if shape.experts else ""
     page = f", https://huggingface.co/{model.hub}" if model.hub else ""
     revision = (read_pin(model.hub) if model.hub else None) or model.revision
-    run = ", ".join(f"{name} {run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
-    train = ", ".join(f"{name} {peak_memory(shape, work).total / GIB:,.1f}" for name, work in TRAIN_WORKLOADS.items())
+    run = ", ".join(f"{name} {estimate_run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
+    train = ", ".join(
+        f"{name} {estimate_peak_memory(shape, work).total / GIB:,.1f}" for name, work in TRAIN_WORKLOADS.items()
+    )
     return "\n".join(
         [
             f"{key}: {model.kind}, {'tested' if model.tested else 'untested'}{page}",

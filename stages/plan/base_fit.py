@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tuneline.configs.hardware import GIB, hardware
 from tuneline.configs.models import Shape, registry
 from tuneline.core.errors import BadRequest
-from tuneline.stages.plan.memory import Workload, peak_memory
+from tuneline.stages.plan.memory import Workload, estimate_peak_memory
 
 CONTEXT = 4096
 """Tokens of the one stream whose KV cache must fit beside the weights."""
@@ -87,22 +87,22 @@ def fit_bases(machine: Machine) -> list[BaseFit]:
     """Return how every base in the registry fits, the largest first."""
     models = sorted(registry().models, key=lambda key: (-registry().shape(key).total, key))
     return [
-        BaseFit(key, _best_run_precision(registry().shape(key), machine), _best_training(key, machine))
+        BaseFit(key, _find_run_precision(registry().shape(key), machine), _find_training(key, machine))
         for key in models
     ]
 
 
-def run_bytes(shape: Shape, bits: float) -> float:
+def estimate_run_bytes(shape: Shape, bits: float) -> float:
     """Return the memory to serve one stream; parameters outside the text model stay in 16 bit."""
     return ENGINE_OVERHEAD * (shape.text * bits / 8 + 2 * shape.other + shape.kv_bytes(CONTEXT))
 
 
-def _best_run_precision(shape: Shape, machine: Machine) -> str | None:
+def _find_run_precision(shape: Shape, machine: Machine) -> str | None:
     available = machine.gpu_bytes * machine.gpus or machine.cpu_bytes
-    return next((name for name, bits in RUN_BITS.items() if run_bytes(shape, bits) <= available), None)
+    return next((name for name, bits in RUN_BITS.items() if estimate_run_bytes(shape, bits) <= available), None)
 
 
-def _best_training(key: str, machine: Machine) -> str | None:
+def _find_training(key: str, machine: Machine) -> str | None:
     """Return the highest precision that fits, and how the model is distributed; None if Tuneline cannot train it."""
     if not registry().is_trainable(key):
         return None
@@ -110,12 +110,12 @@ def _best_training(key: str, machine: Machine) -> str | None:
     for name, work in TRAIN_WORKLOADS.items():
         if not machine.gpus:
             on_cpu = Workload.on_the_cpu(method=work.method, loss_share=work.loss_share)
-            if peak_memory(shape, on_cpu).total <= machine.cpu_bytes:
+            if estimate_peak_memory(shape, on_cpu).total <= machine.cpu_bytes:
                 return f"{name}, CPU"
             continue
-        if peak_memory(shape, work).total <= machine.gpu_bytes:
+        if estimate_peak_memory(shape, work).total <= machine.gpu_bytes:
             return name if machine.gpus == 1 else f"{name}, DDP"
         sharded = replace(work, gpus=machine.gpus, sharded=True)
-        if machine.gpus > 1 and peak_memory(shape, sharded).total <= machine.gpu_bytes:
+        if machine.gpus > 1 and estimate_peak_memory(shape, sharded).total <= machine.gpu_bytes:
             return f"{name}, FSDP2"
     return None

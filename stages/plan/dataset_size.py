@@ -81,7 +81,7 @@ def _estimate_source(source: Source, data: Data) -> _SourceSize:
     if source.path is not None:
         size = _estimate_file(resolve(source.path))
         return size if size.rows is None else _SourceSize(size.rows * source.weight, size.tokens)
-    rows = source.rows or (source.per_tool or 0) * len(_tool_lengths(data))
+    rows = source.rows or (source.per_tool or 0) * len(_measure_tools(data))
     return _SourceSize(rows * source.weight, _estimate_call_tokens(data))
 
 
@@ -97,7 +97,7 @@ def _estimate_file(path: Path) -> _SourceSize:
     return _SourceSize(path.stat().st_size / mean_bytes, tokens)
 
 
-def _tool_lengths(data: Data) -> list[int]:
+def _measure_tools(data: Data) -> list[int]:
     """Return the length of each tool in the catalogue's file in characters, without its phrases."""
     if data.tools is None:
         return []
@@ -108,7 +108,7 @@ def _tool_lengths(data: Data) -> list[int]:
 
 def _estimate_call_tokens(data: Data) -> Range:
     """Return the tokens of a row with a tool call and the tools shown in it."""
-    lengths = _tool_lengths(data)
+    lengths = _measure_tools(data)
     if not lengths or data.catalogue == "learned":
         return CALL_TOKENS
     tool_bytes = TOOL_OVERHEAD * sum(lengths) / len(lengths)

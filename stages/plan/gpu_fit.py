@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tuneline.configs.hardware import hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
-from tuneline.stages.plan.memory import MemoryParts, Workload, peak_memory
+from tuneline.stages.plan.memory import MemoryParts, Workload, estimate_peak_memory
 
 ROWS = (8, 4, 2, 1)
 """Rows at a time on one GPU: the most that fits, unless the recipe says otherwise."""
@@ -20,7 +20,7 @@ class Fit:
     memory: MemoryParts
 
 
-def workload(recipe: Recipe, loss_share: float = 1.0) -> Workload:
+def to_workload(recipe: Recipe, loss_share: float = 1.0) -> Workload:
     """Return the recipe's workload, one row at a time on one GPU; `loss_share` is the share of tokens in the loss."""
     train = recipe.train.model_dump()
     return Workload(
@@ -47,32 +47,32 @@ def fit_in_memory(recipe: Recipe, shape: Shape, gpu_bytes: float, count: int, lo
     """Return the same as `fit_on_gpus`, for GPUs with `gpu_bytes` usable bytes each."""
     sharding = {"auto": (False, True), "ddp": (False,), "fsdp2": (True,)}[recipe.compute.strategy]
     for sharded in sharding if count > 1 else (False,):
-        for rows in _row_counts(recipe, count):
-            work = dataclasses.replace(workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
-            memory = peak_memory(shape, work)
+        for rows in _list_row_counts(recipe, count):
+            work = dataclasses.replace(to_workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
+            memory = estimate_peak_memory(shape, work)
             if memory.total <= gpu_bytes:
                 return Fit(work, memory)
     return None
 
 
-def minimum_memory(recipe: Recipe, shape: Shape, count: int, loss_share: float = 1.0) -> MemoryParts:
+def estimate_minimum_memory(recipe: Recipe, shape: Shape, count: int, loss_share: float = 1.0) -> MemoryParts:
     """Return the memory of one of `count` GPUs with as few rows at a time and as much sharding as allowed."""
     rows, sharded = recipe.compute.micro_batch_rows or 1, count > 1 and recipe.compute.strategy != "ddp"
-    work = dataclasses.replace(workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
-    return peak_memory(shape, work)
+    work = dataclasses.replace(to_workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
+    return estimate_peak_memory(shape, work)
 
 
 def fit_on_cpu(recipe: Recipe, shape: Shape, loss_share: float = 1.0) -> Fit:
     """Return the training on the CPU: in 32 bit, all rows of a step at a time."""
-    rows, on_gpu = recipe.compute.micro_batch_rows or recipe.train.batch_rows, workload(recipe, loss_share)
+    rows, on_gpu = recipe.compute.micro_batch_rows or recipe.train.batch_rows, to_workload(recipe, loss_share)
     shared = ("method", "rank", "targets", "modules_to_save", "tokens", "loss_share")
     work = Workload.on_the_cpu(
         rows=rows, masked=rows > 1 or recipe.train.packing, **{name: getattr(on_gpu, name) for name in shared}
     )
-    return Fit(work, peak_memory(shape, work))
+    return Fit(work, estimate_peak_memory(shape, work))
 
 
-def _row_counts(recipe: Recipe, gpus: int) -> list[int]:
+def _list_row_counts(recipe: Recipe, gpus: int) -> list[int]:
     if rows := recipe.compute.micro_batch_rows:
         return [rows]
     gpu_rows = max(1, recipe.train.batch_rows // gpus)

@@ -93,14 +93,14 @@ class MemoryParts:
         return float(sum(dataclasses.astuple(self)))
 
 
-def peak_memory(shape: Shape, work: Workload) -> MemoryParts:
+def estimate_peak_memory(shape: Shape, work: Workload) -> MemoryParts:
     """Return the peak memory of one of `work.gpus` GPUs."""
-    trained, shards = trained_parameters(shape, work), work.gpus if work.sharded else 1
-    weights = _weights(shape, work)
-    gathered = _gathered_weights(shape, work, weights) if work.sharded else 0.0
+    trained, shards = count_trained_parameters(shape, work), work.gpus if work.sharded else 1
+    weights = _estimate_weights(shape, work)
+    gathered = _estimate_gathered(shape, work, weights) if work.sharded else 0.0
     buckets = trained * work.trained_bytes if work.gpus > 1 and not work.sharded else 0.0  # DDP reduces copies
-    activations = _activations(shape, work)
-    logits, optimizer_step = _logits(shape, work), _optimizer_step(shape, work)
+    activations = _estimate_activations(shape, work)
+    logits, optimizer_step = _estimate_logits(shape, work), _estimate_optimizer_step(shape, work)
     beside_logits = max(activations.stored + max(0.0, activations.layer - logits), optimizer_step - logits)
     parts = MemoryParts(
         weights=weights / shards + gathered,
@@ -115,15 +115,15 @@ def peak_memory(shape: Shape, work: Workload) -> MemoryParts:
     return dataclasses.replace(parts, overhead=overhead)
 
 
-def trained_parameters(shape: Shape, work: Workload) -> int:
+def count_trained_parameters(shape: Shape, work: Workload) -> int:
     """Return the number of trained parameters."""
     if work.method == "full":  # one matrix that is both embeddings stays as it is
         return shape.text - (shape.embeddings if shape.tied else 0)
-    saved = sum(shape.vocabulary * shape.hidden for _ in work.modules_to_save)
-    return adapter_parameters(shape, work.rank, work.targets) + saved
+    saved = len(work.modules_to_save) * shape.vocabulary * shape.hidden
+    return count_adapter_parameters(shape, work.rank, work.targets) + saved
 
 
-def adapter_parameters(shape: Shape, rank: int, targets: Iterable[str]) -> int:
+def count_adapter_parameters(shape: Shape, rank: int, targets: Iterable[str]) -> int:
     """Return the number of parameters of a LoRA adapter on `targets`.
 
     `mlp` includes the shared expert; `experts` is every projection of every expert.
@@ -140,16 +140,17 @@ def adapter_parameters(shape: Shape, rank: int, targets: Iterable[str]) -> int:
     return rank * sum(sides[target] for target in targets)
 
 
-def _weights(shape: Shape, work: Workload) -> float:
+def _estimate_weights(shape: Shape, work: Workload) -> float:
     other = shape.other * work.compute_bytes if work.with_other else 0
     if work.method == "qlora":
         return shape.linear * NF4_BYTES + (shape.text - shape.linear) * work.unquantized_bytes + other
     if work.method == "full":  # in 32 bit; autocast keeps a copy of what is trained in 16 bit
-        return shape.text * 4 + other + (0 if work.on_cpu else trained_parameters(shape, work) * work.compute_bytes)
+        copied = 0 if work.on_cpu else count_trained_parameters(shape, work) * work.compute_bytes
+        return shape.text * 4 + other + copied
     return shape.text * work.compute_bytes + other
 
 
-def _gathered_weights(shape: Shape, work: Workload, weights: float) -> float:
+def _estimate_gathered(shape: Shape, work: Workload, weights: float) -> float:
     """Return what FSDP2 holds unsharded at a time: this layer, the next one, and the root with the embeddings."""
     root = shape.embeddings * (work.unquantized_bytes if work.method == "qlora" else work.compute_bytes)
     return root + 2 * (weights - root) / shape.layers
@@ -163,7 +164,7 @@ class _Activations:
     """What the layer being computed needs on top."""
 
 
-def _activations(shape: Shape, work: Workload) -> _Activations:
+def _estimate_activations(shape: Shape, work: Workload) -> _Activations:
     tokens = work.rows * work.tokens
     hidden, width, kv = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     experts = shape.experts if work.all_experts else shape.experts_per_token
@@ -193,14 +194,14 @@ def _activations(shape: Shape, work: Workload) -> _Activations:
     return _Activations(stored=0.0 if work.checkpointing == "offloaded" else inputs + last, layer=layer)
 
 
-def _optimizer_step(shape: Shape, work: Workload) -> float:
+def _estimate_optimizer_step(shape: Shape, work: Workload) -> float:
     """Return what torch's Adam needs beside its state for one matrix: the root, and the quotient with it."""
     if work.method != "full":
         return 0.0
     return 2 * 4.0 * max(0 if shape.tied else shape.vocabulary * shape.hidden, shape.hidden * shape.ffn)
 
 
-def _logits(shape: Shape, work: Workload) -> float:
+def _estimate_logits(shape: Shape, work: Workload) -> float:
     tokens = work.rows * work.tokens
     if work.head == "learned":
         return tokens * work.loss_share * (shape.vocabulary * LOSS_BYTES + 2 * shape.hidden * work.compute_bytes)

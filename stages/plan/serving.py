@@ -8,7 +8,7 @@ from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
-from tuneline.stages.plan.memory import adapter_parameters
+from tuneline.stages.plan.memory import count_adapter_parameters
 
 FIREWORKS_RANKS = (4, 64)
 """Lowest and highest rank; docs.fireworks.ai, "Importing fine-tuned models"."""
@@ -86,7 +86,7 @@ def plan_serving(
     `api_usd` is what an API costs the user per month.
     """
     form, context = recipe.serve.form, context or recipe.serve.context
-    weights, kv = _weights_bytes(recipe, shape), streams * shape.kv_bytes(context)
+    weights, kv = _estimate_weights_bytes(recipe, shape), streams * shape.kv_bytes(context)
     required = (weights + kv) * (1 + WORKSPACE)
     server = _find_server(recipe, shape, required, weights)
     month = server.usd_per_hour * HOURS_A_MONTH if server else None
@@ -101,14 +101,14 @@ def plan_serving(
         usd_per_month=month,
         tokens_per_second=server.tokens_per_second if server else None,
         usd_per_1000_queries=_price_queries(server, streams) if server else None,
-        break_even={} if month is None else _break_even_tokens(month),
+        break_even={} if month is None else _find_break_even(month),
         break_even_share=None if month is None or not api_usd else month / api_usd,
-        flat=_flat_offers(required) if form == "gguf" else {},
-        refused=(*serving_problems(recipe), *publishing_problems(recipe)),
+        flat=_find_flat_offers(required) if form == "gguf" else {},
+        refused=(*find_serving_problems(recipe), *find_publishing_problems(recipe)),
     )
 
 
-def serving_problems(recipe: Recipe) -> tuple[str, ...]:
+def find_serving_problems(recipe: Recipe) -> tuple[str, ...]:
     """Return why the engine of `serve.form` cannot load what this recipe trains; empty if it can."""
     train = recipe.train.model_dump()
     if recipe.serve.form == "merged" and recipe.convert.format != "safetensors":
@@ -130,7 +130,7 @@ def serving_problems(recipe: Recipe) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def publishing_problems(recipe: Recipe) -> tuple[str, ...]:
+def find_publishing_problems(recipe: Recipe) -> tuple[str, ...]:
     """Return which publishing targets would refuse the adapter, and why."""
     low, high = FIREWORKS_RANKS
     if low <= recipe.train.rank <= high:
@@ -140,16 +140,16 @@ def publishing_problems(recipe: Recipe) -> tuple[str, ...]:
 
 def refuse_unservable(recipe: Recipe) -> None:
     """Raise BadRecipe if the engine cannot load what this recipe trains; called before training, not after."""
-    if problems := serving_problems(recipe):
+    if problems := find_serving_problems(recipe):
         adapter = recipe.serve.form == "adapter"
         remedy = "`serve: {form: merged}`, or change train" if adapter else "`convert: {format: safetensors}`"
         raise BadRecipe("\n".join([*problems, f"write {remedy}"]))
 
 
-def _weights_bytes(recipe: Recipe, shape: Shape) -> float:
+def _estimate_weights_bytes(recipe: Recipe, shape: Shape) -> float:
     if recipe.serve.form == "gguf":
         return shape.text * GGUF_BITS[recipe.serve.type] / 8
-    adapter = adapter_parameters(shape, recipe.train.rank, recipe.train.targets)
+    adapter = count_adapter_parameters(shape, recipe.train.rank, recipe.train.targets)
     return 2.0 * (shape.total + (adapter if recipe.serve.form == "adapter" else 0))
 
 
@@ -160,7 +160,7 @@ def _find_server(recipe: Recipe, shape: Shape, required: float, weights: float) 
         memory_gib = math.ceil(required / GIB) + 2
         usd_per_hour = 3600 * table.usd_per_second(None, CPU_CORES, memory_gib)
         name = f"CPU, {CPU_CORES:g} cores, {memory_gib} GiB"
-        return _Server(name, usd_per_hour, _stream_speed(active, CPU_GB_PER_SECOND))
+        return _Server(name, usd_per_hour, _estimate_stream_speed(active, CPU_GB_PER_SECOND))
     offers = []
     for kind, gpu in table.gpus.items():
         for count in range(1, gpu.most + 1):
@@ -172,16 +172,16 @@ def _find_server(recipe: Recipe, shape: Shape, required: float, weights: float) 
         return None
     usd_per_hour, kind, count = min(offers)
     low, high = (count * share * table.chips[kind].gb_per_second for share in BANDWIDTH_SHARE)
-    return _Server(f"{kind}:{count}" if count > 1 else kind, usd_per_hour, _stream_speed(active, (low, high)))
+    return _Server(f"{kind}:{count}" if count > 1 else kind, usd_per_hour, _estimate_stream_speed(active, (low, high)))
 
 
-def _stream_speed(active_bytes: float, gb_per_second: Range) -> Range:
+def _estimate_stream_speed(active_bytes: float, gb_per_second: Range) -> Range:
     """Return the tokens per second of one stream."""
     low, high = gb_per_second
     return 1 / (active_bytes / low / 1e9 + OVERHEAD_S[1]), 1 / (active_bytes / high / 1e9 + OVERHEAD_S[0])
 
 
-def _flat_offers(required: float) -> dict[str, float | None]:
+def _find_flat_offers(required: float) -> dict[str, float | None]:
     offers = {name: offer for name, offer in hardware().flat.items() if offer.memory_gib}
     return {name: offer.usd_per_month if required <= offer.memory_gib * GIB else None for name, offer in offers.items()}
 
@@ -196,7 +196,7 @@ def _price_queries(server: _Server, streams: int) -> Range:
     return low, high
 
 
-def _break_even_tokens(usd_per_month: float) -> dict[str, float]:
+def _find_break_even(usd_per_month: float) -> dict[str, float]:
     """Return tokens per month, with input and output in the proportion of the query above."""
     input_tokens, output_tokens = QUERY_TOKENS
     total = input_tokens + output_tokens

@@ -6,7 +6,7 @@ Source: Narayanan et al., arXiv 2104.04473, appendix; Hu et al., arXiv 2106.0968
 """
 
 from tuneline.configs.models import Shape
-from tuneline.stages.plan.memory import Workload, trained_parameters
+from tuneline.stages.plan.memory import Workload, count_trained_parameters
 
 FROZEN_FLOPS, TRAINED_FLOPS = 4, 6
 """Per weight and token."""
@@ -15,11 +15,11 @@ ATTENTION_FLOPS = 6
 pass) ÷ 2 for the causal mask."""
 
 
-def planned_flops_per_token(shape: Shape, work: Workload) -> float:
+def estimate_flops_per_token(shape: Shape, work: Workload) -> float:
     """Return the FLOPs of one training step per token; `work.tokens` is the length of every row."""
     embedding_lookup = 0 if shape.tied else shape.vocabulary * shape.hidden  # takes no FLOPs
     multiplied = shape.active - embedding_lookup
     attention = float(ATTENTION_FLOPS * shape.layers * shape.heads * shape.head_dim * work.tokens)
     if work.method == "full":
         return TRAINED_FLOPS * multiplied + attention
-    return FROZEN_FLOPS * multiplied + TRAINED_FLOPS * trained_parameters(shape, work) + attention
+    return FROZEN_FLOPS * multiplied + TRAINED_FLOPS * count_trained_parameters(shape, work) + attention

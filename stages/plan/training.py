@@ -7,8 +7,8 @@ from tuneline.configs.hardware import Range, hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
 from tuneline.stages.plan.dataset_size import DatasetSize
-from tuneline.stages.plan.gpu_fit import Fit, fit_on_cpu, fit_on_gpus, workload
-from tuneline.stages.plan.memory import MemoryParts, trained_parameters
+from tuneline.stages.plan.gpu_fit import Fit, fit_on_cpu, fit_on_gpus, to_workload
+from tuneline.stages.plan.memory import MemoryParts, count_trained_parameters
 from tuneline.stages.plan.training_cost import (
     Cost,
     estimate_costs,
@@ -70,10 +70,10 @@ def plan_training(recipe: Recipe, shape: Shape, dataset: DatasetSize) -> Trainin
     tokens = _count_tokens(recipe, steps, dataset)
     options = [
         _describe_option(recipe, shape, tokens, kind, count, fit)
-        for (kind, count), fit in _fitting_hardware(recipe, shape, dataset.learned).items()
+        for (kind, count), fit in _find_fitting_hardware(recipe, shape, dataset.learned).items()
     ]
     return TrainingPlan(
-        parameters_trained=trained_parameters(shape, workload(recipe)),
+        parameters_trained=count_trained_parameters(shape, to_workload(recipe)),
         parameters_total=shape.total,
         parameters_active=shape.active,
         rows=dataset,
@@ -105,12 +105,12 @@ def _count_tokens(recipe: Recipe, steps: int | None, dataset: DatasetSize) -> Ra
     return multiply_ranges((rows, rows), dataset.tokens, PADDING)
 
 
-def _fitting_hardware(recipe: Recipe, shape: Shape, loss_share: float) -> dict[tuple[str, int], Fit]:
+def _find_fitting_hardware(recipe: Recipe, shape: Shape, loss_share: float) -> dict[tuple[str, int], Fit]:
     """Return what holds the training, by kind and count.
 
     Of each kind, that is the smallest count; and the recipe's own choice, which is the CPU if it names no GPU.
     """
-    chosen = _chosen_hardware(recipe)
+    chosen = _read_chosen_hardware(recipe)
     fits = {CPU: fit_on_cpu(recipe, shape, loss_share)} if chosen == CPU else {}
     for kind in hardware().chips:
         for count in COUNTS:
@@ -122,7 +122,7 @@ def _fitting_hardware(recipe: Recipe, shape: Shape, loss_share: float) -> dict[t
     return fits
 
 
-def _chosen_hardware(recipe: Recipe) -> tuple[str, int]:
+def _read_chosen_hardware(recipe: Recipe) -> tuple[str, int]:
     """Return the kind and count in the recipe's compute.train."""
     gpu = recipe.compute.train.gpu
     return hardware().parse_gpu(gpu) if gpu else CPU
@@ -142,5 +142,5 @@ def _describe_option(
         hours=hours,
         tokens_per_second=speed,
         costs=estimate_costs(recipe, kind, count, hours) if hours else (),
-        asked=_chosen_hardware(recipe) == (kind, count),
+        asked=_read_chosen_hardware(recipe) == (kind, count),
     )

@@ -7,7 +7,7 @@ from tuneline.configs.hardware import Range, hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
 from tuneline.stages.plan.memory import Workload
-from tuneline.stages.plan.step_flops import planned_flops_per_token
+from tuneline.stages.plan.step_flops import estimate_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Cost:
 
 def estimate_speed(recipe: Recipe, shape: Shape, kind: str, count: int, work: Workload) -> Range:
     """Return tokens per second on `count` GPUs of `kind`; on the CPU if `count` is 0."""
-    speed, flops = hardware().speed, planned_flops_per_token(shape, work)
+    speed, flops = hardware().speed, estimate_flops_per_token(shape, work)
     if not count:
         cores = recipe.compute.threads or recipe.compute.train.cores
         low, high = (cores * 1e9 * gflops for gflops in speed.cpu_gflops_per_core)
@@ -34,7 +34,7 @@ def estimate_speed(recipe: Recipe, shape: Shape, kind: str, count: int, work: Wo
 
 def estimate_hours(shape: Shape, count: int, tokens: Range, tokens_per_second: Range) -> Range:
     """Return the hours for `tokens` in all, including the time until the first step."""
-    startup = _startup_hours(shape, count)
+    startup = _estimate_startup(shape, count)
     slowest, fastest = tokens_per_second
     working = multiply_ranges(tokens, (1 / fastest / 3600, 1 / slowest / 3600))
     return working[0] + startup[0], working[1] + startup[1]
@@ -43,7 +43,9 @@ def estimate_hours(shape: Shape, count: int, tokens: Range, tokens_per_second: R
 def estimate_costs(recipe: Recipe, kind: str, count: int, hours: Range) -> tuple[Cost, ...]:
     """Return the cost at every provider that offers these GPUs, the cheapest first."""
     costs = (
-        _modal_cost(recipe, kind, count, hours) + _hourly_costs(kind, count, hours) + _flat_costs(kind, count, hours)
+        _price_at_modal(recipe, kind, count, hours)
+        + _price_by_hour(kind, count, hours)
+        + _price_by_month(kind, count, hours)
     )
     return tuple(sorted(costs, key=lambda cost: sum(cost.usd)))
 
@@ -55,7 +57,7 @@ def multiply_ranges(*ranges: Range) -> Range:
     return middle / width, middle * width
 
 
-def _startup_hours(shape: Shape, count: int) -> Range:
+def _estimate_startup(shape: Shape, count: int) -> Range:
     """Return the hours until the first step: to get a machine, and to read the weights in 16 bit."""
     speed = hardware().speed
     if not count:
@@ -64,7 +66,7 @@ def _startup_hours(shape: Shape, count: int) -> Range:
     return speed.wait_minutes[0] / 60 + low / 3600, speed.wait_minutes[1] / 60 + high / 3600
 
 
-def _modal_cost(recipe: Recipe, kind: str, count: int, hours: Range) -> list[Cost]:
+def _price_at_modal(recipe: Recipe, kind: str, count: int, hours: Range) -> list[Cost]:
     table, container = hardware(), recipe.compute.train
     if count and not (kind in table.gpus and count <= table.gpus[kind].most):
         return []
@@ -73,7 +75,7 @@ def _modal_cost(recipe: Recipe, kind: str, count: int, hours: Range) -> list[Cos
     return [Cost("modal", (hours[0] * usd_per_hour, hours[1] * usd_per_hour), str(table.as_of), verified=True)]
 
 
-def _hourly_costs(kind: str, count: int, hours: Range) -> list[Cost]:
+def _price_by_hour(kind: str, count: int, hours: Range) -> list[Cost]:
     costs = []
     for name, provider in hardware().elsewhere.items():
         if kind in provider.usd_per_hour:
@@ -83,7 +85,7 @@ def _hourly_costs(kind: str, count: int, hours: Range) -> list[Cost]:
     return costs
 
 
-def _flat_costs(kind: str, count: int, hours: Range) -> list[Cost]:
+def _price_by_month(kind: str, count: int, hours: Range) -> list[Cost]:
     costs = []
     for name, offer in hardware().flat.items():
         if kind in offer.hours and count == 1:

@@ -19,7 +19,7 @@ from tuneline.stages.train.distributed.device_memory import (
     OutOfMemory,
     describe_out_of_memory,
     free_cached_memory,
-    gpu_memory_bytes,
+    read_gpu_bytes,
 )
 from tuneline.stages.train.distributed.placement import halve_rows, place
 from tuneline.stages.train.job import TrainingJob, write_job
@@ -43,7 +43,7 @@ def launch(job: TrainingJob) -> dict[str, float]:
 
     recipe, events = job.recipe, Events(job.run, "train")
     processes = (recipe.compute.processes or max(1, torch.cuda.device_count())) * _count_nodes()
-    gpu_bytes = gpu_memory_bytes()
+    gpu_bytes = read_gpu_bytes()
     placement = place(recipe, job.base, job.run, processes, gpu_bytes)
     if gpu_bytes or processes > 1:
         rows = f"{placement.rows} rows at a time"

@@ -13,7 +13,7 @@ from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch.bases import locate_base
 from tuneline.stages.fetch.hub_source import HubSource
-from tuneline.stages.plan.memory import adapter_parameters
+from tuneline.stages.plan.memory import count_adapter_parameters
 
 SHAPES = registry().shapes
 
@@ -76,11 +76,11 @@ def test_adapter_parameters_are_what_peft_makes(name: str, rank: int) -> None:
     for targets in (["attention"], ["attention", "mlp"]):
         wanted = [module for target in targets for module in modules[target]]
         adapted = get_peft_model(built(name), LoraConfig(r=rank, target_modules=wanted))
-        assert adapter_parameters(SHAPES[name], rank, targets) == adapted.get_nb_trainable_parameters()[0]  # type: ignore[operator]
+        assert count_adapter_parameters(SHAPES[name], rank, targets) == adapted.get_nb_trainable_parameters()[0]  # type: ignore[operator]
 
 
 def test_router_and_experts_of_scout_are_the_known_four_billion() -> None:
-    assert adapter_parameters(SHAPES["llama-4-scout"], 128, ["router", "experts"]) / 1e9 == pytest.approx(
+    assert count_adapter_parameters(SHAPES["llama-4-scout"], 128, ["router", "experts"]) / 1e9 == pytest.approx(
         3.96, rel=0.01
     )
 

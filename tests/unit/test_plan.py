@@ -18,7 +18,7 @@ from tuneline.core.paths import ROOT
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 from tuneline.stages.plan import make_plan, refuse_unstartable
 from tuneline.stages.plan.gpu_fit import fit_on_gpus
-from tuneline.stages.plan.memory import MemoryParts, Workload, peak_memory
+from tuneline.stages.plan.memory import MemoryParts, Workload, estimate_peak_memory
 from tuneline.stages.plan.planned_vs_measured import compare_with_measurements
 from tuneline.stages.plan.serving import plan_serving, refuse_unservable
 from tuneline.stages.plan.stage_bounds import bound_stages, format_bounds
@@ -54,11 +54,11 @@ cross-entropy, linearized experts of which each token runs through all, and the 
     ],
 )
 def test_published_peaks_are_reproduced_within_15_percent(shape: str, work: dict[str, Any], published: float) -> None:
-    assert peak_memory(SHAPES[shape], Workload(**work)).allocated == pytest.approx(published, rel=0.15)
+    assert estimate_peak_memory(SHAPES[shape], Workload(**work)).allocated == pytest.approx(published, rel=0.15)
 
 
 def parts_of(work: Workload) -> MemoryParts:
-    return peak_memory(SHAPES["llama-3-8b"], work)
+    return estimate_peak_memory(SHAPES["llama-3-8b"], work)
 
 
 def test_memory_follows_what_is_trained_and_how() -> None:

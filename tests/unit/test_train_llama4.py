@@ -20,7 +20,12 @@ from tuneline.stages.checkpoints.safetensors_files import list_tensors, load_row
 from tuneline.stages.convert.onepass.merged_checkpoint import merge_adapter
 from tuneline.stages.convert.reference_model import load_tuned_model
 from tuneline.stages.train.model.adapter_targets import resolve_targets
-from tuneline.stages.train.model.llama4_experts import PREFIX, linearized, load_tuned_llama4, stored_prefix
+from tuneline.stages.train.model.llama4_experts import (
+    PREFIX,
+    linearize_experts,
+    load_tuned_llama4,
+    read_checkpoint_prefix,
+)
 from tuneline.stages.train.model.parameter_count import count_parameters, refuse_unquantized
 from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
@@ -37,7 +42,7 @@ def load(base: Path, *, four_bit: bool = False, linear: bool = True) -> Any:
     arguments = {"dtype": torch.float32, "quantization_config": quantization if four_bit else None}
     if not linear:
         return AutoModelForCausalLM.from_pretrained(base, **arguments)
-    with linearized(llama4.EXPERTS):
+    with linearize_experts(llama4.EXPERTS):
         return AutoModelForCausalLM.from_pretrained(base, **arguments)
 
 
@@ -150,7 +155,7 @@ def test_an_adapter_of_all_folds_back_exactly(base: Path, tmp_path: Path, prefix
     adapter = tmp_path / "adapter/adapter_model.safetensors"
     named = {n.replace("base_model.model.", f"base_model.model.{prefix}"): w for n, w in load_file(adapter).items()}
     save_file(named, adapter)
-    assert stored_prefix(sees) == prefix
+    assert read_checkpoint_prefix(sees) == prefix
     merge_adapter(sees, tmp_path / "adapter", tmp_path / "merged", lambda done, total: None)
 
     merged = load_file(tmp_path / "merged/model.safetensors")

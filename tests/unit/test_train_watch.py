@@ -150,7 +150,7 @@ def test_keep_last_saves_nothing_on_the_way(tmp_path: Path) -> None:
 def test_a_token_costs_four_flops_a_frozen_weight_and_six_a_trained_one() -> None:
     import torch
 
-    from tuneline.stages.train.loop.flops import flops_per_token
+    from tuneline.stages.train.loop.flops import count_flops_per_token
 
     model = torch.nn.Module()
     model.lm_head = torch.nn.Linear(8, 100, bias=False).requires_grad_(False)
@@ -168,4 +168,4 @@ def test_a_token_costs_four_flops_a_frozen_weight_and_six_a_trained_one() -> Non
     config = SimpleNamespace(get_text_config=lambda: text)
     # Rows of 10 and 30 tokens: a token sees (100 + 900) / 40 = 25 others, half of them masked.
     expected = 4 * 800 + 6 * 64 + 4 * (4 * 128) / 4 + 6 * 3 * 8 * 25
-    assert flops_per_token(model, config, [10, 30]) == pytest.approx(expected)
+    assert count_flops_per_token(model, config, [10, 30]) == pytest.approx(expected)

@@ -4,21 +4,21 @@ import gc
 import sys
 
 
-def gpu_memory_bytes() -> int | None:
+def read_gpu_bytes() -> int | None:
     """Return the total memory of the first GPU; None without a GPU."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def peak_gpu_memory_gb() -> float:
+def read_peak_gpu_gb() -> float:
     """Return the most memory torch has allocated on this process's GPU, in 10^9 bytes; 0 without a GPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
 
 
-def peak_process_memory_gb() -> float:
+def read_peak_process_gb() -> float:
     """Return the most memory this process has held, in 10^9 bytes, including the interpreter and its libraries."""
     import resource
 
@@ -47,5 +47,5 @@ def describe_out_of_memory(error: BaseException) -> str | None:
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{peak_gpu_memory_gb():.1f} GB in use at most"
+        return f"{read_peak_gpu_gb():.1f} GB in use at most"
     return "no memory left on this machine" if "can't allocate memory" in str(error) else None

@@ -16,7 +16,7 @@ from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 
 
-def fsdp_arguments(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
+def build_fsdp_arguments(model: torch.nn.Module, *, checkpointing: bool) -> dict[str, Any]:
     """Return the arguments of TrainingArguments that shard `model` layer by layer."""
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and "Decoder" in type(m[0]).__name__)
     return {
@@ -72,10 +72,10 @@ def refuse_unsharded(model: torch.nn.Module) -> QuantizedBytes:
     packed: list[Any] = [module.weight for module in model.modules() if isinstance(module, Linear4bit)]
     if integers := [p.dtype for p in packed if not p.dtype.is_floating_point]:
         raise StageFailed(f"FSDP2: the 4-bit base is stored as {integers[0]}, which is not sharded; this is a bug")
-    return QuantizedBytes(local=_sum_bytes(p.to_local() for p in packed), total=_sum_bytes(packed))
+    return QuantizedBytes(local=_count_bytes(p.to_local() for p in packed), total=_count_bytes(packed))
 
 
-def _sum_bytes(parameters: Iterable[torch.Tensor]) -> int:
+def _count_bytes(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 

@@ -10,7 +10,7 @@ from tuneline.configs.models import Shape, read_shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.plan.dataset_size import estimate_dataset
-from tuneline.stages.plan.gpu_fit import fit_in_memory, fit_on_cpu, minimum_memory
+from tuneline.stages.plan.gpu_fit import estimate_minimum_memory, fit_in_memory, fit_on_cpu
 
 STRATEGY = "TUNELINE_STRATEGY"
 """Environment variable in which the launcher tells a worker the strategy: `ddp` or `fsdp2`."""
@@ -57,7 +57,7 @@ def place(recipe: Recipe, base: Path, run: Path, processes: int, gpu_bytes: int 
     fit = fit_in_memory(recipe, shape, gpu_bytes * hardware().usable, processes, loss_share)
     if fit is None:
         strategy = ("fsdp2" if processes > 1 else "ddp") if compute.strategy == "auto" else compute.strategy
-        planned = minimum_memory(recipe, shape, processes, loss_share).total
+        planned = estimate_minimum_memory(recipe, shape, processes, loss_share).total
         reason = f"planned {planned / 1e9:.1f} {available}, which is too much"
         return Placement(strategy, compute.micro_batch_rows or 1, reason)
     reason = f"planned {fit.memory.total / 1e9:.1f} {available}"

@@ -9,7 +9,7 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 
-def world_size() -> int:
+def get_world_size() -> int:
     """Return how many processes train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -21,7 +21,7 @@ def is_main_process() -> bool:
 
 def any_process(flag: bool) -> bool:
     """Return, in every process, whether `flag` is true in at least one of them."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     reduced = torch.tensor([int(flag)], device=device)
@@ -31,7 +31,7 @@ def any_process(flag: bool) -> bool:
 
 def broadcast_from_main(compute: Callable[[], Value]) -> Value:
     """Call `compute` in the main process alone and return its value in every process."""
-    if world_size() == 1:
+    if get_world_size() == 1:
         return compute()
     values = [compute() if is_main_process() else None]
     dist.broadcast_object_list(values, src=0)

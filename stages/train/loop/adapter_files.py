@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from tuneline.stages.checkpoints.lora_adapter import CONFIG, WEIGHTS
-from tuneline.stages.train.distributed.process_group import is_main_process, world_size
+from tuneline.stages.train.distributed.process_group import get_world_size, is_main_process
 from tuneline.stages.train.model.adapter_weights import PEFT_PREFIX
 
 UNORDERED = ("target_modules", "modules_to_save")
@@ -22,13 +22,13 @@ UNORDERED = ("target_modules", "modules_to_save")
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter to `folder`, its shards gathered. Every process must call this; the main process writes."""
     weights = None
-    if world_size() > 1:
+    if get_world_size() > 1:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         weights = {name: _gather(parameter) for name, parameter in trained.items()}
     if is_main_process():
         # With save_embedding_layers on its default, PEFT asks the hub about the embeddings.
         model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
-    if world_size() > 1:
+    if get_world_size() > 1:
         dist.barrier()
 
 
@@ -47,7 +47,7 @@ def save_publishable_adapter(model: Any, folder: Path, base: str, revision: str 
     save_adapter(model, temporary)
     if not is_main_process():
         return
-    if prefix := getattr(model, "stored_prefix", ""):
+    if prefix := getattr(model, "checkpoint_prefix", ""):
         _add_checkpoint_prefix(temporary / WEIGHTS, prefix)
     _sort_config(temporary / CONFIG)
     (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty form; evaluate writes the model card

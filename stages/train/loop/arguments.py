@@ -12,13 +12,13 @@ from trl import SFTConfig
 
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.training import Train
-from tuneline.stages.train.distributed.fsdp2 import fsdp_arguments
+from tuneline.stages.train.distributed.fsdp2 import build_fsdp_arguments
 from tuneline.stages.train.distributed.placement import is_sharded, rows_per_process
 
 MAX_CHECKPOINTS = 2
 
 
-def training_arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFTConfig:
+def build_training_arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel) -> SFTConfig:
     """Return the trainer's arguments for `rows` training rows; checkpoints are written to `output`.
 
     Raises:
@@ -28,7 +28,7 @@ def training_arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel
     process_rows = rows_per_process(recipe, int(os.environ.get("WORLD_SIZE", "1")))
     micro_batch_rows = recipe.compute.micro_batch_rows or process_rows
     epoch_steps = math.ceil(rows / settings.batch_rows)
-    sharding = fsdp_arguments(model, checkpointing=on_gpu) if is_sharded() else {}
+    sharding = build_fsdp_arguments(model, checkpointing=on_gpu) if is_sharded() else {}
     return SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=micro_batch_rows,
@@ -61,12 +61,12 @@ def training_arguments(recipe: Recipe, output: Path, rows: int, model: PeftModel
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
-        **_schedule(settings),
+        **_build_schedule(settings),
         **sharding,
     )
 
 
-def _schedule(settings: Train) -> dict[str, Any]:
+def _build_schedule(settings: Train) -> dict[str, Any]:
     floor = settings.final_learning_rate
     return {
         "learning_rate": settings.learning_rate,
@@ -76,7 +76,7 @@ def _schedule(settings: Train) -> dict[str, Any]:
     }
 
 
-def lora_plus_optimizer(model: PeftModel, *, settings: Train) -> torch.optim.Optimizer:
+def make_lora_plus_optimizer(model: PeftModel, *, settings: Train) -> torch.optim.Optimizer:
     """Return the trainer's default optimizer with a higher learning rate for the adapter's B matrices."""
     optimizer_class: Any = torch.optim.AdamW
     if torch.cuda.is_available():

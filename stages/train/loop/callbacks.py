@@ -11,10 +11,10 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tuneline.core.events import Events
-from tuneline.stages.train.distributed.device_memory import peak_gpu_memory_gb, peak_process_memory_gb
-from tuneline.stages.train.distributed.process_group import any_process, is_main_process, world_size
+from tuneline.stages.train.distributed.device_memory import read_peak_gpu_gb, read_peak_process_gb
+from tuneline.stages.train.distributed.process_group import any_process, get_world_size, is_main_process
 from tuneline.stages.train.loop.checkpoints import mark_complete
-from tuneline.stages.train.loop.flops import peak_flops
+from tuneline.stages.train.loop.flops import read_peak_flops
 
 EVENT_FIELDS = {
     "loss": "loss",
@@ -35,7 +35,7 @@ class MetricsReport(TrainerCallback):
     def __init__(self, events: Events, flops_per_token: float, count_loss_tokens: Callable[[], float]) -> None:
         """`count_loss_tokens` returns the number of tokens in the loss since training started."""
         self.events, self.flops_per_token, self.count_loss_tokens = events, flops_per_token, count_loss_tokens
-        self._peak_flops = peak_flops()
+        self._peak_flops = read_peak_flops()
         self._tokens, self._loss_tokens, self._logged_at = 0.0, 0.0, time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -65,12 +65,12 @@ class MetricsReport(TrainerCallback):
             "teraflops": round(speed * self.flops_per_token / 1e12, 4),
         }
         if self._peak_flops:
-            utilization = speed * self.flops_per_token / (self._peak_flops * world_size())
+            utilization = speed * self.flops_per_token / (self._peak_flops * get_world_size())
             fields["model_flops_utilization"] = round(utilization, 4)
-        if memory := peak_gpu_memory_gb():
+        if memory := read_peak_gpu_gb():
             fields["memory_gb"] = round(memory, 2)
         else:
-            fields["process_gb"] = round(peak_process_memory_gb(), 2)
+            fields["process_gb"] = round(read_peak_process_gb(), 2)
         self._tokens, self._loss_tokens, self._logged_at = tokens, loss_tokens, now
         return fields
 
@@ -89,7 +89,7 @@ class CheckpointMarker(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if world_size() > 1:
+        if get_world_size() > 1:
             dist.barrier()
         if is_main_process():
             mark_complete(checkpoint)

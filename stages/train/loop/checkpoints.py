@@ -20,7 +20,7 @@ def mark_complete(checkpoint: Path) -> None:
 def find_newest_complete(folder: Path, events: Events) -> Path | None:
     """Return the newest complete checkpoint, or None; delete incomplete and damaged ones with a warning."""
     newest = None
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_read_step, reverse=True):
         problem = _find_problem(checkpoint)
         if problem is None:
             newest = newest or checkpoint
@@ -32,10 +32,10 @@ def find_newest_complete(folder: Path, events: Events) -> Path | None:
 
 def last_checkpoint_step(folder: Path) -> int:
     """Return the step of the newest checkpoint, complete or not; 0 if there is none."""
-    return max(map(_step, folder.glob("checkpoint-*")), default=0)
+    return max(map(_read_step, folder.glob("checkpoint-*")), default=0)
 
 
-def _step(checkpoint: Path) -> int:
+def _read_step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 

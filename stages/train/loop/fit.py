@@ -27,11 +27,11 @@ from tuneline.stages.train.distributed.placement import is_sharded
 from tuneline.stages.train.distributed.process_group import broadcast_from_main, is_main_process
 from tuneline.stages.train.job import TrainingJob
 from tuneline.stages.train.loop.adapter_files import save_publishable_adapter
-from tuneline.stages.train.loop.arguments import lora_plus_optimizer, training_arguments
+from tuneline.stages.train.loop.arguments import build_training_arguments, make_lora_plus_optimizer
 from tuneline.stages.train.loop.callbacks import CheckpointMarker, MetricsReport, StopOnSignal
 from tuneline.stages.train.loop.checkpoints import find_newest_complete, last_checkpoint_step
 from tuneline.stages.train.loop.early_stopping import EarlyStopping, Validation, find_lowest, read_validations
-from tuneline.stages.train.loop.flops import flops_per_token
+from tuneline.stages.train.loop.flops import count_flops_per_token
 from tuneline.stages.train.loop.monitoring import Alerts, DivergenceStop
 from tuneline.stages.train.loop.samples import SampleAnswers
 from tuneline.stages.train.loop.trainer import Trainer
@@ -64,18 +64,18 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
     _add_callbacks(trainer, model, recipe, datasets, scratch / "best", events, stop, divergence)
     cast_adapter_to_fp32(model)
     if job.start:  # only now: TRL has rounded all earlier adapter weights to bf16
-        load_adapter_weights(model, job.start, str(model.stored_prefix))
+        load_adapter_weights(model, job.start, str(model.checkpoint_prefix))
     trained, total = model.get_nb_trainable_parameters()
     checkpoint = broadcast_from_main(lambda: find_newest_complete(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _refuse_unfinished(trainer, stop, divergence, scratch / "checkpoints", recipe.train)
-    kept = _keep_adapter(trainer, recipe, _validate_last_step(trainer), job.folder)
+    selected = _move_adapter(trainer, recipe, _validate_last_step(trainer), job.folder)
     return {
-        "train_loss": statistics.mean(_step_losses(trainer)[-LAST_STEPS:]),
-        "validation_loss": kept.loss,
-        "perplexity": math.exp(kept.loss),
+        "train_loss": statistics.mean(_read_step_losses(trainer)[-LAST_STEPS:]),
+        "validation_loss": selected.loss,
+        "perplexity": math.exp(selected.loss),
         "steps": trainer.state.global_step,
-        "kept_step": kept.step,
+        "kept_step": selected.step,
         "epochs": round(trainer.state.epoch or 0, 3),
         "parameters_trained": trained,
         "parameters_total": total,
@@ -108,9 +108,9 @@ def _make_trainer(
     settings = recipe.train
     trainer = Trainer(
         batch_rows=settings.batch_rows,
-        make_optimizer=partial(lora_plus_optimizer, settings=settings) if settings.lora_plus > 1 else None,
+        make_optimizer=partial(make_lora_plus_optimizer, settings=settings) if settings.lora_plus > 1 else None,
         model=model,
-        args=training_arguments(recipe, checkpoints, len(datasets.train), model),
+        args=build_training_arguments(recipe, checkpoints, len(datasets.train), model),
         train_dataset=datasets.train,
         eval_dataset=datasets.validation,
         processing_class=renderer.tokenizer,
@@ -131,7 +131,7 @@ def _add_callbacks(
     divergence: DivergenceStop,
 ) -> None:
     lengths = [len(ids) for ids in datasets.train["input_ids"]]
-    flops = flops_per_token(model, model.config, lengths)
+    flops = count_flops_per_token(model, model.config, lengths)
     for callback in (
         MetricsReport(events, flops, lambda: trainer.loss_tokens),
         divergence,
@@ -175,21 +175,21 @@ def _validate_last_step(trainer: Trainer) -> list[Validation]:
     return history
 
 
-def _keep_adapter(trainer: Trainer, recipe: Recipe, history: list[Validation], folder: Path) -> Validation:
+def _move_adapter(trainer: Trainer, recipe: Recipe, history: list[Validation], folder: Path) -> Validation:
     """Move the result to `folder/adapter`; return the validation of the weights in it."""
     result = folder / artifacts.SCRATCH / "adapter"
     if recipe.train.keep == "best":
-        kept = find_lowest(history)
+        selected = find_lowest(history)
     else:
-        kept = history[-1]
+        selected = history[-1]
         _save(trainer, recipe, result)
     if is_main_process():
         if recipe.train.keep == "best":  # copied: after being killed right here, the next call must find it again
-            best = folder / artifacts.SCRATCH / "best" / f"step-{kept.step}"
+            best = folder / artifacts.SCRATCH / "best" / f"step-{selected.step}"
             shutil.copytree(best, result, dirs_exist_ok=True)
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # left by an attempt that ended before its manifest
         result.replace(folder / "adapter")
-    return kept
+    return selected
 
 
 def _save(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
@@ -197,6 +197,6 @@ def _save(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
     save_publishable_adapter(model, folder, recipe.base, recipe.revision)
 
 
-def _step_losses(trainer: Trainer) -> list[float]:
+def _read_step_losses(trainer: Trainer) -> list[float]:
     """Return the loss of every step, including those before a resume, which the trainer's own mean leaves out."""
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]

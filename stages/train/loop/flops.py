@@ -17,7 +17,7 @@ MEASURED_GPUS = ("H100", "H200", "B200", "A100", "L40S", "L4")
 """Parts of a device's name by which utilization is reported; `L40S` before `L4`, which it contains."""
 
 
-def flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int]) -> float:
+def count_flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int]) -> float:
     """Return the FLOPs of one training step per token, for rows of these lengths in tokens."""
     config = config.get_text_config()
     routed_share = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_local_experts", 1)
@@ -39,7 +39,7 @@ def flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int
     return float(total + ATTENTION_FLOPS * config.num_hidden_layers * width * context)
 
 
-def peak_flops() -> float | None:
+def read_peak_flops() -> float | None:
     """Return the dense bf16 peak of this process's GPU in FLOP/s; None without a GPU, or if its kind is not known."""
     import torch
 
@@ -47,9 +47,9 @@ def peak_flops() -> float | None:
         return None
     device = torch.cuda.get_device_name()
     kind = next((kind for kind in MEASURED_GPUS if kind in device), None)
-    return None if kind is None else _chip_flops(kind)
+    return None if kind is None else _read_chip_flops(kind)
 
 
-def _chip_flops(kind: str) -> float:
+def _read_chip_flops(kind: str) -> float:
     """Return the peak of the kind in configs/hardware.yaml, whatever its memory: `A100-40GB` is an `A100`."""
     return next(chip.tflops for name, chip in hardware().chips.items() if name.partition("-")[0] == kind) * 1e12

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tuneline.configs.training import Watch
 from tuneline.core.events import Events
-from tuneline.stages.train.distributed.device_memory import peak_gpu_memory_gb
+from tuneline.stages.train.distributed.device_memory import read_peak_gpu_gb
 
 WINDOW = 100
 """Steps over which a median or a mean is taken."""
@@ -93,7 +93,7 @@ class Alerts(TrainerCallback):
         norm, bound = logs.get("grad_norm", 0.0), self.bounds.gradient_norm
         yield "gradient_norm", f"it is {norm:.3g}, and should stay below {bound:g}" if bound and norm >= bound else None
         if self.bounds.memory_gb:
-            used = peak_gpu_memory_gb()
+            used = read_peak_gpu_gb()
             over = used >= self.bounds.memory_gb
             yield "memory_gb", f"it is {used:.1f}, and should stay below {self.bounds.memory_gb:g}" if over else None
         if self.bounds.loss and len(self._losses) == 2 * WINDOW:

@@ -31,7 +31,7 @@ class SampleAnswers(TrainerCallback):
         """`rows` have `input_ids` and `labels`, with IGNORED outside the loss mask."""
         self.tokenizer, self.events, self.sharded = tokenizer, events, sharded
         self.padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.turns = [turn for i in range(min(ROWS, len(rows))) if (turn := _first_turn(rows[i]))]
+        self.turns = [turn for i in range(min(ROWS, len(rows))) if (turn := _find_first_turn(rows[i]))]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.sharded:  # a layer is whole only while all processes compute it, and all would have to wait
@@ -89,7 +89,7 @@ class SampleAnswers(TrainerCallback):
         return text
 
 
-def _first_turn(row: dict[str, list[int]]) -> Turn | None:
+def _find_first_turn(row: dict[str, list[int]]) -> Turn | None:
     """Return the row's first turn in the loss; None if the row is in the loss from its first token."""
     ids, labels = row["input_ids"], row["labels"]
     begin = next((i for i, label in enumerate(labels) if label != IGNORED), 0)

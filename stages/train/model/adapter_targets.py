@@ -87,20 +87,20 @@ def resolve_targets(
         if group == "router":
             counts[group] = sum(name.endswith(ROUTER) for name in parameter_names)
         else:
-            pattern = re.compile(_full_pattern(model_type, group))
+            pattern = re.compile(_build_pattern(model_type, group))
             counts[group] = sum(pattern.fullmatch(name) is not None for name in module_names)
         if not counts[group]:
             raise BadRecipe(f"train.targets: {group}: the base, a {model_type}, has none; take it out")
-    return Targets(_target_modules(model_type, groups), [ROUTER] if "router" in groups else None, counts)
+    return Targets(_select_modules(model_type, groups), [ROUTER] if "router" in groups else None, counts)
 
 
-def _full_pattern(model_type: str, group: str) -> str:
+def _build_pattern(model_type: str, group: str) -> str:
     if model_type.startswith("llama4"):
         return LAYERS + LLAMA4_MODULES[group]
     return rf"{LAYERS}\w+\.(?:{'|'.join(DENSE_MODULES[group])})"
 
 
-def _target_modules(model_type: str, groups: Sequence[str]) -> list[str] | str | None:
+def _select_modules(model_type: str, groups: Sequence[str]) -> list[str] | str | None:
     """Return plain names where they are unambiguous, as other programs read them; else one pattern."""
     if not model_type.startswith("llama4"):
         return [name for group in groups for name in DENSE_MODULES[group]]

@@ -39,7 +39,7 @@ def load_model(settings: Train, base: Path, start: Path | None, events: Events, 
     adapted = add_adapter(settings, loaded.model, base, model_type, start, events)
     if settings.method == "qlora":
         refuse_unquantized(adapted)
-    adapted.stored_prefix = loaded.prefix  # type: ignore[assignment]  # put before weight names when it is saved
+    adapted.checkpoint_prefix = loaded.prefix  # type: ignore[assignment]  # put before weight names when it is saved
     events.emit("note", text=f"parameters: {count_parameters(adapted)}")
     return adapted
 
@@ -55,16 +55,16 @@ def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # bf16 is slow on CPUs without AMX
     if settings.method == "full":
         dtype = torch.float32  # steps of a small learning rate vanish in bf16
-    quantization = _quantization(dtype, sharded=sharded) if settings.method == "qlora" else None
+    quantization = _build_quantization(dtype, sharded=sharded) if settings.method == "qlora" else None
     mixture = model_type.startswith("llama4")
     loading: Any = nullcontext()
     prefix = ""
     if mixture:
-        from tuneline.stages.train.model.llama4_experts import count_experts, linearized, stored_prefix
+        from tuneline.stages.train.model.llama4_experts import count_experts, linearize_experts, read_checkpoint_prefix
 
-        prefix = stored_prefix(base)
+        prefix = read_checkpoint_prefix(base)
         if settings.method == "qlora" or "experts" in settings.targets:
-            loading = linearized(count_experts(base))
+            loading = linearize_experts(count_experts(base))
     with loading:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             base,
@@ -85,7 +85,7 @@ def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -
     return _Loaded(model, prefix)
 
 
-def _quantization(dtype: torch.dtype, *, sharded: bool) -> BitsAndBytesConfig:
+def _build_quantization(dtype: torch.dtype, *, sharded: bool) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -127,7 +127,7 @@ def add_adapter(
     """
     if settings.method == "full":
         modules: Any = DUMMY_TARGET_MODULES
-        parameters, saved = None, _modules_with_weights(model, tied=is_tied(read_config(base)), events=events)
+        parameters, saved = None, _list_modules_with_weights(model, tied=is_tied(read_config(base)), events=events)
     else:
         targets = resolve_targets(
             model_type, settings.targets, dict(model.named_modules()), dict(model.named_parameters())
@@ -152,7 +152,7 @@ def add_adapter(
     return adapted
 
 
-def _modules_with_weights(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:
+def _list_modules_with_weights(model: PreTrainedModel, *, tied: bool, events: Events) -> list[str]:
     """Return the last names of all modules with weights of their own; tied embeddings cannot be replaced exactly."""
     names = {
         name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters(recurse=False))

@@ -52,7 +52,7 @@ class SplitExperts(ConversionOps):
 
 
 @contextlib.contextmanager
-def linearized(experts: int) -> Iterator[None]:
+def linearize_experts(experts: int) -> Iterator[None]:
     """Within this context, a Llama 4 is loaded with a module for each of its `experts` experts per layer."""
     stock_class = modeling.Llama4TextMoe
     stock_mapping = conversion_mapping.get_checkpoint_conversion_mapping(CLASS)
@@ -80,7 +80,7 @@ def linearized(experts: int) -> Iterator[None]:
         conversion_mapping.register_checkpoint_conversion_mapping(CLASS, stock_mapping or [], overwrite=True)
 
 
-def stored_prefix(base: Path) -> str:
+def read_checkpoint_prefix(base: Path) -> str:
     """Return what the checkpoint puts before the language model's weight names; the loaded model does not have it."""
     with safe_open(list_shards(base)[0], "pt") as file:
         return PREFIX if any(name.startswith(PREFIX) for name in file.keys()) else ""  # noqa: SIM118
@@ -88,12 +88,12 @@ def stored_prefix(base: Path) -> str:
 
 def load_tuned_llama4(base: Path, adapter: Path, dtype: Any) -> PeftModel:
     """Return the base with its adapter, unmerged, in the form they were trained in."""
-    with linearized(count_experts(base)):
+    with linearize_experts(count_experts(base)):
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
     use_sparse_experts(model)
     adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
     assert isinstance(adapted, PeftModel)
-    load_adapter_weights(adapted, adapter, stored_prefix(base))
+    load_adapter_weights(adapted, adapter, read_checkpoint_prefix(base))
     return adapted
 
 
