@@ -1,6 +1,5 @@
 """Module groups that receive LoRA adapters: `attention`, `mlp`, `router` and `experts`, by architecture."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from tuneline.configs.training import Train
 from tuneline.core.errors import BadRecipe
+from tuneline.stages.checkpoints.base_config import is_tied, read_config
 
 LAYERS = r"(?:language_model\.)?model\.layers\.\d+\."
 """Prefix of a language model's layers; a vision tower's layers have another one."""
@@ -52,7 +52,7 @@ def check_trainable(base: Path, settings: Train) -> str:
     Raises:
         BadRecipe: an unknown architecture, a target or method it does not support, or tied embeddings to be saved.
     """
-    config = json.loads((base / "config.json").read_text())
+    config = read_config(base)
     model_type = str(config.get("model_type"))
     if model_type not in ARCHITECTURES:
         raise BadRecipe(f"base: {base}: architecture {model_type!r}; known are {', '.join(ARCHITECTURES)}")
@@ -63,9 +63,7 @@ def check_trainable(base: Path, settings: Train) -> str:
         raise BadRecipe(
             f"train.targets: {missing[0]}: the base is a {model_type}, which has {', '.join(groups)}; take it out"
         )
-    text = config.get("text_config", config)
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    if settings.modules_to_save and tied:
+    if settings.modules_to_save and is_tied(config):
         raise BadRecipe(
             f"train.modules_to_save: {', '.join(settings.modules_to_save)}: input and output embeddings of this base "
             "are one matrix, which cannot be merged exactly; take it out"
