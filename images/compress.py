@@ -12,7 +12,7 @@ from tuneline.images.source import HOME, with_files, with_source
 
 _ENVIRONMENTS = "stages/convert/folders/environments"
 ENVIRONMENT_FILES = (
-    *("stages/__init__.py", "stages/convert/folders/__init__.py"),
+    *("core/child_processes.py", "stages/__init__.py", "stages/convert/folders/__init__.py"),
     *(f"{_ENVIRONMENTS}/{name}" for name in ("__init__.py", "__main__.py", "compress.txt", "onnx.txt")),
 )
 """What building the environments imports and reads."""
