@@ -71,9 +71,7 @@ def build() -> LlamaCpp:
     root = _root()
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
-        if not _source(root).exists():
-            log.info("llama.cpp: fetching its source (77 MB, once)")
-            _unpack(_download_sdist(root), root)
+        _prepare_source(_download_sdist(root), root)
         log.info("llama.cpp: compiling %s in %s (minutes, once; a stopped build goes on)", " and ".join(TARGETS), root)
         source = f"-DLLAMA_CPP_SOURCE={_source(root)}"
         _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *FLAGS)
@@ -100,11 +98,48 @@ def _download_sdist(root: Path) -> Path:
     """
     sdist = root / f"llama_cpp_python-{VERSION}.tar.gz"
     if not sdist.exists() or sha256(sdist) != SHA256:
+        log.info("llama.cpp: fetching its source (77 MB, once)")
         requirements = root / "sdist.txt"
         requirements.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
         options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes")
         _run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", str(root), "-r", str(requirements))
     return sdist
+
+
+def _prepare_source(sdist: Path, root: Path) -> None:
+    """Leave exactly the files of the sdist in the source folder.
+
+    If any differs, the folder is unpacked again, and what was compiled from it is removed: the files of an sdist are
+    older than those objects, so that make would keep them.
+    """
+    folder = root / f"llama_cpp_python-{VERSION}"
+    if folder.exists():
+        differing = _list_differences(sdist, folder)
+        if not differing:
+            return
+        names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+        log.warning("llama.cpp: %s in %s: not as in the pinned source; unpacking and compiling it again", names, folder)
+        shutil.rmtree(folder)
+        shutil.rmtree(root / "build", ignore_errors=True)
+    _unpack(sdist, root)
+
+
+def _list_differences(sdist: Path, folder: Path) -> list[str]:
+    """Return the names, in `folder`, of files that are missing, changed, links, or not in the sdist. 4 s."""
+    present = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if _is_no_folder(path)}
+    differing = set(present)
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            if member.isfile():
+                content, file = archive.extractfile(member), folder.parent / member.name
+                assert content is not None  # it is a file
+                is_same = member.name in present and not file.is_symlink() and file.read_bytes() == content.read()
+                (differing.discard if is_same else differing.add)(member.name)
+    return sorted(name.partition("/")[2] for name in differing)
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
 
 
 def _unpack(sdist: Path, root: Path) -> None:

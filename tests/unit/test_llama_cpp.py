@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,77 @@ def test_a_damaged_sdist_is_fetched_again(commands: list[tuple[str, ...]]) -> No
     (root / f"llama_cpp_python-{build.VERSION}.tar.gz").write_bytes(b"half")
     build.build()
     assert "pip" in commands[0]
+
+
+SOURCE = f"llama_cpp_python-{build.VERSION}/vendor/llama.cpp"
+
+
+def _change(source: Path) -> None:
+    (source / "CMakeLists.txt").write_bytes(b"y")
+
+
+def _remove(source: Path) -> None:
+    (source / "CMakeLists.txt").unlink()
+
+
+def _add(source: Path) -> None:
+    (source / "ggml.cpp").write_bytes(b"x")
+
+
+def _link(source: Path) -> None:
+    (source / "CMakeLists.txt").replace(source.parent / "elsewhere")
+    (source / "CMakeLists.txt").symlink_to(source.parent / "elsewhere")
+
+
+def _link_folder(source: Path) -> None:
+    source.replace(source.parents[2] / "elsewhere")
+    source.symlink_to(source.parents[2] / "elsewhere")
+
+
+@pytest.mark.parametrize("damage", [_change, _remove, _add, _link, _link_folder])
+def test_a_source_that_is_not_the_pinned_one_is_never_compiled(
+    commands: list[tuple[str, ...]],
+    damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A build was stopped; what lies there is changed, and it goes on. Objects of the changed file are gone too."""
+    pretend, root = build._run, build._root()
+
+    def stopped(*command: str) -> None:
+        pretend(*command)
+        if "--build" in command:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "_run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build.build()
+    (root / "build").mkdir()
+    (root / "build/ggml.o").write_bytes(b"made of the changed source")
+    damage(root / SOURCE)
+    compiled: list[list[bytes]] = []
+
+    def look(*command: str) -> None:
+        if "-S" in command:
+            assert not (root / "build").exists()
+            folder = root / f"llama_cpp_python-{build.VERSION}"
+            compiled.append([path.read_bytes() for path in folder.rglob("*") if path.is_file()])
+
+    monkeypatch.setattr(build, "_run", look)
+    build.build()
+    assert compiled == [[b"x"]]
+    assert "not as in the pinned source" in caplog.text and ("ggml.cpp" in caplog.text) == (damage is _add)
+
+
+def test_an_untouched_source_keeps_what_was_compiled(
+    commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.build()
+    (build._root() / build.MARK).unlink()
+    (build._root() / "build").mkdir()
+    (build._root() / "build/ggml.o").write_bytes(b"x")
+    build.build()
+    assert (build._root() / "build/ggml.o").exists()
 
 
 def test_a_member_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
