@@ -75,7 +75,7 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     train, validation = _write_rows(store, examination, folder, events)
     if tools := examination.toolbox.catalogue:
         write_atomic(folder / "tools.json", tools.model_dump_json())
-    if data.catalogue == "learned" or not renderer.is_own:
+    if data.catalogue == "learned" or not renderer.is_base_template:
         prefix = HIDE_TOOLS if data.catalogue == "learned" else ""
         write_atomic(folder / TEMPLATE, prefix + renderer.template)
     if preselector:

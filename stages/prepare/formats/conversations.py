@@ -65,7 +65,7 @@ def require_format(value: Any, form: str) -> None:
 
 
 def rename_columns(value: Any, columns: Mapping[str, str]) -> Any:
-    """Return a record with its columns renamed; `columns` has our name for each column as the value.
+    """Return a record with its columns renamed; `columns` has the column for each key of a format.
 
     Raises:
         RowError: A column is missing.

@@ -44,22 +44,22 @@ message, and no template of ours would be equal to it.
 """
 
 
-def choose_template(base: Path, own: str | None, vocabulary: Collection[str]) -> str:
-    """Return the template for a base whose own template is `own`. Without one, its vocabulary decides which fits.
+def choose_template(base: Path, base_template: str | None, vocabulary: Collection[str]) -> str:
+    """Return the template for a base that comes with `base_template`. Without one, its vocabulary decides which fits.
 
     Raises:
-        BadRecipe: Its own template has no `{% generation %}`, and none of ours writes the same text.
+        BadRecipe: The base's template has no `{% generation %}`, and none of ours writes the same text.
     """
-    if own and "{% generation %}" in own.replace("{%-", "{%").replace("-%}", "%}"):
-        return own
+    if base_template and "{% generation %}" in base_template.replace("{%-", "{%").replace("-%}", "%}"):
+        return base_template
     for file in sorted(TEMPLATES_FOLDER.glob("*.jinja")):
         text = file.read_text(encoding="utf-8")
-        if _write_same(own, text) if own else _header_token(text) in vocabulary:
+        if _write_same(base_template, text) if base_template else _header_token(text) in vocabulary:
             return text
     raise BadRecipe(
         f"{base}: its chat template marks no assistant turn with {{% generation %}}, and none of {TEMPLATES_FOLDER} "
         "writes the same text: nothing could be learned; put one that does in chat_template.jinja beside its tokenizer"
-        if own
+        if base_template
         else f"{base}: it has no chat template; put one in chat_template.jinja beside its tokenizer"
     )
 

@@ -42,10 +42,10 @@ class Renderer:
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
         self.catalogue = catalogue
-        own = template.read_text("utf-8") if template and template.exists() else self.tokenizer.chat_template
-        self.template = choose_template(base, own, self.tokenizer.get_vocab())
+        base_template = template.read_text("utf-8") if template and template.exists() else self.tokenizer.chat_template
+        self.template = choose_template(base, base_template, self.tokenizer.get_vocab())
         """The template of the base and of the tuned model: the base's own, or one of ours that writes the same text."""
-        self.is_own = self.template == own
+        self.is_base_template = self.template == base_template
         self.tokenizer.chat_template = self.template
         self._template, self._special = compile_template(self.template), self.tokenizer.special_tokens_map
         self._word_cache = WordCache.for_tokenizer(self.tokenizer.backend_tokenizer, self._control_tokens())
@@ -53,7 +53,7 @@ class Renderer:
 
     def show_signatures(self) -> None:
         """Write each tool as one line from now on, with this and with the tuned model's template."""
-        self.template, self.is_own = SIGNATURES + self.template, False
+        self.template, self.is_base_template = SIGNATURES + self.template, False
         self.tokenizer.chat_template, self._template = self.template, compile_template(self.template)
 
     def _control_tokens(self) -> set[str]:
