@@ -152,7 +152,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert any("torch==2.13.0" in layer for layer in train["layers"])
     assert functions["evaluate_a10"]["gpu"] == "A10:1" and functions["prepare_cpu"]["gpu"] is None
     assert functions["convert_cpu"]["ephemeral_disk_mib"] == 700 * 1024
-    assert any("engines/llama_cpp/build.py" in layer for layer in functions["convert_cpu"]["layers"])
+    assert any("tuneline.engines.llama_cpp.build" in layer for layer in functions["convert_cpu"]["layers"])
     assert functions["scheduled_cpu"]["schedule"]["cron"]["cronString"] == "0 6 * * 1"
     judge = functions["evaluate_promoted_cpu"]
     assert judge["timeout_s"] < 24 * 3600 and judge["memory_limit_mib"] == judge["memory_mib"]  # a bound on its cost

@@ -32,14 +32,14 @@ def test_a_secret_that_is_missing_is_named_with_the_command_that_makes_it(stage:
 def test_a_walk_whose_container_cannot_import(checkout: Checkout) -> None:
     checkout.change("images/cpu.py", "image = with_source(packages)", "image = packages")
     message = last(checkout.run("fetch", MICRO, "lacking", code=1))
-    assert message.startswith("the walk cannot start its container: ModuleNotFoundError: No module named 'images'")
+    assert message.startswith("the walk cannot start its container: ModuleNotFoundError: No module named 'tuneline'")
     assert "FOLDERS in images/source.py" in message
 
 
 def test_a_stage_whose_container_cannot_import(checkout: Checkout) -> None:
     checkout.change("images/train.py", "image = with_source(\n", "image = (\n")
     message = last(checkout.run("train", MICRO, "lacking", "--only", code=1))
-    assert message.startswith("train cannot start its container: ModuleNotFoundError: No module named 'images'")
+    assert message.startswith("train cannot start its container: ModuleNotFoundError: No module named 'tuneline'")
 
 
 def test_a_stage_that_is_out_of_memory(stage: Cloud, tmp_path: Path) -> None:
