@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
-from tuneline.core.files import sha256, write_atomic
+from tuneline.core.files import remove_temporaries, sha256, write_atomic
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
@@ -202,6 +202,7 @@ def _seal(
     hashed: Mapping[str, str],
 ) -> Artifact:
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
+    remove_temporaries(path)
     payload = sorted(f for f in path.rglob("*") if f.is_file() and f.name not in (MANIFEST, DRAFT))
     manifest = Manifest(
         stage=stage,

@@ -4,10 +4,16 @@ import hashlib
 import os
 from pathlib import Path
 
+TEMPORARY = ".tmp"
+"""Ending of the hidden file beside `path` that `write_atomic` writes first."""
+
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace the content of `path` by `text`; a crash leaves the old or the new file, never a part of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace the content of `path` by `text`; a crash leaves the old or the new file, never a part of one.
+
+    A killed process leaves its temporary file too, which `remove_temporaries` removes.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -16,6 +22,12 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed calls of `write_atomic` left in `folder` and below; nobody may be writing there."""
+    for file in folder.rglob(f".*{TEMPORARY}"):
+        file.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -131,6 +131,30 @@ def test_a_kill_in_the_middle_never_looks_finished(tmp_path: Path) -> None:
     assert made(path, {"a": 1}, lambda f: {"kept": (f / "a").read_text()}).metrics == {"kept": "x"}
 
 
+KILLED_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from tuneline.core.artifacts import make
+from tuneline.core.files import write_atomic
+def build(folder):
+    (folder / "sub").mkdir(exist_ok=True)
+    write_atomic(folder / "sub" / "verdict.json", "whole")
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    write_atomic(folder / "sub" / "verdict.json", "half")
+make(Path(sys.argv[1]), stage_version=1, settings={"a": 1}, needs={}, build=build)
+"""
+
+
+def test_what_a_killed_write_leaves_is_never_part_of_the_artifact(tmp_path: Path) -> None:
+    path = tmp_path / "evaluate"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITE, str(path)], cwd=ROOT, check=False)
+    (left,) = (file for file in path.rglob(".*") if file.is_file())
+    assert killed.returncode == -signal.SIGKILL and left.read_text() == "half"
+    artifact = made(path, {"a": 1}, lambda folder: {"was": (folder / "sub" / "verdict.json").read_text()})
+    assert artifact.metrics == {"was": "whole"} and list(artifact.manifest.files) == ["sub/verdict.json"]
+    assert not left.exists() and open_artifact(path).manifest == artifact.manifest
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
     write_atomic(path, json.dumps({"old": 1}))

@@ -17,6 +17,7 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core.child_processes import last_lines
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events
+from tuneline.core.files import write_atomic
 from tuneline.core.paths import resolve
 from tuneline.stages.evaluate.answers import CONCURRENCY
 from tuneline.stages.evaluate.clients.target_engines import Engines
@@ -61,7 +62,7 @@ def ask_standard(settings: Standard, base_url: str, target: str, folder: Path, c
         file.parent.mkdir(parents=True, exist_ok=True)
         _run_lm_eval(settings, base_url, target, file.with_suffix(""), concurrency)
         newest = max(file.with_suffix("").rglob("results_*.json"), key=lambda result: result.stat().st_mtime)
-        file.write_text(newest.read_text())
+        write_atomic(file, newest.read_text())  # its existence says that it was asked
     return _rows(json.loads(file.read_text()), target)
 
 
