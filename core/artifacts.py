@@ -2,86 +2,35 @@
 
 A stage calls `make`. Finished work with the same fingerprint is returned at once, and unfinished work is continued in
 the same directory. Work made from other settings is refused with an error that names the settings that differ.
-`draft.json` marks unfinished work.
+`draft.json` marks unfinished work. A finished artifact has regular files of its own only: no links, and no names that
+lead out of it.
 """
 
 import contextlib
-import hashlib
 import json
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import remove_temporaries, sha256, write_atomic
+from tuneline.core.hash_cache import cached_sha256
+from tuneline.core.manifest import Artifact, File, MadeFrom, Manifest
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
 RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-python")
 SCRATCH = "scratch"
 """A folder of this name inside an artifact is work in progress: not recorded, removed when the artifact is finished."""
-
-
-class File(BaseModel):
-    """Size and SHA-256 of one file of an artifact."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    bytes: int
-    sha256: str
-
-
-class MadeFrom(BaseModel):
-    """What determines an artifact's content: flat settings, and the fingerprints of the artifacts it was made from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    stage_version: int
-    settings: dict[str, Any]
-    needs: dict[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 16 hex digits of the SHA-256 of this record's canonical JSON."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-class Manifest(BaseModel):
-    """The record of a finished artifact; the format of `manifest.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    stage: str
-    fingerprint: str
-    made_from: MadeFrom
-    metrics: dict[str, Any]
-    files: dict[str, File]
-    versions: dict[str, str]
-    started: datetime
-    ended: datetime
-    seconds: float
-    """Working time of all attempts, without the time between them."""
-    cost_usd: float | None = None
-    """The cost of `seconds` at the price of an hour where it was made; None if nobody is billed."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished artifact on disk."""
-
-    path: Path
-    manifest: Manifest
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return self.manifest.metrics
 
 
 def make(
@@ -107,6 +56,7 @@ def make(
         stage_version=stage_version,
         settings=flatten(settings),
         needs={name: artifact.manifest.fingerprint for name, artifact in needs.items()},
+        needs_content={name: artifact.manifest.digest for name, artifact in needs.items()},
     )
     if (path / MANIFEST).exists():
         artifact = open_artifact(path)
@@ -124,25 +74,70 @@ def make(
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Return the finished artifact at `path`, after checking that its files have the recorded sizes.
+    """Return the finished artifact at `path`, after checking that its files are its own and have the recorded sizes.
 
     Raises:
         NotFound: there is no finished artifact. StageFailed: it is damaged.
     """
+    artifact = read_artifact(path)
+    for name, file in artifact.manifest.files.items():
+        _refuse_unless_own_file(path, name)
+        size = (path / name).stat().st_size if (path / name).exists() else None
+        if size != file.bytes:
+            state = "missing" if size is None else f"{size} bytes"
+            raise StageFailed(f"{path / name}: {state}, but {file.bytes} were recorded; remove {path} and run again")
+    return artifact
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Return the finished artifact at `path` without a look at its files.
+
+    Raises:
+        NotFound: there is no finished artifact. StageFailed: its manifest cannot be read.
+    """
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
+        return Artifact(path, Manifest.model_validate_json((path / MANIFEST).read_text()))
     except FileNotFoundError:
         raise NotFound(f"{path}: no finished {path.name} here; run `tuneline {path.name} RECIPE` first") from None
     except ValidationError as error:
         raise StageFailed(
             f"{path / MANIFEST}: not a manifest ({error.errors()[0]['msg']}); remove {path} and run again"
         ) from None
-    for name, file in manifest.files.items():
-        size = (path / name).stat().st_size if (path / name).exists() else None
-        if size != file.bytes:
-            state = "missing" if size is None else f"{size} bytes"
-            raise StageFailed(f"{path / name}: {state}, but {file.bytes} were recorded; remove {path} and run again")
-    return Artifact(path, manifest)
+
+
+def verify_files(artifact: Artifact, below: str = "") -> dict[str, str]:
+    """Return path → SHA-256 of the artifact's files, or of those at or below a path in it, after reading them.
+
+    A large file is read once, and again when it was written to (`cached_sha256`).
+
+    Raises:
+        NotFound: the artifact has no such file. StageFailed: a file's content is not what was recorded.
+    """
+    names = artifact.manifest.files_below(below)
+    if not names:
+        raise NotFound(f"{artifact.path / below}: no file of this artifact; {artifact.path / MANIFEST} lists them")
+    for name in names:
+        _refuse_unless_own_file(artifact.path, name)
+        if cached_sha256(artifact.path / name) != artifact.manifest.files[name].sha256:
+            raise StageFailed(
+                f"{artifact.path / name}: its content is not what was recorded when it was made; "
+                f"remove {artifact.path} and run again"
+            )
+    return {name: artifact.manifest.files[name].sha256 for name in names}
+
+
+def refuse_if_from_others(artifact: Artifact, needed: Mapping[str, Artifact], remedy: str) -> None:
+    """Check that an artifact was made from the `needed` artifacts as they are now.
+
+    Raises:
+        StaleArtifact: it was made from others; `remedy` ends the message.
+    """
+    made_from = artifact.manifest.made_from
+    for name, other in needed.items():
+        recorded = (made_from.needs.get(name), made_from.needs_content.get(name, other.manifest.digest))
+        if recorded != (other.manifest.fingerprint, other.manifest.digest):
+            what = "another" if recorded[0] != other.manifest.fingerprint else "other files of"
+            raise StaleArtifact(f"{artifact.path} was made from {what} {name} than is in {other.path} now; {remedy}")
 
 
 def is_finished(path: Path) -> bool:
@@ -176,10 +171,11 @@ def _write_draft(path: Path, made_from: MadeFrom, started: str, seconds: float) 
 
 
 def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool) -> None:
-    if old.fingerprint == new.fingerprint:
-        return
-    before, after = _flat_record(old), _flat_record(new)
+    compared = old.needs_content.keys() & new.needs_content.keys()
+    before, after = _flat_record(old, compared), _flat_record(new, compared)
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if old.fingerprint == new.fingerprint and not changed:
+        return
     lines = [f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed[:8]]
     more = [f"  … and {len(changed) - 8} more"] if len(changed) > 8 else []
     state = "was made" if finished else "was begun"
@@ -187,9 +183,21 @@ def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool
     raise StaleArtifact("\n".join([f"{path} {state} from other settings:", *lines, *more, remedy]))
 
 
-def _flat_record(made_from: MadeFrom) -> dict[str, Any]:
+def _flat_record(made_from: MadeFrom, compared: Set[str]) -> dict[str, Any]:
+    """Return what determines the content, on one level; of the needed bytes those in `compared`."""
     needs = {f"needs.{name}": fingerprint for name, fingerprint in made_from.needs.items()}
-    return {"stage_version": made_from.stage_version, **made_from.settings, **needs}
+    content = {f"content of {name}": made_from.needs_content[name] for name in compared}
+    return {"stage_version": made_from.stage_version, **made_from.settings, **needs, **content}
+
+
+def _refuse_unless_own_file(path: Path, name: str) -> None:
+    """Raise StageFailed if a file's name leads out of the artifact at `path`, or a part of it is a link."""
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts:
+        raise StageFailed(f"{path / MANIFEST}: {name!r} is outside of {path}; remove {path} and run again")
+    for depth in range(1, len(parts) + 1):
+        if (part := path.joinpath(*parts[:depth])).is_symlink():
+            raise StageFailed(f"{part}: is a link, and may lead anywhere; remove {path} and run again")
 
 
 def _seal(
@@ -203,7 +211,7 @@ def _seal(
 ) -> Artifact:
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     remove_temporaries(path)
-    payload = sorted(f for f in path.rglob("*") if f.is_file() and f.name not in (MANIFEST, DRAFT))
+    payload = _list_payload(path)
     manifest = Manifest(
         stage=stage,
         fingerprint=made_from.fingerprint,
@@ -222,6 +230,14 @@ def _seal(
     write_atomic(path / MANIFEST, manifest.model_dump_json(indent=1))
     (path / DRAFT).unlink(missing_ok=True)
     return Artifact(path, manifest)
+
+
+def _list_payload(path: Path) -> list[Path]:
+    """Return the files to be recorded, sorted. Raises StageFailed for a link."""
+    paths = sorted(path.rglob("*"))
+    if links := [entry for entry in paths if entry.is_symlink()]:
+        raise StageFailed(f"{links[0]}: is a link; an artifact consists of its own files")
+    return [entry for entry in paths if entry.is_file() and entry.name not in (MANIFEST, DRAFT)]
 
 
 @cache

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.configs.models import registry
-from tuneline.core import paths
 from tuneline.core.errors import BadRecipe, NotFound
-from tuneline.core.files import sha256, write_atomic
+from tuneline.core.hash_cache import cached_sha256
 from tuneline.core.paths import ROOT, resolve
 from tuneline.stages.fetch.model_files import PICKLES, fetched_files, matches, pickle_remedy, refuse_unusable
 
 TINY = ROOT / "data" / "tiny"
-CACHED_HASH_BYTES = 64 << 20
-"""Hashes of local files of at least this size are cached by size and modification time: 8B take a minute to hash."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +60,6 @@ def locate_folder(base: str, revision: str | None) -> FolderSource:
 def folder_of(base: str) -> Path:
     """Return the path that `base` would have as a local folder, whether or not it exists."""
     return TINY if base == "tiny" else resolve(Path(base))
-
-
-def cached_sha256(path: Path) -> str:
-    """Return a file's SHA-256; that of a large file is computed once while its size and modification time stay."""
-    status = path.stat()
-    if status.st_size < CACHED_HASH_BYTES:
-        return sha256(path)
-    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
-    cache_file = paths.cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
-    if cache_file.exists():
-        return cache_file.read_text()
-    digest = sha256(path)
-    cache_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(cache_file, digest)
-    return digest
 
 
 def _no_such_base(base: str) -> str:

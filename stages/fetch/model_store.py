@@ -13,10 +13,11 @@ from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 from tuneline.core.files import sha256
+from tuneline.core.hash_cache import cached_sha256
 from tuneline.core.pins import pin
 from tuneline.stages.fetch.disk_space import explained_disk_full, refuse_if_full
 from tuneline.stages.fetch.downloads import PARTIAL_FILES, download
-from tuneline.stages.fetch.folder_source import FolderSource, cached_sha256
+from tuneline.stages.fetch.folder_source import FolderSource
 from tuneline.stages.fetch.hub_files import HubFiles
 from tuneline.stages.fetch.hub_source import HubSource
 from tuneline.stages.fetch.model_files import (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from tuneline.core.artifacts import DRAFT, MANIFEST, Artifact, Manifest, is_finished, make, open_artifact
+from tuneline.core.artifacts import (
+    DRAFT,
+    MANIFEST,
+    Artifact,
+    Manifest,
+    is_finished,
+    make,
+    open_artifact,
+    verify_files,
+)
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import sha256, write_atomic
 from tuneline.core.paths import ROOT
@@ -110,6 +120,79 @@ def test_a_damaged_artifact_is_not_trusted(tmp_path: Path, damage: Callable[[Pat
         open_artifact(tmp_path / "prepare")
     with pytest.raises(StageFailed, match="remove"):
         made(tmp_path / "prepare", build=never)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_one_flipped_bit_is_found_by_whoever_reads_the_files(tmp_path: Path) -> None:
+    artifact = made(tmp_path / "convert")
+    content = {"sub/a.txt": sha256(artifact.path / "sub/a.txt")}
+    assert verify_files(artifact) == verify_files(artifact, "sub") == verify_files(artifact, "sub/a.txt") == content
+    flip_a_bit(artifact.path / "sub/a.txt")
+    assert open_artifact(artifact.path).manifest == artifact.manifest  # its size is the same
+    with pytest.raises(StageFailed, match=r"a\.txt: its content .* remove .*convert and run again"):
+        verify_files(artifact, "sub")
+    with pytest.raises(NotFound, match="no file of this artifact"):
+        verify_files(artifact, "su")
+
+
+@pytest.mark.parametrize("linked", ["sub/a.txt", "sub"])
+def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path, linked: str) -> None:
+    artifact = made(tmp_path / "convert")
+    (artifact.path / linked).rename(tmp_path / "elsewhere")
+    (artifact.path / linked).symlink_to(tmp_path / "elsewhere")
+    assert (artifact.path / "sub/a.txt").read_text() == "content"  # the same size, and even the same bytes
+    with pytest.raises(StageFailed, match=f"{linked}: is a link"):
+        open_artifact(artifact.path)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "sub/../../outside.txt", "{folder}/outside.txt"])
+def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside.txt").write_text("content")
+    manifest = made(tmp_path / "convert").path / MANIFEST
+    manifest.write_text(manifest.read_text().replace("sub/a.txt", name.format(folder=tmp_path)))
+    with pytest.raises(StageFailed, match="outside of"):
+        open_artifact(tmp_path / "convert")
+
+
+def test_a_link_is_not_sealed(tmp_path: Path) -> None:
+    def link(folder: Path) -> dict[str, Any]:
+        (folder / "model.gguf").symlink_to(tmp_path / "elsewhere")
+        return {}
+
+    (tmp_path / "elsewhere").write_text("a model")
+    with pytest.raises(StageFailed, match=r"model\.gguf: is a link"):
+        made(tmp_path / "convert", build=link)
+    assert not is_finished(tmp_path / "convert")
+
+
+def test_other_bytes_of_the_same_settings_are_another_artifact(tmp_path: Path) -> None:
+    def train(folder: Path) -> dict[str, Any]:
+        (folder / "weights").write_bytes(os.urandom(8))
+        return {}
+
+    trained = made(tmp_path / "train", build=train)
+    made(tmp_path / "convert", needs={"train": trained})
+    shutil.rmtree(tmp_path / "train")
+    again = made(tmp_path / "train", build=train)
+    assert (
+        again.manifest.fingerprint == trained.manifest.fingerprint and again.manifest.digest != trained.manifest.digest
+    )
+    with pytest.raises(StaleArtifact, match=f"content of train: '{trained.manifest.digest}' there"):
+        made(tmp_path / "convert", build=never, needs={"train": again})
+
+
+def test_a_manifest_of_before_has_no_content_to_compare(tmp_path: Path) -> None:
+    base = made(tmp_path / "base")
+    file = made(tmp_path / "train", needs={"fetch": base}).path / MANIFEST
+    record = json.loads(file.read_text())
+    del record["made_from"]["needs_content"]
+    file.write_text(json.dumps(record))
+    assert made(tmp_path / "train", build=never, needs={"fetch": base}).manifest.made_from.needs_content == {}
 
 
 def test_a_cut_manifest_is_not_trusted(tmp_path: Path) -> None:
