@@ -26,7 +26,7 @@ class MadeFrom(BaseModel):
     settings: dict[str, Any]
     needs: dict[str, str]
     needs_content: dict[str, str] = {}
-    """Needed artifact → its `Manifest.digest`; not part of the fingerprint, and empty in an older version's manifest."""
+    """Needed artifact → its `Manifest.digest`; not part of the fingerprint, and empty in older versions' manifests."""
 
     @property
     def fingerprint(self) -> str:
