@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from tuneline.cli.consoles import console
+from tuneline.core.safe_console import SafeConsole
 from tuneline.endpoints.tool_selection import load_tool_selector
 from tuneline.stages.prepare.prepared_run import load_tools
 
@@ -29,7 +28,7 @@ def chat_with_server(url: str, folder: Path | None, questions: Iterable[str]) ->
 
 
 def hold_conversation(
-    console: Console,
+    console: SafeConsole,
     url: str,
     model: str,
     tools: list[dict[str, Any]] | None,
@@ -53,7 +52,7 @@ def hold_conversation(
 
 
 async def _stream_answer(
-    console: Console, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
+    console: SafeConsole, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
 ) -> "Answer":
     from tuneline.engines.providers import Answer, find_provider
 
@@ -62,16 +61,15 @@ async def _stream_answer(
         async for piece in client.stream(messages, tools, temperature=0, max_tokens=MAX_ANSWER_TOKENS):
             if isinstance(piece, Answer):
                 if has_text:
-                    _print_raw(console, "\n")
+                    _print_piece(console, "\n")
                 for call in piece.tool_calls:
-                    _print_raw(console, f"model {call.name}({json.dumps(call.arguments, ensure_ascii=False)})\n")
+                    _print_piece(console, f"model {call.name}({json.dumps(call.arguments, ensure_ascii=False)})\n")
                 return piece
             if piece.text:
-                _print_raw(console, piece.text if has_text else f"model {piece.text}")
+                _print_piece(console, piece.text if has_text else f"model {piece.text}")
                 has_text = True
     raise AssertionError("a stream ends with the whole answer")
 
 
-def _print_raw(console: Console, text: str) -> None:
-    """Print what a model wrote, without reading rich's markup or emoji codes in it."""
-    console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+def _print_piece(console: SafeConsole, text: str) -> None:
+    console.print(text, end="", soft_wrap=True)

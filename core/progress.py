@@ -1,15 +1,23 @@
-"""A run's events as people see them while they happen: progress bars on a terminal, plain lines elsewhere."""
+"""A run's events as people see them while they happen: progress bars on a terminal, plain lines elsewhere.
 
+Nothing that fails in showing an event ends or repeats the work that it is about.
+"""
+
+import contextlib
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tuneline.core.events import Events, Kind
+from tuneline.core.safe_console import SafeConsole
+
+log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 5.0
 """Shortest time between two plain lines of progress; validations and warnings are always printed."""
@@ -18,30 +26,47 @@ PLAIN_EVERY_S = 5.0
 class Progress:
     """Shows a run's events: bars on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console) -> None:
-        self.console, self._last_line = console, 0.0
+    def __init__(self, console: SafeConsole) -> None:
+        self.console, self._last_line, self._has_failed = console, 0.0, False
         self._tasks: dict[str, TaskID] = {}
         self._bars = Bars(
-            TextColumn("{task.description:<9}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            redirect_stdout=False,  # rich would read colours and links in what is printed meanwhile
+            redirect_stderr=False,
         )
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        with self._failures_logged():
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        with self._failures_logged():
+            self._bars.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event."""
+        """Show one event; if that fails, the first failure is logged and none is raised."""
+        with self._failures_logged():
+            self._show(event)
+
+    @contextlib.contextmanager
+    def _failures_logged(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._has_failed:
+                log.warning("progress is not shown completely: %s: %s; the work goes on", type(error).__name__, error)
+            self._has_failed = True
+
+    def _show(self, event: dict[str, Any]) -> None:
         match event["kind"]:
             case "finished":
                 self._print(event, "finished already")
@@ -66,7 +91,9 @@ class Progress:
     def _advance(
         self, event: dict[str, Any], completed: float, total: float, text: str, number_format: str = ",.0f"
     ) -> None:
-        stage, text = event["stage"], f"{completed:{number_format}}/{total:{number_format}} {text}"
+        if not (math.isfinite(completed) and math.isfinite(total)):
+            raise ValueError(f"{completed} of {total}")  # a bar that cannot be drawn stops all others
+        stage, text = f"{event['stage']:<9}", f"{completed:{number_format}}/{total:{number_format}} {text}"
         if self.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)
@@ -76,7 +103,8 @@ class Progress:
             self._print(event, text)
 
     def _print(self, event: dict[str, Any], text: str) -> None:
-        self.console.print(f"{event['stage']:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+        lines = text.replace("\n", "\n" + " " * 10)  # so that no line of it looks like one of another event
+        self.console.print(f"{event['stage']:<9} {lines}", soft_wrap=True)
 
 
 class UnsavedEvents(Events):
@@ -91,7 +119,12 @@ class UnsavedEvents(Events):
 
 def _format_metrics(event: dict[str, Any]) -> str:
     names = {"loss": "loss", "validation_loss": "validation loss", "perplexity": "perplexity"}
-    parts = [f"{label} {event[name]:.3f}" for name, label in names.items() if name in event]
+    parts = [f"{label} {_format_number(event[name])}" for name, label in names.items() if name in event]
     if "tokens_per_second" in event:
         parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
     return ", ".join(parts)
+
+
+def _format_number(number: float | None) -> str:
+    """Return a number with three decimals; None is how events write one that is not finite."""
+    return "no number" if number is None else f"{number:.3f}"

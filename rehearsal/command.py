@@ -15,6 +15,7 @@ from typing import Any
 from modal_proto import api_pb2 as pb
 
 from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.terminal import echo
 from tuneline.rehearsal.session import ADDRESS, Rehearsal
 
 TRIGGER = "trigger"
@@ -34,14 +35,14 @@ def run_rehearsed(command: list[str], folder: Path) -> int:
             return _trigger(rehearsal.address, command)
         code = _call(command, rehearsal.environment)
         if rehearsal.has_detached_calls():
-            _print("the client is gone, a detached call goes on; Ctrl-C ends it")
+            echo("the client is gone, a detached call goes on; Ctrl-C ends it", error=True)
             _wait_while(rehearsal.has_detached_calls)
-        _print(rehearsal.summary())
+        echo(rehearsal.summary(), error=True)
         return code
 
 
-def keep_running(folder: Path, echo: Any) -> None:
-    """Keep a control plane running until Ctrl-C, and print with `echo` how to reach it."""
+def keep_running(folder: Path) -> None:
+    """Keep a control plane running until Ctrl-C, and print how to reach it."""
     with Rehearsal(folder) as rehearsal:
         for name, value in rehearsal.environment.items():
             echo(f"export {name}={value}")
@@ -81,7 +82,7 @@ def _trigger(address: str, command: list[str]) -> int:
         raise NotFound(error.read().decode()) from None
     sys.stdout.write(result["log"])
     if result["status"] != pb.GenericResult.GENERIC_STATUS_SUCCESS:
-        _print(f"{command[2]} failed: {result['exception']}")
+        echo(f"{command[2]} failed: {result['exception']}", error=True)
         return 1
     return 0
 
@@ -101,8 +102,4 @@ def _wait_while(condition: Any) -> None:
         while condition():
             never.wait(0.5)
     except KeyboardInterrupt:
-        _print("the rehearsal is over")
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  # beside what the command prints
+        echo("the rehearsal is over", error=True)

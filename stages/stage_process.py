@@ -165,7 +165,12 @@ def _run_reporting_bugs(stage: str, recipe: Recipe, run: Path) -> None:
         raise
     except Exception as error:
         traceback.print_exc()
-        raise StageFailed(f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}") from error
+        raise describe_bug(stage) from error
+
+
+def describe_bug(stage: str) -> StageFailed:
+    """Return the error to raise instead of the exception that is being handled, with its traceback."""
+    return StageFailed(f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}")
 
 
 def _exit(*_: Any) -> None:

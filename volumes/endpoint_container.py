@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from tuneline.configs.cloud import Endpoint
 from tuneline.configs.hardware import hardware
+from tuneline.core.terminal import guard_output
 from tuneline.volumes.mounts import VOLUMES
 
 
@@ -14,6 +15,7 @@ def build_endpoint(settings: Endpoint) -> FastAPI:
     from tuneline.endpoints.engine_pool import EnginePool
     from tuneline.endpoints.gateway import build_gateway
 
+    guard_output()
     gpus = hardware().parse_gpu(settings.gpu)[1] if settings.gpu else 1
     engines = EnginePool((settings.form,), slots=min(4, settings.concurrency), gpus=gpus)
     return build_gateway(engines, refresh=_reload_volumes)

@@ -1,6 +1,5 @@
 """What `modal run app.py::VERB` does on the user's machine: check, print the cost, upload, start the run, wait."""
 
-import io
 import sys
 import uuid
 from pathlib import Path
@@ -10,6 +9,7 @@ import modal
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe, GateFailed, StageFailed, TunelineError
+from tuneline.core.terminal import echo
 from tuneline.volumes.call_errors import explain
 from tuneline.volumes.call_outcomes import Outcome
 from tuneline.volumes.cloud_secrets import require_secrets
@@ -29,12 +29,10 @@ def run_verb(
     only: bool,
 ) -> None:
     """Run the pipeline up to a stage. Exits as `tuneline` does: 0 done, 1 failed, 2 bad input, 3 the gate said no."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # into a file or a pipe too, the cost is printed before it arises
     try:
         _run_verb(pipeline, until, Path(recipe_file), run, only)
     except TunelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {error}", error=True)
         sys.exit(error.exit_code)
 
 
@@ -49,7 +47,7 @@ def _run_verb(pipeline: "modal.Function[Any, Any, Any]", until: str, file: Path,
     outcome = _wait_for(_follow_or_start(pipeline, recipe, run, stages))
     if outcome["state"] == "finished" or outcome["kind"] == GateFailed.__name__:
         folder = stages[-1] if stages[-1] != "fetch" else ""
-        print(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
+        echo(f"\n{run} is done up to {stages[-1]}. To get it:\n  modal volume get tuneline-runs {run}/{folder} .")
     if outcome["state"] == "failed":
         raise errors.from_record(outcome)
 
@@ -58,12 +56,12 @@ def _follow_or_start(pipeline: "modal.Function[Any, Any, Any]", recipe: Recipe, 
     """Return the call that executes this run: the one that is running, or a new one."""
     secrets = require_secrets()
     if running := holder(run):
-        print(f"{run} is being made already, by {running['call']}: following it")
+        echo(f"{run} is being made already, by {running['call']}: following it")
         return modal.FunctionCall.from_id(running["call"])
     recipe = _upload_files(recipe)
     function = pipeline.with_options(env=ENVIRONMENT, secrets=secrets)  # `secrets` replaces the decorator's `env`
     call = function.spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
-    print(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
+    echo(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
     return call
 
 
@@ -92,7 +90,7 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> None:
     from tuneline.stages.plan.stage_bounds import bound_stages, format_bounds, refuse_too_expensive
 
     stage_bounds = bound_stages(recipe, stages)
-    print(f"run {run}: {', '.join(stages)}\n\n{format_bounds(stage_bounds)}\n")
+    echo(f"run {run}: {', '.join(stages)}\n\n{format_bounds(stage_bounds)}\n")
     refuse_too_expensive(recipe, stage_bounds)
     refuse_unservable(recipe)
 
@@ -111,7 +109,7 @@ def _upload_files(recipe: Recipe) -> Recipe:
         local = resolve(path)
         folder = hash_content(local)[:16]
         if not _exists(data, f"{folder}/{local.name}"):
-            print(f"uploading {path}")
+            echo(f"uploading {path}")
             with data.batch_upload() as batch:
                 (batch.put_directory if local.is_dir() else batch.put_file)(local, f"/{folder}/{local.name}")
                 for file in included_files(local):

@@ -13,6 +13,7 @@ from tuneline.core import paths
 from tuneline.core.artifacts import open_artifact
 from tuneline.core.errors import TunelineError
 from tuneline.core.notification import notify
+from tuneline.core.terminal import echo, guard_output
 from tuneline.stages.line import stages_up_to
 from tuneline.volumes.call_outcomes import Outcome, failed, succeeded
 from tuneline.volumes.leases import lease
@@ -32,6 +33,7 @@ def run_pipeline(
 
     The message of an `unfinished` outcome is the id of the successor's call.
     """
+    guard_output()
     recipe, began = Recipe.model_validate_json(recipe_json), time.monotonic()
     try:
         with lease(run, ticket, modal.current_function_call_id() or ""):
@@ -75,7 +77,7 @@ def _check_preflight(recipe: Recipe, run: str) -> None:
     from tuneline.stages.preflight import format_comparison, refuse_over_budget
 
     with synchronized(reads=("runs",), writes=()):
-        print(format_comparison(paths.run_folder(run)), flush=True)
+        echo(format_comparison(paths.run_folder(run)))
         refuse_over_budget(recipe, paths.run_folder(run))
 
 

@@ -6,6 +6,7 @@ import modal
 
 from tuneline.configs.cloud import cloud
 from tuneline.core.errors import StageFailed
+from tuneline.core.terminal import guard_output
 from tuneline.volumes.call_errors import explain
 from tuneline.volumes.cloud_secrets import require_secrets
 from tuneline.volumes.mounts import ENVIRONMENT
@@ -18,6 +19,7 @@ def evaluate_on_schedule(evaluate: "modal.Function[Any, Any, Any]") -> None:
         BadRecipe: a Secret does not exist.
         StageFailed: the call reached `schedule.max_cost_usd`, or was lost.
     """
+    guard_output()
     try:
         evaluate.with_options(env=ENVIRONMENT, secrets=require_secrets()).remote()
     except modal.exception.FunctionTimeoutError:

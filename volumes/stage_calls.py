@@ -13,6 +13,7 @@ from tuneline.configs.compute import SPARE_S, Container
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed
+from tuneline.core.terminal import echo
 from tuneline.stages.line import find_finished
 from tuneline.volumes.call_errors import RUN_AGAIN, explain
 from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
@@ -31,7 +32,7 @@ def call_stage(stage: str, recipe: Recipe, run: str, functions: Functions, began
     """
     with synchronized(reads=("data", "models", "runs"), writes=()):
         if find_finished(stage, recipe, paths.run_folder(run)):
-            print(f"{stage:<9} finished already", flush=True)
+            echo(f"{stage:<9} finished already")
             return succeeded()
     container: Container = getattr(recipe.compute, stage)
     hours_left, key = container.hours, f"{run}/{stage}"
@@ -54,7 +55,7 @@ def call_stage(stage: str, recipe: Recipe, run: str, functions: Functions, began
             return outcome
         hours_left -= CALL_HOURS
         if hours_left > 0:
-            print(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint", flush=True)
+            echo(f"{stage:<9} its call's time is over; a successor goes on from the checkpoint")
     remedy = f"raise compute.{stage}.hours, now {container.hours:g}"
     return failed(StageFailed(f"{stage} was stopped when its time was over; {remedy}, and {RUN_AGAIN}"))
 

@@ -10,10 +10,14 @@ import os
 import time
 from typing import Any
 
+import modal
+
 from tuneline.configs.recipe import Recipe
 from tuneline.core import paths
 from tuneline.core.errors import StageFailed, TunelineError
+from tuneline.core.terminal import echo, guard_output
 from tuneline.stages.line import subprocess_runner
+from tuneline.stages.stage_process import describe_bug
 from tuneline.volumes.call_outcomes import CALL_HOURS, Outcome, failed, succeeded, unfinished
 from tuneline.volumes.mounts import commit, synchronized
 
@@ -23,6 +27,7 @@ PROGRESS_KINDS = {"progress", "metrics", "checkpoint"}
 
 def run_stage(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
     """Run one stage of a run in this container, for at most `hours`."""
+    guard_output()
     began, seconds = time.monotonic(), 3600 * min(hours, CALL_HOURS)
     recipe, event_kinds = Recipe.model_validate_json(recipe_json), set[str]()
     _limit_to_cores(getattr(recipe.compute, stage).cores)
@@ -38,6 +43,10 @@ def run_stage(stage: str, recipe_json: str, run: str, hours: float) -> Outcome:
                 f"raise compute.{stage}.hours, now {hours:g}, and run the same command again"
             )
         return failed(error)
+    except (OSError, modal.exception.Error):  # of this machine or of Modal: another container may do better
+        raise
+    except Exception:
+        return failed(describe_bug(stage))
     return succeeded()
 
 
@@ -50,13 +59,12 @@ def _limit_to_cores(cores: float) -> None:
 
 def _run_synchronized(stage: str, recipe: Recipe, run: str, seconds: float, event_kinds: set[str]) -> None:
     """Run the stage in a subprocess; the kinds of its events are added to `event_kinds`."""
-    from rich.console import Console
-
     from tuneline.core.progress import Progress
+    from tuneline.core.safe_console import SafeConsole
 
     writes = ("models", "runs") if stage == "fetch" else ("runs",)
     reads = tuple(name for name in ("data", "models") if name not in writes)
-    with synchronized(reads, writes), Progress(Console()) as progress:
+    with synchronized(reads, writes), Progress(SafeConsole()) as progress:
 
         def follow(event: dict[str, Any]) -> None:
             progress.show(event)
@@ -72,6 +80,7 @@ def change_policy(verb: str, arguments: list[str]) -> Outcome:
     """Apply a verb of `tuneline.endpoints.policy` to the policy Volume."""
     from tuneline.endpoints.policy import VERBS
 
+    guard_output()
     with synchronized(reads=("runs",), writes=("policy",)):
         try:
             return succeeded(VERBS[verb](*arguments))
@@ -83,6 +92,7 @@ def evaluate_promoted() -> None:
     """Evaluate every promoted model, and write and print the scores."""
     from tuneline.endpoints.scheduled_evaluation import evaluate_all
 
+    guard_output()
     with synchronized(reads=("data", "models", "policy", "runs"), writes=("scores",)):
         for score in evaluate_all():
-            print(json.dumps(score), flush=True)
+            echo(json.dumps(score))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.consoles import console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import AsJson, ExistingRun
 from tuneline.cli.run_folders import find_run
@@ -36,7 +36,7 @@ def compare(
         typer.echo(json.dumps(result.as_json() | {"page": str(page)}, ensure_ascii=False))
         return
     console.print(render_comparison(result))
-    console.print(f"{len(result.changes)} items changed sides; they stand side by side in {page}", **PLAIN)
+    console.print(f"{len(result.changes)} items changed sides; they stand side by side in {page}", soft_wrap=True)
 
 
 @app.command(**PANEL)
@@ -55,7 +55,7 @@ def rate(
     key = write_key(ballot)
     page = write_ballot(ballot, to or key.with_name(f"ballot-{ballot.id}.html"))
     summary = f"{len(ballot.questions)} items ({ballot.same} more were answered alike by both): {page}"
-    console.print(f"{summary}\n`tuneline ratings FILE…` reads what people save; {key} stays here", **PLAIN)
+    console.print(f"{summary}\n`tuneline ratings FILE…` reads what people save; {key} stays here", soft_wrap=True)
 
 
 @app.command(**PANEL)
@@ -111,4 +111,4 @@ def judge(
     """Have a model judge a run's answers; it counts only where its agreement with people was measured."""
     from tuneline.stages.evaluate.judge_command import judge_run
 
-    console.print(judge_run(find_run(run), provider, model, labels, sheet, items), **PLAIN)
+    console.print(judge_run(find_run(run), provider, model, labels, sheet, items), soft_wrap=True)

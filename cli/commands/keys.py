@@ -24,7 +24,7 @@ def add(owner: Owner, on_modal: OnModal = False) -> None:
 def revoke(owner: Owner, on_modal: OnModal = False) -> None:
     """The owner's key opens nothing any more."""
     change_policy(on_modal, "keys revoke", owner)
-    console.print(f"the key of {owner} is revoked", highlight=False)
+    console.print(f"the key of {owner} is revoked", soft_wrap=True)
 
 
 @app.command()

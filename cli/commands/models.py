@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.consoles import console
 from tuneline.cli.options import AsJson
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
@@ -88,12 +88,12 @@ def download(
     source = locate_model(name, revision)
     with Progress(console) as progress:
         base = store_base(source, UnsavedEvents(progress.show, "fetch"))
-    console.print(f"{base.path.name}: whole, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", **PLAIN)
+    console.print(f"{base.path.name}: whole, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", soft_wrap=True)
     if isinstance(source, HubSource):
         if revision:
             pin(source.repo, source.revision, replace=True)
         message = f"{source.repo} is pinned to {read_pin(source.repo)}; a recipe that names it needs no revision here"
-        console.print(message, **PLAIN)
+        console.print(message, soft_wrap=True)
 
 
 @app.command()

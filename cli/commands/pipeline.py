@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tuneline.cli.consoles import PLAIN, console, errors_console
+from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import AsJson, ExistingRun, Only, RecipeFile, RunName
 from tuneline.cli.run_folders import find_run, open_stage
@@ -46,7 +46,7 @@ def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) 
 
     folder = _run_pipeline(recipe, run, "preflight", only=False, as_json=as_json)
     if not as_json:
-        console.print(format_comparison(folder), **PLAIN)
+        console.print(format_comparison(folder), soft_wrap=True)
     refuse_over_budget(load_recipe(recipe), folder)
 
 
@@ -98,7 +98,7 @@ def card(run: ExistingRun) -> None:
     from tuneline.stages.report.model_card import write_card
 
     for file in write_card(find_run(run)):
-        console.print(str(file), **PLAIN)
+        console.print(str(file), soft_wrap=True)
 
 
 def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
@@ -110,7 +110,7 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     Raises:
         NotFound: `only` is set and a stage before `until` is not finished.
     """
-    from tuneline.cli.views.pipeline import format_stages_to_run
+    from tuneline.cli.views.pipeline import render_stages_to_run
     from tuneline.core import paths
     from tuneline.core.errors import NotFound
     from tuneline.core.progress import Progress
@@ -125,7 +125,7 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
         raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")
     out = errors_console if as_json else console
-    out.print(format_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
+    out.print(render_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
     with Progress(out) as progress:
         artifacts = run_line(recipe, until, subprocess_runner(recipe, folder, progress.show), only=only)
     if as_json:

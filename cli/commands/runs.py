@@ -68,11 +68,11 @@ def cancel(run: ExistingRun, on_modal: OnModal = False) -> None:
     if on_modal:
         from tuneline.volumes.remote import cancel_run
 
-        console.print(f"{run}: {cancel_run(run)} is cancelled", highlight=False)
+        console.print(f"{run}: {cancel_run(run)} is cancelled", soft_wrap=True)
         return
     from tuneline.core.locks import stop_holder
 
-    console.print(f"{run}: {stop_holder(find_run(run))} is told to stop", highlight=False)
+    console.print(f"{run}: {stop_holder(find_run(run))} is told to stop", soft_wrap=True)
 
 
 @contextlib.contextmanager

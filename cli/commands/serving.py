@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tuneline.cli.consoles import PLAIN, console
+from tuneline.cli.consoles import console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import ExistingRun, OnModal
 from tuneline.cli.policy import change_policy
@@ -40,7 +40,7 @@ def serve(
             console.print(
                 f"{run} learned to be shown the {selector.limit} tools nearest to a request; `tuneline chat` and, "
                 "once promoted, the endpoint choose them; here it is shown what a request brings.",
-                **PLAIN,
+                soft_wrap=True,
             )
         console.print(render_endpoint(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
@@ -76,7 +76,9 @@ def promote(
     from tuneline.cli.views.serving import format_version
 
     version = json.loads(change_policy(on_modal, "promote", run, name, override, _get_user_name()))
-    console.print(f"{name} is served by {format_version(version)}; `tuneline rollback {name}` undoes it", **PLAIN)
+    console.print(
+        f"{name} is served by {format_version(version)}; `tuneline rollback {name}` undoes it", soft_wrap=True
+    )
 
 
 @app.command(**PANEL)
@@ -85,7 +87,7 @@ def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_m
     from tuneline.cli.views.serving import format_version
 
     version = json.loads(change_policy(on_modal, "rollback", name, _get_user_name()))
-    console.print(f"{name} is served again by {format_version(version)}", **PLAIN)
+    console.print(f"{name} is served again by {format_version(version)}", soft_wrap=True)
 
 
 @app.command(**PANEL)
@@ -106,7 +108,7 @@ def rehearse(
 
     if words:
         sys.exit(run_rehearsed(words, folder))
-    keep_running(folder, typer.echo)
+    keep_running(folder)
 
 
 def _get_user_name() -> str:

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 
 from rich.panel import Panel
+from rich.text import Text
 
 from tuneline.core.spending import read_usd_per_hour
 
 
-def format_stages_to_run(run: str, states: Mapping[str, str]) -> str:
-    """Return which stages will run in which run, where and at what price an hour, in rich's markup."""
+def render_stages_to_run(run: str, states: Mapping[str, str]) -> Text:
+    """Return which stages will run in which run, where and at what price an hour, with the run in bold."""
     stages = " → ".join(f"{stage} ({state})" if state == "finished" else stage for stage, state in states.items())
     price = read_usd_per_hour()
     cost = "at no cost" if price is None else f"at {price:g} USD an hour"
-    return f"run [bold]{run}[/bold], on this machine, {cost}: {stages}"
+    return Text.assemble("run ", (run, "bold"), f", on this machine, {cost}: {stages}")
 
 
 def render_next_steps(run: str) -> Panel:

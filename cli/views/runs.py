@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from tuneline.cli.views.scoreboard import render_scoreboard
 
@@ -33,7 +34,7 @@ def render_run(folder: "Path", artifacts: "Mapping[str, Artifact]") -> Renderabl
         if {"evaluate", "convert"} <= artifacts.keys()
         else []
     )
-    return Group(f"[bold]{folder.name}[/bold]  {folder}", table, *scoreboards)
+    return Group(Text.assemble((folder.name, "bold"), f"  {folder}"), table, *scoreboards)
 
 
 def format_event(event: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Training and its cost: preflight measures it first, and a limit stops it with a checkpoint."""
 
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ from tests.line import small
 from tuneline.core import artifacts, spending
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import read_events
+from tuneline.core.progress import Progress
+from tuneline.core.safe_console import SafeConsole
 from tuneline.stages.fetch import fetch
 from tuneline.stages.line import run_line, subprocess_runner
 from tuneline.stages.preflight import format_comparison, refuse_over_budget
+from tuneline.stages.report import write_report
 
 DOLLAR_A_SECOND = 3600.0
 
@@ -56,6 +61,20 @@ def test_a_run_that_costs_too_much_saves_a_checkpoint_and_a_higher_limit_goes_on
     made = limited(1e6)
     assert steps() == list(range(1, 61))
     assert made.manifest.cost_usd == pytest.approx(made.manifest.seconds, rel=0.01)
+
+
+def test_a_loss_that_is_no_number_ends_with_advice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_MODELS", str(run.parent / "models"))
+    diverging, folder = small.recipe(run.parent, learning_rate=1e30, warmup_steps=0), run.parent / "diverging"
+    shutil.copytree(run / "prepare", folder / "prepare")
+    out = io.StringIO()
+    with (
+        Progress(SafeConsole(file=out, force_terminal=True, width=200)) as progress,
+        pytest.raises(StageFailed, match=r"(?s)^diverged at step \d+: the loss is nan; .*lower train.learning_rate"),
+    ):
+        subprocess_runner(diverging, folder, progress.show)("train")
+    assert "loss no number" in out.getvalue()
+    assert "<svg" in write_report(folder).read_text()  # curves without the points that are no numbers
 
 
 def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(

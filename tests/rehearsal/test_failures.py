@@ -1,5 +1,6 @@
 """How app.py fails: a message with what, where and the next command, the right exit code, and no traceback of ours."""
 
+import shutil
 from pathlib import Path
 
 from tests.conftest import MICRO
@@ -53,6 +54,20 @@ def test_a_stage_that_is_out_of_time(stage: Cloud, tmp_path: Path) -> None:
     slow = recipe(tmp_path, "prepare: {hours: 0.00001}")
     message = last(stage.modal("run", "app.py::prepare", "--only", "--recipe", str(slow), "--run", "slow", code=1))
     assert "raise compute.prepare.hours, now 1e-05, and run the same command again" in message
+
+
+def test_a_training_that_diverges_is_paid_for_once_and_says_what_to_change(
+    stage: Stage, cloud: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cloud / "prepare", stage.volume("runs") / "diverging/prepare")
+    diverging = tmp_path / "diverging.yaml"
+    diverging.write_text(MICRO.read_text().replace("learning_rate: 2.0e-3", "learning_rate: 1.0e+30"))
+    containers = stage.rehearsal.plane.state.containers
+    before = len(containers)
+    out = stage.modal("run", "app.py::train", "--only", "--recipe", str(diverging), "--run", "diverging", code=1)
+    message = last(out)
+    assert message.startswith("diverged at step ") and "lower train.learning_rate (now 1e+30" in message
+    assert [c.function.name for c in list(containers.values())[before:]].count("train_h100") == 1
 
 
 def test_a_stage_that_does_not_stop(checkout: Checkout) -> None:

@@ -56,10 +56,18 @@ def test_divergence_stops_and_saves_nothing_more(entry: dict[str, float], says: 
     assert after.should_training_stop and not after.should_save and not after.should_evaluate
 
 
-@pytest.mark.parametrize("entry", [{"loss": 10.0, "grad_norm": 49.0}, {"eval_loss": math.nan}])
-def test_what_is_merely_high_stops_nothing(entry: dict[str, float]) -> None:
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_is_a_divergence(loss: float) -> None:
     watching = DivergenceStop()
-    assert log(watching, *steady(30), entry).should_save and watching.reason is None
+    after = log(watching, *steady(30), {"eval_loss": loss})
+    assert watching.reason == f"the validation loss is {loss}"
+    assert after.should_training_stop and not after.should_save
+
+
+def test_what_is_merely_high_stops_nothing() -> None:
+    watching = DivergenceStop()
+    assert log(watching, *steady(30), {"loss": 10.0, "grad_norm": 49.0}, {"eval_loss": 9.0}).should_save
+    assert watching.reason is None
 
 
 def test_one_hard_batch_is_not_a_divergence_and_nothing_is_saved_in_doubt() -> None:

@@ -29,8 +29,8 @@ def _draw_curves(events: Sequence[Row]) -> Row:
 
 def _list_points(events: Sequence[Row], key: str) -> list[Point]:
     metrics = [e for e in events if e.get("stage") == "train" and e.get("kind") == "metrics"]
-    # A resumed training repeats steps: the last value of a step counts.
-    return sorted({e["step"]: float(e[key]) for e in metrics if key in e and "step" in e}.items())
+    # A resumed training repeats steps: the last value of a step counts. A value that is not finite is written as None.
+    return sorted({e["step"]: float(e[key]) for e in metrics if e.get(key) is not None and "step" in e}.items())
 
 
 def _format_tick(number: float) -> str:

@@ -69,7 +69,9 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
     checkpoint = broadcast_from_main(lambda: find_newest_complete(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _refuse_unfinished(trainer, stop, divergence, scratch / "checkpoints", recipe.train)
-    selected = _move_adapter(trainer, recipe, _validate_last_step(trainer), job.folder)
+    history = _validate_last_step(trainer)
+    _refuse_unfinished(trainer, stop, divergence, scratch / "checkpoints", recipe.train)  # for the last validation
+    selected = _move_adapter(trainer, recipe, history, job.folder)
     return {
         "train_loss": statistics.mean(_read_step_losses(trainer)[-LAST_STEPS:]),
         "validation_loss": selected.loss,

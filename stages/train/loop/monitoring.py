@@ -24,7 +24,7 @@ knows the rest: in the demo, one batch had 0.19 nats where the median was 0.04."
 
 
 class DivergenceStop(TrainerCallback):
-    """Stops when the loss or gradient norm is not finite, or stays many times its median; `reason` then says why.
+    """Stops when a loss or gradient norm is not finite, or stays many times its median; `reason` then says why.
 
     No checkpoint is saved while a value is too high, so the last checkpoint is from before a divergence.
     """
@@ -43,6 +43,8 @@ class DivergenceStop(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any) -> None:
         logs: dict[str, float] = context["logs"]
+        if not math.isfinite(logs.get("eval_loss", 0.0)):
+            self._stop(f"the validation loss is {logs['eval_loss']}", control)
         if "loss" not in logs:
             return
         reason = _describe_outlier("loss", logs["loss"], self._losses, LOSS_FACTOR)
@@ -56,8 +58,11 @@ class DivergenceStop(TrainerCallback):
         self._high_steps += 1
         control.should_save = False  # these weights must not be resumed from
         if self._high_steps >= MAX_HIGH_STEPS or not math.isfinite(logs["loss"] + logs.get("grad_norm", 0.0)):
-            self.reason = reason
-            control.should_training_stop, control.should_evaluate = True, False
+            self._stop(reason, control)
+
+    def _stop(self, reason: str, control: TrainerControl) -> None:
+        self.reason = reason
+        control.should_training_stop, control.should_evaluate, control.should_save = True, False, False
 
 
 def _describe_outlier(name: str, value: float, history: Iterable[float], factor: float) -> str | None:
