@@ -106,7 +106,13 @@ def walk_cpu(recipe: str, run: str, stages: list[str], ticket: str) -> Outcome:
 
 
 @app.function(
-    image=images.cpu.image, cpu=0.25, memory=512, timeout=60, volumes=mounted("runs", "policy"), env=ENVIRONMENT
+    image=images.cpu.image,
+    cpu=0.25,
+    memory=512,
+    timeout=60,
+    volumes=mounted("runs", "policy"),
+    env=ENVIRONMENT,
+    max_containers=1,  # no file lock reaches from one container's Volume to another's: changes queue for this one
 )
 def policy_cpu(verb: str, words: list[str]) -> Outcome:
     return change_policy(verb, words)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.files import write_atomic
+from tuneline.core.locks import change_lock
 from tuneline.core.paths import NAME
 
 PREFIX = "tl-"
@@ -25,11 +26,12 @@ def add_key(owner: str) -> str:
     """
     if not NAME.fullmatch(owner):
         raise BadRequest(f"{owner!r}: letters, digits, '.', '_' and '-' only, 64 at most")
-    entries = _read_entries()
-    if owner in entries:
-        raise BadRequest(f"{owner} has a key; `tuneline keys revoke {owner}` first, or add one under another name")
     key = PREFIX + secrets.token_urlsafe(32)
-    _write(entries | {owner: {"sha256": _hash(key), "added": datetime.now(UTC).isoformat(timespec="seconds")}})
+    with change_lock(paths.policy()):
+        entries = _read_entries()
+        if owner in entries:
+            raise BadRequest(f"{owner} has a key; `tuneline keys revoke {owner}` first, or add one under another name")
+        _write(entries | {owner: {"sha256": _hash(key), "added": datetime.now(UTC).isoformat(timespec="seconds")}})
     return key
 
 
@@ -39,10 +41,10 @@ def revoke_key(owner: str) -> None:
     Raises:
         NotFound: the owner has no key.
     """
-    entries = _read_entries()
-    if owner not in entries:
-        raise NotFound(f"{owner}: has no key; those with one: {', '.join(entries) or 'nobody'}")
-    _write({name: entry for name, entry in entries.items() if name != owner})
+    _read_entries_with(owner)  # a wrong name is refused before anything is written
+    with change_lock(paths.policy()):
+        entries = _read_entries_with(owner)
+        _write({name: entry for name, entry in entries.items() if name != owner})
 
 
 def list_owners() -> dict[str, str]:
@@ -62,8 +64,14 @@ def _read_entries() -> dict[str, dict[str, str]]:
     return entries
 
 
+def _read_entries_with(owner: str) -> dict[str, dict[str, str]]:
+    entries = _read_entries()
+    if owner not in entries:
+        raise NotFound(f"{owner}: has no key; those with one: {', '.join(entries) or 'nobody'}")
+    return entries
+
+
 def _write(entries: dict[str, dict[str, str]]) -> None:
-    _file().parent.mkdir(parents=True, exist_ok=True)
     write_atomic(_file(), json.dumps(entries, indent=1))
 
 

@@ -1,7 +1,8 @@
 """Promotion: which run serves a name. An explicit, versioned record; nothing guesses the latest run.
 
 `<policy>/models/NAME.json` holds every version ever promoted; the last one serves. A rollback is one more version, so
-the file is the complete history. It is written atomically: a reader sees the old record or the new one.
+the file is the complete history. It is written atomically: a reader sees the old record or the new one. Whoever changes
+it holds the policy's lock from reading it to replacing it.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from tuneline.configs.recipe import RECIPE, Serve, recipe_of
 from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, GateFailed, NotFound, StageFailed
 from tuneline.core.files import write_atomic
+from tuneline.core.locks import change_lock
 from tuneline.core.paths import NAME
 from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 
@@ -81,12 +83,12 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         raise NotFound(f"{run}: is not evaluated; `tuneline evaluate {folder / RECIPE} --run {run}` first")
     recipe = recipe_of(folder)
     conversion, evaluation = artifacts.open_artifact(folder / "convert"), artifacts.open_artifact(folder / "evaluate")
-    versions = _read_versions(name)
+    _file(name)  # a bad name is refused before anything is written
     gate = gate_of_run(folder, evaluation.metrics["gate"]) if "gate" in evaluation.metrics else {}
     if not override:
         _refuse_unless_passed(run, name, gate)
     version = Version(
-        number=len(versions) + 1,
+        number=0,  # assigned when it is appended
         run=run,
         form=recipe.serve.form,
         file=_served_file(recipe.serve),
@@ -99,7 +101,8 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         reasons=gate.get("reasons", ()),
         override=override or None,
     )
-    return _append(name, versions, version)
+    with change_lock(paths.policy()):
+        return _append(name, _read_versions(name), version)
 
 
 def _refuse_unless_passed(run: str, name: str, gate: Mapping[str, Any]) -> None:
@@ -119,14 +122,17 @@ def rollback(name: str, by: str = "") -> Version:
     Raises:
         NotFound: nothing is promoted under that name, or there is no earlier version.
     """
-    versions = read_promotion(name).versions
-    undone = versions[-1]
-    earlier = [version for version in versions if version.number < undone.position]
-    if not earlier:
-        raise NotFound(f"{name}: version {undone.position} ({undone.run}) is the first; there is nothing to go back to")
-    changes = {"number": len(versions) + 1, "at": datetime.now(UTC), "restores": earlier[-1].position, "by": by}
-    version = earlier[-1].model_copy(update=changes)
-    return _append(name, versions, version)
+    read_promotion(name)  # a wrong name is refused before anything is written
+    with change_lock(paths.policy()):
+        versions = read_promotion(name).versions
+        undone = versions[-1]
+        earlier = [version for version in versions if version.number < undone.position]
+        if not earlier:
+            raise NotFound(
+                f"{name}: version {undone.position} ({undone.run}) is the first; there is nothing to go back to"
+            )
+        changes = {"at": datetime.now(UTC), "restores": earlier[-1].position, "by": by}
+        return _append(name, versions, earlier[-1].model_copy(update=changes))
 
 
 def read_promotion(name: str) -> Promotion:
@@ -173,7 +179,9 @@ def _read_versions(name: str) -> tuple[Version, ...]:
 
 
 def _append(name: str, versions: tuple[Version, ...], version: Version) -> Version:
+    """Write and return `version` with the next number; the caller holds the policy's lock."""
     _folder().mkdir(parents=True, exist_ok=True)
+    version = version.model_copy(update={"number": len(versions) + 1})
     promotion = Promotion(name=name, versions=(*versions, version))
     write_atomic(_file(name), promotion.model_dump_json(indent=1))
     return version

@@ -123,6 +123,7 @@ class Functions(Component):
                 "retries": spec.retry_policy.retries,
                 "single_use": spec.single_use_containers,
                 "min_containers": spec.autoscaler_settings.min_containers,
+                "max_containers": spec.autoscaler_settings.max_containers or None,
                 "scaledown_s": spec.autoscaler_settings.scaledown_window,
                 "volumes": {m.mount_path: self.state.volumes[m.volume_id].name for m in spec.volume_mounts},
                 "secrets": [self._secret_name(s) for s in spec.secret_ids],

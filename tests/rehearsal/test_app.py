@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,17 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert endpoint["min_containers"] == 0 and endpoint["scaledown_s"] == 300
     assert endpoint["urls"] == {"serve": deployed}
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
+
+
+def test_policy_changes_at_once_are_all_kept(stage: Stage, deployed: str) -> None:
+    owners = [f"client-{number}" for number in range(4)]
+    for verb, kept in (("add", owners), ("revoke", [])):
+        commands = [(sys.executable, "-m", "tuneline", "keys", verb, owner, "--modal") for owner in owners]
+        processes = [stage.start(*command) for command in commands]
+        assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
+        listed = stage.tuneline("keys", "ls", "--modal")
+        assert [owner for owner in owners if owner in listed] == kept
+    assert stage.ask("apps/tuneline")["policy_cpu"]["max_containers"] == 1
 
 
 STAGES = ("volumes/stage_container.py", "stages/line.py", "stages/stage_process.py", "core/tracking.py", "configs")

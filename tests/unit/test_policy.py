@@ -118,3 +118,10 @@ def test_a_key_opens_until_it_is_revoked_and_is_kept_nowhere(home: Path) -> None
     assert keys.find_owner(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
     with pytest.raises(NotFound, match="nobody"):
         keys.revoke_key("maria")
+
+
+def test_what_is_refused_leaves_no_policy_behind(home: Path) -> None:
+    for change in (lambda: keys.revoke_key("maria"), lambda: promotion.rollback("router")):
+        with pytest.raises(NotFound):
+            change()
+    assert not (home / "policy").exists()
