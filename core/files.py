@@ -8,14 +8,16 @@ TEMPORARY = ".tmp"
 """Ending of the hidden file beside `path` that `write_atomic` writes first."""
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
     """Replace the content of `path` by `text`; a crash leaves the old or the new file, never a part of one.
 
+    Only its owner may read a `private` file, whatever the umask and the file's mode before.
     A killed process leaves its temporary file too, which `remove_temporaries` removes.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        mode = 0o600 if private else 0o666
+        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,8 @@ from modal_proto import api_pb2 as pb
 
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.core.terminal import echo
-from tuneline.rehearsal.session import ADDRESS, Rehearsal
+from tuneline.rehearsal.access import claim_folder
+from tuneline.rehearsal.session import ADDRESS, TOKEN, Rehearsal
 
 TRIGGER = "trigger"
 
@@ -27,12 +28,15 @@ def run_rehearsed(command: list[str], folder: Path) -> int:
     `trigger APP FUNCTION` calls a function as its schedule would. If a control plane is running with this folder
     (`tuneline rehearse`), that one is used.
     """
+    claim_folder(folder)
     if (file := folder / ADDRESS).exists() and _is_running(folder):
         record = json.loads(file.read_text())
-        return _trigger(record["address"], command) if command[0] == TRIGGER else _call(command, record["environment"])
+        environment = record["environment"]
+        trigger = command[0] == TRIGGER
+        return _trigger(record["address"], environment[TOKEN], command) if trigger else _call(command, environment)
     with Rehearsal(folder) as rehearsal:
         if command[0] == TRIGGER:
-            return _trigger(rehearsal.address, command)
+            return _trigger(rehearsal.address, rehearsal.environment[TOKEN], command)
         code = _call(command, rehearsal.environment)
         if rehearsal.has_detached_calls():
             echo("the client is gone, a detached call goes on; Ctrl-C ends it", error=True)
@@ -66,7 +70,7 @@ def _call(command: list[str], environment: dict[str, str]) -> int:
             process.send_signal(signal.SIGINT)  # the client asks whether to detach or to stop
 
 
-def _trigger(address: str, command: list[str]) -> int:
+def _trigger(address: str, token: str, command: list[str]) -> int:
     """Call a deployed function as its schedule would, print its log, and return 1 if it failed, else 0.
 
     Raises:
@@ -76,7 +80,9 @@ def _trigger(address: str, command: list[str]) -> int:
     if len(command) != 3:
         raise BadRequest("say `tuneline rehearse -- trigger APP FUNCTION`")
     try:
-        with urllib.request.urlopen(f"{address}/rehearsal/trigger/{command[1]}/{command[2]}", b"") as response:
+        url = f"{address}/rehearsal/trigger/{command[1]}/{command[2]}"
+        request = urllib.request.Request(url, b"", {"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request) as response:
             result = json.load(response)
     except urllib.error.HTTPError as error:
         raise NotFound(error.read().decode()) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from modal_proto import api_pb2 as pb
 
+from tuneline.rehearsal.access import Access
 from tuneline.rehearsal.state import App, Call, Checkout, Container, Function, Input, State
 
 
@@ -17,6 +18,7 @@ class Component(ABC):
     """
 
     state: State
+    access: Access
     address: str
     """Address of the HTTP API."""
     server_url: str
@@ -91,6 +93,9 @@ class Component(ABC):
 
     @abstractmethod
     async def kill(self, container: Container, reason: str, grace: float = 5) -> None: ...
+
+    @abstractmethod
+    def signed_url(self, path: str, **query: int) -> str: ...
 
     @abstractmethod
     async def expose_endpoint(self, function: Function, method: str) -> str: ...

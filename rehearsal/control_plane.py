@@ -12,9 +12,11 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.server import Server, Stream
 from modal_proto import api_grpc
 
+from tuneline.rehearsal.access import Access
 from tuneline.rehearsal.apps import Apps
 from tuneline.rehearsal.calls import Calls
 from tuneline.rehearsal.containers import Containers
+from tuneline.rehearsal.errors import unauthenticated
 from tuneline.rehearsal.functions import Functions
 from tuneline.rehearsal.inputs import Inputs
 from tuneline.rehearsal.logs import Logs
@@ -24,16 +26,21 @@ from tuneline.rehearsal.state import Container, Input, State
 from tuneline.rehearsal.stores import Stores
 from tuneline.rehearsal.volumes import Volumes
 from tuneline.rehearsal.web import Web
+from tuneline.rehearsal.worker import TOKEN_HEADER
 
 STOP_TIMEOUT_S = 5.0
 CONTAINER_HEADER = "x-rehearsal-container"
+NO_TOKEN_MESSAGE = (
+    "this rehearsal answers to its own token only: run `tuneline rehearse -- modal …`, or export what "
+    "`tuneline rehearse` printed"
+)
 
 
 class ControlPlane(Containers, Calls, Inputs, Functions, Volumes, Stores, Queues, Apps, Logs, Web):
     """Responds to the client and runs containers; its state is in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.state = State(folder)
+        self.state, self.access = State(folder), Access()
         self.let_through, self.shares_network = [], False
         self.address, self.server_url = "", ""
         self.preemptions, self.kills = {}, {}
@@ -103,8 +110,11 @@ def _service(plane: ControlPlane) -> Any:
 
 def _handler(plane: ControlPlane, name: str) -> Callable[[Any, "Stream[Any, Any]"], Coroutine[Any, Any, None]]:
     async def handle(_: Any, stream: "Stream[Any, Any]") -> None:
+        metadata = dict(stream.metadata or {})
+        if not plane.access.is_token(str(metadata.get(TOKEN_HEADER, ""))):
+            raise unauthenticated(NO_TOKEN_MESSAGE)
         request = await stream.recv_message()
-        container_id = dict(stream.metadata or {}).get(CONTAINER_HEADER)
+        container_id = metadata.get(CONTAINER_HEADER)
         if container := plane.state.containers.get(str(container_id)):
             container.connected = True
         method = getattr(plane, name, None)

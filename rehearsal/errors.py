@@ -23,6 +23,11 @@ def failed_precondition(message: str) -> grpclib.GRPCError:
     return grpclib.GRPCError(grpclib.Status.FAILED_PRECONDITION, message)
 
 
+def unauthenticated(message: str) -> grpclib.GRPCError:
+    """Return the error that the client raises as `modal.exception.AuthError`."""
+    return grpclib.GRPCError(grpclib.Status.UNAUTHENTICATED, message)
+
+
 def exhausted(message: str) -> grpclib.GRPCError:
     """Return the error that the client raises as `modal.exception.ResourceExhaustedError`; `queue.Full` for a queue."""
     return grpclib.GRPCError(grpclib.Status.RESOURCE_EXHAUSTED, message)

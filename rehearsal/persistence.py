@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 from modal_proto import api_pb2 as pb
 
+from tuneline.core.files import write_atomic
 from tuneline.rehearsal.state import App, Function, State, Volume
 
 FILE = "plane.json"
@@ -41,10 +42,7 @@ def save_state(state: State) -> None:
             for i, parts in state.queues.items()
         },
     }
-    temporary = state.folder / f"{FILE}.~"
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(record))
-    temporary.replace(state.folder / FILE)
+    write_atomic(state.folder / FILE, json.dumps(record), private=True)
 
 
 def load_state(state: State) -> None:

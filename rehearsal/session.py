@@ -13,12 +13,15 @@ from typing import Any, Self
 from modal_proto import api_pb2 as pb
 
 from tuneline.core.errors import Locked, StageFailed
+from tuneline.core.files import write_atomic
+from tuneline.rehearsal.access import claim_folder
 from tuneline.rehearsal.control_plane import ControlPlane
 from tuneline.rehearsal.worker import NO_NAMESPACES_MESSAGE, can_make_namespaces
 
 START_TIMEOUT_S = 20
 ADDRESS = "address.json"
-"""In the state folder while a control plane runs: how to reach it."""
+"""In the state folder while a control plane runs: how to reach it, and its token."""
+TOKEN = "MODAL_TOKEN_SECRET"
 
 
 class Rehearsal:
@@ -30,12 +33,13 @@ class Rehearsal:
     Raises:
         StageFailed: this machine allows no user namespaces.
         Locked: another control plane uses this folder.
+        BadRequest: others could have put something in this folder.
     """
 
     def __init__(self, folder: Path, *, let_through: Sequence[int] = (), shares_network: bool = False) -> None:
         if not can_make_namespaces():
             raise StageFailed(NO_NAMESPACES_MESSAGE)
-        folder.mkdir(parents=True, exist_ok=True)
+        claim_folder(folder)
         self._lock = (folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +54,7 @@ class Rehearsal:
         self._thread.start()
         self._run(self.plane.start())
         record = {"address": self.address, "environment": self.environment}
-        (self.plane.state.folder / ADDRESS).write_text(json.dumps(record))
+        write_atomic(self.plane.state.folder / ADDRESS, json.dumps(record), private=True)
         return self
 
     def __exit__(
@@ -73,7 +77,7 @@ class Rehearsal:
         return {
             "MODAL_SERVER_URL": self.plane.server_url,
             "MODAL_TOKEN_ID": "ak-rehearsal",
-            "MODAL_TOKEN_SECRET": "as-rehearsal",
+            TOKEN: self.plane.access.token,
             "MODAL_ENVIRONMENT": "main",
         }
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from modal_proto import api_pb2 as pb
+
+from tuneline.rehearsal.errors import invalid
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""modal._utils.name_utils: what an object may be called; no path of several parts, and neither `.` nor `..`."""
 
 
 @dataclass(eq=False)
@@ -154,6 +160,16 @@ class State:
         self._changed = asyncio.Event()
         """Set, and replaced, whenever an output, a log line or a data chunk arrives."""
         self.counts: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
+
+    def file(self, kind: str, name: str) -> Path:
+        """Return a file or folder of `kind`, one of the subfolders.
+
+        Raises:
+            GRPCError: INVALID_ARGUMENT, the name could lead elsewhere.
+        """
+        if not SAFE_NAME.fullmatch(name):
+            raise invalid(f"{name!r}: not a name for one of the {kind}")
+        return self.folder / kind / name
 
     def new_id(self, prefix: str) -> str:
         """Return an id of the same form as Modal's: a prefix and 22 characters."""

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
+from tuneline.core.files import write_atomic
 from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.errors import already_exists, not_found
 
@@ -23,12 +24,12 @@ class Stores(Component):
         return pb.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
 
     async def MountPutFile(self, request: Any, container_id: str | None) -> pb.MountPutFileResponse:
-        file = self.state.folder / "files" / request.sha256_hex
+        file = self.state.file("files", request.sha256_hex)
         match request.WhichOneof("data_oneof"):
             case "data":
                 file.write_bytes(request.data)
             case "data_blob_id":
-                shutil.copy(self.state.folder / "blobs" / request.data_blob_id, file)
+                shutil.copy(self.state.file("blobs", request.data_blob_id), file)
         return pb.MountPutFileResponse(exists=file.exists())
 
     async def MountGetOrCreate(self, request: Any, container_id: str | None) -> pb.MountGetOrCreateResponse:
@@ -58,37 +59,37 @@ class Stores(Component):
 
     async def BlobCreate(self, request: Any, container_id: str | None) -> pb.BlobCreateResponse:
         blob_id = self.state.new_id("bl")
-        url = f"{self.address}/blob/{blob_id}"
+        url = self.signed_url(f"/blob/{blob_id}")
         urls = pb.UploadUrlList(items=[url])
         return pb.BlobCreateResponse(blob_id=blob_id, upload_url=url, blob_ids=[blob_id], upload_urls=urls)
 
     async def BlobGet(self, request: Any, container_id: str | None) -> pb.BlobGetResponse:
-        return pb.BlobGetResponse(download_url=f"{self.address}/blob/{request.blob_id}")
+        return pb.BlobGetResponse(download_url=self.signed_url(f"/blob/{request.blob_id}"))
 
     async def SecretGetOrCreate(self, request: Any, container_id: str | None) -> pb.SecretGetOrCreateResponse:
         """Return a secret; a named one is `secrets/NAME.json` in the state folder.
 
         That file is written by `modal secret create`, or by hand.
         """
-        file = self._secret_file(request.deployment_name)
-        if not request.deployment_name:
-            values = dict(request.env_dict)
-        elif request.env_dict:
-            if file.exists() and request.object_creation_type == pb.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
-                raise already_exists(f"Secret '{request.deployment_name}' exists already; `--force` replaces it")
-            values = dict(request.env_dict)
-            file.touch(mode=0o600)
-            file.write_text(json.dumps(values))
-        elif file.exists():
-            values = json.loads(file.read_text())
-        else:
-            raise not_found(f"Secret '{request.deployment_name}' not found in environment 'main'")
+        values = self._named_secret(request) if request.deployment_name else dict(request.env_dict)
         if missing := [key for key in request.required_keys if key not in values]:
             raise not_found(f"Secret '{request.deployment_name}' is missing key(s): {', '.join(missing)}")
         secret_id = self.state.new_id("st")
         self.state.secrets[secret_id] = values
         self.state.secret_names[secret_id] = request.deployment_name
         return pb.SecretGetOrCreateResponse(secret_id=secret_id, metadata=self._secret_metadata(secret_id))
+
+    def _named_secret(self, request: Any) -> dict[str, str]:
+        """Return a named secret's values, after writing those of the request if it has any."""
+        file = self._secret_file(request.deployment_name)
+        if not request.env_dict and not file.exists():
+            raise not_found(f"Secret '{request.deployment_name}' not found in environment 'main'")
+        if request.env_dict:
+            if file.exists() and request.object_creation_type == pb.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
+                raise already_exists(f"Secret '{request.deployment_name}' exists already; `--force` replaces it")
+            write_atomic(file, json.dumps(dict(request.env_dict)), private=True)
+        values: dict[str, str] = json.loads(file.read_text())
+        return values
 
     async def SecretGetInfo(self, request: Any, container_id: str | None) -> pb.SecretGetInfoResponse:
         return pb.SecretGetInfoResponse(metadata=self._secret_metadata(request.secret_id))
@@ -110,4 +111,4 @@ class Stores(Component):
         return pb.SecretMetadata(name=self.state.secret_names[secret_id], keys=sorted(self.state.secrets[secret_id]))
 
     def _secret_file(self, name: str) -> Path:
-        return self.state.folder / "secrets" / f"{Path(name).name}.json"
+        return self.state.file("secrets", f"{name}.json")

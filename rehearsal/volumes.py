@@ -28,7 +28,7 @@ class Volumes(Component):
 
     async def VolumeGetOrCreate(self, request: Any, container_id: str | None) -> pb.VolumeGetOrCreateResponse:
         name = request.deployment_name or self.state.new_id("ephemeral")
-        path = self.state.folder / "volumes" / name
+        path = self.state.file("volumes", name)
         if ("volume", name) not in self.state.ids:
             creates = request.object_creation_type != pb.OBJECT_CREATION_TYPE_UNSPECIFIED
             if not creates and not path.exists():
@@ -71,21 +71,21 @@ class Volumes(Component):
         if not file.is_file():
             raise not_found(f"{request.path}: no such file")
         size = file.stat().st_size
-        url = f"{self.address}/volume/{request.volume_id}/{request.path.lstrip('/')}"
-        urls = [f"{url}?from={start}&bytes={BLOCK_BYTES}" for start in range(0, size, BLOCK_BYTES)]
+        path = f"/volume/{request.volume_id}/{request.path.lstrip('/')}"
+        urls = [self.signed_url(path, start=start, bytes=BLOCK_BYTES) for start in range(0, size, BLOCK_BYTES)]
         return pb.VolumeGetFile2Response(get_urls=urls, size=size, len=size)
 
     async def VolumePutFiles(self, request: Any, container_id: str | None) -> Empty:
         for file in request.files:
             path = self._new_path(request, file.filename)
-            shutil.copy(self.state.folder / "files" / file.sha256_hex, path)
+            shutil.copy(self.state.file("files", file.sha256_hex), path)
         return Empty()
 
     async def VolumePutFiles2(self, request: Any, container_id: str | None) -> pb.VolumePutFiles2Response:
         """Assemble files from blocks; the client uploads the blocks that are missing and sends the list again."""
         missing = [
             pb.VolumePutFiles2Response.MissingBlock(
-                file_index=i, block_index=j, put_url=f"{self.address}/blob/b{block.contents_sha256.hex()}"
+                file_index=i, block_index=j, put_url=self.signed_url(f"/blob/b{block.contents_sha256.hex()}")
             )
             for i, file in enumerate(request.files)
             for j, block in enumerate(file.blocks)

@@ -4,11 +4,13 @@ import hashlib
 import json
 import pickle
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import grpclib
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from modal_proto import api_pb2 as pb
 
 from tuneline.rehearsal.component import Component
@@ -19,6 +21,7 @@ from tuneline.rehearsal.state import Call, Function
 REDIRECT_AFTER_S = 150.0
 """After this, a 303 to an address that waits for the same call (modal.com/docs/guide/webhook-timeouts)."""
 CALL_ID = "__modal_function_call_id"
+SIGNATURE = "signature"
 TRIGGER_TIMEOUT_S = 600
 NOT_FORWARDED = (b"transfer-encoding", b"connection")
 
@@ -30,7 +33,7 @@ class Web(Component):
 
     async def serve_http(self, port: int) -> None:
         """Serve the client's uploads and downloads, and the API that controls the rehearsal."""
-        app = web.Application(client_max_size=1 << 34)
+        app = web.Application(client_max_size=1 << 34, middlewares=[self._authorize])
         app.router.add_put("/blob/{name}", self._put_blob)
         app.router.add_get("/blob/{name}", self._get_blob)
         app.router.add_get("/volume/{id}/{path:.*}", self._get_volume_file)
@@ -40,6 +43,20 @@ class Web(Component):
         app.router.add_post("/rehearsal/preempt/{function}", self._preempt)
         app.router.add_post("/rehearsal/volumes/{name}", self._limit_volume)
         self.address = f"http://127.0.0.1:{await self._listen(app, port)}"
+
+    @web.middleware
+    async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse who has neither the token, for the rehearsal's own API, nor a signed address, for a file."""
+        if request.path.startswith("/rehearsal/"):
+            allowed = self.access.is_token(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        else:
+            allowed = self.access.is_signature(request.query.get(SIGNATURE, ""), request.path)
+        return await handler(request) if allowed else web.Response(status=401, text="not with the rehearsal's token")
+
+    def signed_url(self, path: str, **query: int) -> str:
+        """Return an address that opens one file without the token, as those of a store of objects do."""
+        words = urllib.parse.urlencode(query | {SIGNATURE: self.access.sign(path)})
+        return f"{self.address}{urllib.parse.quote(path)}?{words}"
 
     async def expose_endpoint(self, function: Function, method: str) -> str:
         """Return the address of a web endpoint; each has a server of its own."""
@@ -114,11 +131,11 @@ class Web(Component):
         return web.FileResponse(file) if file.exists() else web.Response(status=404)
 
     def _blob(self, request: web.Request) -> Path:
-        return self.state.folder / "blobs" / Path(request.match_info["name"]).name
+        return self.state.file("blobs", request.match_info["name"])
 
     async def _get_volume_file(self, request: web.Request) -> web.Response:
         with self.volume_path(request.match_info["id"], request.match_info["path"]).open("rb") as file:
-            file.seek(int(request.query["from"]))
+            file.seek(int(request.query["start"]))
             return web.Response(body=file.read(int(request.query["bytes"])))
 
     async def _get_app(self, request: web.Request) -> web.Response:

@@ -20,11 +20,14 @@ from typing import TypedDict
 
 from modal_proto import api_pb2 as pb
 
+from tuneline.core.files import write_atomic
 from tuneline.rehearsal import network, sandbox
 from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.state import Checkout, Container
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+TOKEN_HEADER = "x-modal-token-secret"
+"""Where a client sends MODAL_TOKEN_SECRET (modal.client); one in a container is told to send it too."""
 INHERITED_VARIABLE = "TUNELINE_CACHE"
 """The variable passed on from our own environment: where llama.cpp is built, which would be in an image."""
 
@@ -80,7 +83,7 @@ class Worker(Component):
         spec = await self._sandbox_spec(container)
         (container.folder / "args.bin").write_bytes(self._entrypoint_arguments(container).SerializeToString())
         (container.folder / "root").mkdir()
-        (container.folder / "spec.json").write_text(json.dumps(spec))
+        write_atomic(container.folder / "spec.json", json.dumps(spec), private=True)
         our_end, launcher_end = socket.socketpair()
         with our_end, launcher_end:
             container.process = await asyncio.create_subprocess_exec(
@@ -162,7 +165,7 @@ class Worker(Component):
             "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_REHEARSAL",
             "MODAL_REGION": "here",
             "MODAL_CONTAINER_ARGUMENTS_PATH": "/__modal/args.bin",
-            "MODAL_OVERRIDE_HEADERS": f"x-rehearsal-container:{container.id}",
+            "MODAL_OVERRIDE_HEADERS": f"x-rehearsal-container:{container.id},{TOKEN_HEADER}:{self.access.token}",
             "PYTHONPATH": "/root",
         }
 

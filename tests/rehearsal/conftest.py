@@ -71,7 +71,9 @@ class Stage(Cloud):
 
     def ask(self, path: str, body: dict[str, Any] | None = None, *, post: bool = False) -> Any:
         data = json.dumps(body or {}).encode() if post or body else None
-        with urllib.request.urlopen(f"{self.rehearsal.address}/rehearsal/{path}", data, timeout=600) as answer:
+        headers = {"Authorization": f"Bearer {self.environment['MODAL_TOKEN_SECRET']}"}
+        request = urllib.request.Request(f"{self.rehearsal.address}/rehearsal/{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return json.load(answer)
 
 
