@@ -6,17 +6,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.core.child_processes import bind_to_parent
 from tuneline.stages.prepare.rendering.renderer import Renderer, RowMeasure
 
 WORKERS = 4
 """Most worker processes. Reading and checking keeps no more of them busy."""
 FEWEST_ROWS = 256
 """Rows of the first batch from which workers are started. A smaller first batch is all the data."""
+_renderer: Renderer
+_tools: dict[str, Tool]
+"""In a worker process: what it renders with, and the tools it was sent."""
 
 
 class WorkerPool:
@@ -24,56 +28,38 @@ class WorkerPool:
 
     def __init__(self, renderer: Renderer, tools: dict[str, Tool]) -> None:
         self._renderer, self._tools = renderer, tools
-        self._workers: list[_Worker] = []
-        self._thread = ThreadPoolExecutor(1)
+        self._thread: Executor = ThreadPoolExecutor(1)
+        self._workers: list[Executor] = []
+        self._tools_sent: list[int] = []
         self._batches = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._thread.shutdown(cancel_futures=True)
-        for worker in self._workers:
-            worker.stop()
+        for executor in (self._thread, *self._workers):
+            executor.shutdown(cancel_futures=True)
 
     def measure(self, lines: Sequence[bytes]) -> Callable[[], list[RowMeasure]]:
         """Start to measure a batch of rows given as JSON; return a function that waits for the measures."""
         if not self._batches and len(lines) >= FEWEST_ROWS and _can_fork():
-            gc.freeze()  # before a fork: garbage collection then neither scans nor copies the pages of what is imported
-            self._workers = [_Worker(self._renderer) for _ in range(min(WORKERS, len(os.sched_getaffinity(0))))]
+            self._start_workers()
         self._batches += 1
-        if self._workers:
-            return self._workers[self._batches % len(self._workers)].measure(lines, self._tools)
-        update_catalogue(self._renderer, self._tools)
-        return self._thread.submit(self._renderer.measure, lines).result
+        if not self._workers:
+            update_catalogue(self._renderer, self._tools)
+            return self._thread.submit(self._renderer.measure, lines).result
+        number = self._batches % len(self._workers)
+        new_tools = dict(list(self._tools.items())[self._tools_sent[number] :])
+        self._tools_sent[number] = len(self._tools)
+        return self._workers[number].submit(_measure, new_tools, lines).result
 
-
-class _Worker:
-    """A process that measures the batches it is sent, and the thread that waits for it."""
-
-    def __init__(self, renderer: Renderer) -> None:
+    def _start_workers(self) -> None:
+        """Start executors of one process each, so that each is sent only the tools it has not seen."""
+        gc.freeze()  # before a fork: garbage collection then neither scans nor copies the pages of what is imported
         context = multiprocessing.get_context("fork")  # the tokenizer is loaded already
-        self._tools_sent, self._thread = 0, ThreadPoolExecutor(1)
-        self._pipe, worker_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(worker_end, self._pipe, renderer), daemon=True)
-        self._process.start()
-        worker_end.close()
-
-    def measure(self, lines: Sequence[bytes], tools: dict[str, Tool]) -> Callable[[], list[RowMeasure]]:
-        new_tools = list(tools.items())[self._tools_sent :] if len(tools) > self._tools_sent else []
-        self._tools_sent = len(tools)
-        return self._thread.submit(self._exchange, (new_tools, lines)).result
-
-    def stop(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
-        self._pipe.close()
-        self._process.terminate()  # its pipe may not end when we close it: later workers inherited it
-        self._process.join()
-
-    def _exchange(self, batch: tuple[list[tuple[str, Tool]], Sequence[bytes]]) -> list[RowMeasure]:
-        self._pipe.send(batch)
-        measures: list[RowMeasure] = self._pipe.recv()
-        return measures
+        for _ in range(min(WORKERS, len(os.sched_getaffinity(0)))):
+            self._workers.append(ProcessPoolExecutor(1, context, _begin, (self._renderer, os.getpid())))
+            self._tools_sent.append(0)
 
 
 def update_catalogue(renderer: Renderer, tools: dict[str, Tool]) -> None:
@@ -82,21 +68,18 @@ def update_catalogue(renderer: Renderer, tools: dict[str, Tool]) -> None:
         renderer.catalogue = Catalogue.model_construct(tools=tools)
 
 
-def _serve(pipe: Any, parent_end: Any, renderer: Renderer) -> None:
-    """Measure batches from the pipe until it is closed."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    parent_end.close()
-    tools: dict[str, Tool] = {}
+def _begin(renderer: Renderer, parent: int) -> None:
+    global _renderer, _tools
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    bind_to_parent(parent)  # an executor's process would wait for ever for a parent that was killed
     renderer.catalogue = None
-    while True:
-        try:
-            new_tools, lines = pipe.recv()
-        except EOFError:
-            return
-        tools.update(new_tools)
-        update_catalogue(renderer, tools)
-        pipe.send(renderer.measure(lines))
+    _renderer, _tools = renderer, {}
+
+
+def _measure(new_tools: dict[str, Tool], lines: Sequence[bytes]) -> list[RowMeasure]:
+    _tools.update(new_tools)
+    update_catalogue(_renderer, _tools)
+    return _renderer.measure(lines)
 
 
 def _can_fork() -> bool:
