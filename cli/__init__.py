@@ -31,7 +31,7 @@ app.add_typer(keys.app, name="keys", rich_help_panel="What is there")
 
 def main() -> None:
     """Run the command; an error a user can act on becomes one message and its exit code."""
-    from tuneline.core.errors import TunelineError
+    from tuneline.core.errors import TunelineError, explain_os_error
 
     guard_output()
     # pydantic would read the metadata of every installed package to look for plugins.
@@ -45,6 +45,11 @@ def main() -> None:
     except TunelineError as error:
         errors_console.print(Text(type(error).__name__, style="red"), str(error), soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if (message := explain_os_error(error)) is None:
+            raise
+        errors_console.print(Text(type(error).__name__, style="red"), message, soft_wrap=True)
+        sys.exit(1)
     except TyperException as error:  # a word that is no command, option or value
         from typer.rich_utils import rich_format_error
 

@@ -6,7 +6,7 @@ A recipe says what, not where: `compute` and `watch`, and nothing else, are left
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tuneline.configs.compute import Compute
 from tuneline.configs.data import Data
@@ -14,6 +14,7 @@ from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.file_hashes import hash_paths
 from tuneline.configs.section import Section
 from tuneline.configs.training import Train, Watch
+from tuneline.core.errors import BadRecipe
 
 RECIPE = "recipe.json"
 """The file in a run's folder with the recipe that its artifacts are made from."""
@@ -86,6 +87,12 @@ def recipe_of(run: Path) -> Recipe:
     """Return the recipe of the run in the folder `run`.
 
     Raises:
-        FileNotFoundError: no stage has been run there.
+        FileNotFoundError: no stage has been run there. BadRecipe: its file is damaged.
     """
-    return Recipe.model_validate_json((run / RECIPE).read_text(encoding="utf-8"))
+    try:
+        return Recipe.model_validate_json((run / RECIPE).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        remedy = f"`tuneline run FILE --run {run.name}` with the recipe that the run was made from writes it again"
+        raise BadRecipe(f"{run / RECIPE}: not a whole recipe: {reason}; {remedy}") from None

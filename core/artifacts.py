@@ -7,7 +7,6 @@ lead out of it.
 """
 
 import contextlib
-import json
 import platform
 import shutil
 import subprocess
@@ -19,12 +18,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import ValidationError
-
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import remove_temporaries, sha256, write_atomic
 from tuneline.core.hash_cache import cached_sha256
-from tuneline.core.manifest import Artifact, File, MadeFrom, Manifest
+from tuneline.core.manifest import (
+    Artifact,
+    Draft,
+    File,
+    MadeFrom,
+    Manifest,
+    format_manifest,
+    parse_draft,
+    parse_manifest,
+)
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
@@ -67,10 +73,10 @@ def make(
     try:
         metrics = dict(build(path))
     finally:
-        seconds = draft["seconds"] + time.monotonic() - clock
+        seconds = draft.seconds + time.monotonic() - clock
         if path.exists():
-            _write_draft(path, made_from, draft["started"], seconds)
-    return _seal(path, stage, made_from, metrics, draft["started"], seconds, hashed or {})
+            write_atomic(path / DRAFT, draft.model_copy(update={"seconds": seconds}).model_dump_json())
+    return _seal(path, stage, made_from, metrics, draft.started, seconds, hashed or {})
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -93,16 +99,28 @@ def read_artifact(path: Path) -> Artifact:
     """Return the finished artifact at `path` without a look at its files.
 
     Raises:
-        NotFound: there is no finished artifact. StageFailed: its manifest cannot be read.
+        NotFound: there is no finished artifact. StageFailed: its manifest is damaged.
     """
     try:
-        return Artifact(path, Manifest.model_validate_json((path / MANIFEST).read_text()))
-    except FileNotFoundError:
+        return Artifact(path, parse_manifest((path / MANIFEST).read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"{path}: no finished {path.name} here; run `tuneline {path.name} RECIPE` first") from None
-    except ValidationError as error:
-        raise StageFailed(
-            f"{path / MANIFEST}: not a manifest ({error.errors()[0]['msg']}); remove {path} and run again"
-        ) from None
+    except ValueError as error:
+        raise StageFailed(f"{path / MANIFEST}: not a whole manifest: {error}; remove {path} and run again") from None
+
+
+def read_draft(path: Path) -> Draft | None:
+    """Return the record of unfinished work in `path`, or None if there is none.
+
+    Raises:
+        StageFailed: it is damaged.
+    """
+    try:
+        return parse_draft((path / DRAFT).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StageFailed(f"{path / DRAFT}: not a whole draft: {error}; remove {path} and run again") from None
 
 
 def verify_files(artifact: Artifact, below: str = "") -> dict[str, str]:
@@ -154,20 +172,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _begin(path: Path, made_from: MadeFrom) -> dict[str, Any]:
+def _begin(path: Path, made_from: MadeFrom) -> Draft:
     path.mkdir(parents=True, exist_ok=True)
-    if (path / DRAFT).exists():
-        draft: dict[str, Any] = json.loads((path / DRAFT).read_text())
-        _refuse_if_stale(MadeFrom.model_validate(draft["made_from"]), made_from, path, finished=False)
+    if draft := read_draft(path):
+        _refuse_if_stale(draft.made_from, made_from, path, finished=False)
         return draft
-    started = datetime.now(UTC).isoformat()
-    _write_draft(path, made_from, started, 0.0)
-    return {"started": started, "seconds": 0.0}
-
-
-def _write_draft(path: Path, made_from: MadeFrom, started: str, seconds: float) -> None:
-    draft = {"made_from": made_from.model_dump(), "started": started, "seconds": seconds}
-    write_atomic(path / DRAFT, json.dumps(draft))
+    draft = Draft(made_from=made_from, started=datetime.now(UTC), seconds=0.0)
+    write_atomic(path / DRAFT, draft.model_dump_json())
+    return draft
 
 
 def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool) -> None:
@@ -205,7 +217,7 @@ def _seal(
     stage: str,
     made_from: MadeFrom,
     metrics: Mapping[str, Any],
-    started: str,
+    started: datetime,
     seconds: float,
     hashed: Mapping[str, str],
 ) -> Artifact:
@@ -222,12 +234,12 @@ def _seal(
             for f in payload
         },
         versions=read_versions(),
-        started=datetime.fromisoformat(started),
+        started=started,
         ended=datetime.now(UTC),
         seconds=round(seconds, 3),
         cost_usd=None if (price := read_usd_per_hour()) is None else round(price * seconds / 3600, 4),
     )
-    write_atomic(path / MANIFEST, manifest.model_dump_json(indent=1))
+    write_atomic(path / MANIFEST, format_manifest(manifest))
     (path / DRAFT).unlink(missing_ok=True)
     return Artifact(path, manifest)
 

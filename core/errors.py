@@ -11,6 +11,7 @@ TunelineError
 └── GateFailed      the evidence is not sufficient                     exit 3
 """
 
+import errno
 from typing import TypedDict
 
 
@@ -62,6 +63,29 @@ class GateFailed(TunelineError):
     """The evidence is not sufficient."""
 
     exit_code = 3
+
+
+REMEDIES = {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "let this user read and write it, or set TUNELINE_RUNS, TUNELINE_MODELS or the like to a folder of theirs",
+    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run the same command again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files, as with `ulimit -n 4096`"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "put a file or a folder there, whichever is expected"),
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.EIO: "the disk or the connection to it may be broken; the system's log says more",
+}
+"""What to do about errors of the system that are no bugs of ours, by number."""
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Return a message for an error that the machine is the cause of, or None if it may be a bug."""
+    if remedy := REMEDIES.get(error.errno or 0):
+        return f"{error.filename or 'a file'}: {error.strerror}: {remedy}"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        return "the current folder no longer exists: change to another"
+    return None
 
 
 class ErrorRecord(TypedDict):

@@ -1,13 +1,19 @@
-"""What is recorded of an artifact: the format of `manifest.json`."""
+"""What is recorded of an artifact: the formats of `manifest.json` and `draft.json`."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+CHECKSUM = "checksum"
+"""Key in `manifest.json` with the SHA-256 of the other fields, so that damage is noticed; older versions wrote none."""
+
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class File(BaseModel):
@@ -61,6 +67,61 @@ class Manifest(BaseModel):
         return [name for name in self.files if not path or name == path or name.startswith(f"{path}/")]
 
 
+class Draft(BaseModel):
+    """The record of unfinished work; the format of `draft.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    made_from: MadeFrom
+    started: datetime
+    seconds: float
+    """Working time of all attempts so far."""
+
+
+def format_manifest(manifest: Manifest) -> str:
+    """Return the content of `manifest.json`."""
+    record = json.loads(manifest.model_dump_json())
+    return json.dumps(record | {CHECKSUM: _hash(record)}, indent=1)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Return the manifest in the content of `manifest.json`.
+
+    Raises:
+        ValueError: it is damaged; the message says how, in one line.
+    """
+    record = _parse_object(content)
+    if record.pop(CHECKSUM, None) not in (None, _hash(record)):
+        raise ValueError("its content is not what its checksum was made of")
+    return _validate(Manifest, record)
+
+
+def parse_draft(content: bytes) -> Draft:
+    """Return the draft in the content of `draft.json`.
+
+    Raises:
+        ValueError: it is damaged; the message says how, in one line.
+    """
+    return _validate(Draft, _parse_object(content))
+
+
+def _parse_object(content: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds no JSON object but {type(record).__name__}")
+    return record
+
+
+def _validate(model: type[Record], record: dict[str, Any]) -> Record:
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact on disk."""
@@ -74,5 +135,9 @@ class Artifact:
 
 
 def _short_hash(record: Any) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a record's canonical JSON."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    return _hash(record)[:16]
+
+
+def _hash(record: Any) -> str:
+    """Return the hex SHA-256 of a record's canonical JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -22,27 +22,39 @@ def resolve(path: Path) -> Path:
 
 def runs() -> Path:
     """Return the folder of all runs: `TUNELINE_RUNS`, else `.runs` in the current folder."""
-    return Path(os.environ.get("TUNELINE_RUNS", ".runs")).absolute()
+    return _folder("TUNELINE_RUNS", ".runs")
 
 
 def models() -> Path:
     """Return the folder of base models, which runs share: `TUNELINE_MODELS`, else `.models`."""
-    return Path(os.environ.get("TUNELINE_MODELS", ".models")).absolute()
+    return _folder("TUNELINE_MODELS", ".models")
 
 
 def cache() -> Path:
     """Return the folder of what can be made again, such as llama.cpp's build: `TUNELINE_CACHE`, else `.cache`."""
-    return Path(os.environ.get("TUNELINE_CACHE", ".cache")).absolute()
+    return _folder("TUNELINE_CACHE", ".cache")
 
 
 def policy() -> Path:
     """Return the folder of promotions and API keys: `TUNELINE_POLICY`, else `.policy`."""
-    return Path(os.environ.get("TUNELINE_POLICY", ".policy")).absolute()
+    return _folder("TUNELINE_POLICY", ".policy")
 
 
 def scores() -> Path:
     """Return the folder of scheduled evaluations: `TUNELINE_SCORES`, else `.scores`."""
-    return Path(os.environ.get("TUNELINE_SCORES", ".scores")).absolute()
+    return _folder("TUNELINE_SCORES", ".scores")
+
+
+def _folder(variable: str, default: str) -> Path:
+    """Return the folder that an environment variable names, else `default` in the current folder.
+
+    Raises:
+        BadRequest: the variable is empty. As a path that would be the current folder, which nobody means by it.
+    """
+    name = os.environ.get(variable, default)
+    if not name:
+        raise BadRequest(f"{variable} is empty: set it to a folder, or unset it for {default} in the current folder")
+    return Path(name).absolute()
 
 
 def run_folder(name: str) -> Path:

@@ -5,6 +5,8 @@ The price of an hour comes from whoever starts a stage: on Modal it is the recip
 applies.
 """
 
+import contextlib
+import math
 import os
 from datetime import datetime
 from pathlib import Path
@@ -20,15 +22,15 @@ def read_usd_per_hour() -> float | None:
     """Return the price of an hour on this machine, or None if nobody is billed.
 
     Raises:
-        BadRequest: the environment variable is not a number.
+        BadRequest: the environment variable is not a number, or below 0.
     """
     price = os.environ.get(PRICE_VARIABLE)
     if not price:
         return None
-    try:
-        return float(price)
-    except ValueError:
-        raise BadRequest(f"{PRICE_VARIABLE}={price}: USD an hour, as in 2.99") from None
+    with contextlib.suppress(ValueError):
+        if 0 <= (usd := float(price)) < math.inf:
+            return usd
+    raise BadRequest(f"{PRICE_VARIABLE}={price}: USD an hour, as in 2.99")
 
 
 def sum_spent_usd(run: Path) -> float:

@@ -10,7 +10,7 @@ from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.spending import Meter, read_usd_per_hour
 from tuneline.core.tracking import track
-from tuneline.stages.stage_process import Show, run_in_child, stage_function
+from tuneline.stages.stage_process import Show, restore_recipe, run_in_child, stage_function
 
 ORDER = ("fetch", "prepare", "train", "convert", "evaluate")
 SIDE_STAGES = {"preflight": "prepare"}
@@ -80,6 +80,7 @@ def subprocess_runner(
 
     def call(stage: str) -> Artifact:
         if artifact := find_finished(stage, recipe, run):
+            restore_recipe(recipe, run)
             show({"stage": stage, "kind": "finished"})
             return artifact
         meter = Meter(recipe.compute.max_cost_usd, run, price)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.recipe import RECIPE, Recipe
+from tuneline.configs.recipe import RECIPE, Recipe, recipe_of
 from tuneline.core.artifacts import Artifact
 from tuneline.core.child_processes import (
     child_process,
@@ -22,7 +22,7 @@ from tuneline.core.child_processes import (
     report_outcome,
     tuneline_environment,
 )
-from tuneline.core.errors import StageFailed, StaleArtifact, TunelineError
+from tuneline.core.errors import BadRecipe, StageFailed, StaleArtifact, TunelineError, explain_os_error
 from tuneline.core.events import Events, Follower
 from tuneline.core.files import write_atomic
 from tuneline.core.locks import run_lock
@@ -63,7 +63,7 @@ def run_stage(stage: str, recipe: Recipe, run: Path) -> Artifact:
 def _recorded_recipe(recipe: Recipe, run: Path) -> Iterator[None]:
     """Write the run's recipe; restore the earlier one if it is stale, so that it is what the artifacts come from."""
     file = run / RECIPE
-    before = file.read_text() if file.exists() else None
+    before = file.read_text(encoding="utf-8", errors="replace") if file.exists() else None
     write_atomic(file, recipe.model_dump_json(indent=1))
     try:
         yield
@@ -71,6 +71,17 @@ def _recorded_recipe(recipe: Recipe, run: Path) -> Iterator[None]:
         if before is not None:
             write_atomic(file, before)
         raise
+
+
+def restore_recipe(recipe: Recipe, run: Path) -> None:
+    """Write the run's recipe again if its file is damaged; `recipe` is what the run's artifacts are made from."""
+    try:
+        recipe_of(run)
+    except FileNotFoundError:
+        return  # the base model is fetched, and the run has not begun
+    except BadRecipe:
+        with run_lock(run, "recipe"):
+            write_atomic(run / RECIPE, recipe.model_dump_json(indent=1))
 
 
 def _is_disk_full(error: BaseException) -> bool:
@@ -158,12 +169,14 @@ def _main(stage: str, run: Path) -> int:
 
 
 def _run_reporting_bugs(stage: str, recipe: Recipe, run: Path) -> None:
-    """Run the stage; any error but TunelineError becomes a StageFailed with its traceback."""
+    """Run the stage; an error of the machine becomes a StageFailed, and so does a bug, with its traceback."""
     try:
         run_stage(stage, recipe, run)
     except TunelineError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (message := explain_os_error(error)):
+            raise StageFailed(f"{stage}: {message}") from error
         traceback.print_exc()
         raise describe_bug(stage) from error
 

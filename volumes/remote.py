@@ -1,7 +1,6 @@
 """What the `tuneline` command does on Modal: deploy the app, read and cancel runs, change the deployed app's policy."""
 
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from tuneline.configs.recipe import RECIPE
 from tuneline.core import errors
 from tuneline.core.artifacts import DRAFT, MANIFEST
 from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.manifest import format_manifest, parse_manifest
 from tuneline.core.paths import ROOT
 from tuneline.stages.line import ORDER
 from tuneline.volumes.cloud_secrets import require_secrets
@@ -73,12 +73,20 @@ def mirror_runs(folder: Path) -> None:
                 with contextlib.suppress(FileNotFoundError, modal.exception.NotFoundError):
                     content = b"".join(runs.read_file(f"{run}/{file}"))
                     if file.endswith(MANIFEST):
-                        content = json.dumps(json.loads(content) | {"files": {}}).encode()
+                        content = _without_files(content)
                     (folder / run / file).parent.mkdir(parents=True, exist_ok=True)
                     (folder / run / file).write_bytes(content)
 
 
-def read_events(run: str) -> Iterator[bytes]:
+def _without_files(content: bytes) -> bytes:
+    """Return the content of a manifest that lists no file; a damaged one as it is, for whoever reads it to say so."""
+    try:
+        return format_manifest(parse_manifest(content).model_copy(update={"files": {}})).encode()
+    except ValueError:
+        return content
+
+
+def read_event_lines(run: str) -> Iterator[bytes]:
     """Yield the committed lines of a run's `events.jsonl`.
 
     Raises:

@@ -11,6 +11,7 @@ from tuneline.cli.consoles import console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import AsJson, ExistingRun
 from tuneline.cli.run_folders import find_run
+from tuneline.core.terminal import echo
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "Evidence"}
@@ -33,7 +34,7 @@ def compare(
     result = comparison.compare_models(a, b, exact=exact, by_tool=tools)
     page = write_comparison(result, to or comparison.page_file(result))
     if as_json:
-        typer.echo(json.dumps(result.as_json() | {"page": str(page)}, ensure_ascii=False))
+        echo(json.dumps(result.as_json() | {"page": str(page)}))
         return
     console.print(render_comparison(result))
     console.print(f"{len(result.changes)} items changed sides; they stand side by side in {page}", soft_wrap=True)
@@ -71,7 +72,7 @@ def ratings(
 
     preference = read_ratings(files)
     as_dict = asdict(preference) | {"verdict": preference.verdict}
-    typer.echo(json.dumps(as_dict) if as_json else format_preference(preference))
+    echo(json.dumps(as_dict) if as_json else format_preference(preference))
 
 
 @app.command(**PANEL)
@@ -96,7 +97,7 @@ def load(
     with contextlib.ExitStack() as stack:
         server = None if url or folder is None else stack.enter_context(start_server(folder))
         result = load_test(url, folder, server, rate=rate, seconds=seconds, gpu=gpu)
-    typer.echo(result.model_dump_json() if as_json else format_load(result))
+    echo(result.model_dump_json(ensure_ascii=True) if as_json else format_load(result))
 
 
 @app.command(**PANEL)

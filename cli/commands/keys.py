@@ -8,6 +8,7 @@ import typer
 from tuneline.cli.consoles import console
 from tuneline.cli.options import OnModal
 from tuneline.cli.policy import change_policy
+from tuneline.core.terminal import echo
 
 Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A name for whoever holds the key.", show_default=False)]
 
@@ -17,7 +18,7 @@ app = typer.Typer(help="Whose key opens the endpoint.", no_args_is_help=True)
 @app.command()
 def add(owner: Owner, on_modal: OnModal = False) -> None:
     """A new key for the endpoint, shown this once."""
-    typer.echo(change_policy(on_modal, "keys add", owner))
+    echo(change_policy(on_modal, "keys add", owner))
 
 
 @app.command()
@@ -31,4 +32,4 @@ def revoke(owner: Owner, on_modal: OnModal = False) -> None:
 def ls(on_modal: OnModal = False) -> None:
     """Who has a key, and since when."""
     for owner, added in json.loads(change_policy(on_modal, "keys ls")).items():
-        typer.echo(f"{owner:<20} {added}")
+        echo(f"{owner:<20} {added}")

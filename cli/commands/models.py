@@ -7,6 +7,7 @@ import typer
 
 from tuneline.cli.consoles import console
 from tuneline.cli.options import AsJson
+from tuneline.core.terminal import echo
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
 
@@ -26,9 +27,9 @@ def ls(as_json: AsJson = False) -> None:
         here = [
             {"name": b.slug, "known_as": b.known_as, "bytes": b.bytes, "used": b.last_used.isoformat()} for b in local
         ]
-        typer.echo(json.dumps({"known": registered, "here": here}))
+        echo(json.dumps({"known": registered, "here": here}))
     else:
-        typer.echo(format_bases(local, list_partial_downloads()))
+        echo(format_bases(local, list_partial_downloads()))
 
 
 @app.command()
@@ -37,7 +38,7 @@ def show(name: ModelName) -> None:
     from tuneline.cli.views.bases import format_base
     from tuneline.configs.models import resolve_key
 
-    typer.echo(format_base(resolve_key(name)))
+    echo(format_base(resolve_key(name)))
 
 
 @app.command()
@@ -57,7 +58,7 @@ def fit(
         raise BadRequest("models fit: give one of --gpu and --here: `tuneline models fit --gpu H100:2`, or `--here`")
     target = detect_machine() if gpu is None else parse_machine(gpu)
     fits = fit_bases(target)
-    typer.echo(json.dumps([asdict(fit) for fit in fits]) if as_json else format_fits(target, fits))
+    echo(json.dumps([asdict(fit) for fit in fits]) if as_json else format_fits(target, fits))
 
 
 @app.command()
@@ -68,7 +69,7 @@ def pick(
     from tuneline.cli.views.bases import format_guide
     from tuneline.stages.plan.base_guide import GUIDE, find_advice
 
-    typer.echo(format_guide([find_advice(constraint)] if constraint else GUIDE))
+    echo(format_guide([find_advice(constraint)] if constraint else GUIDE))
 
 
 @app.command()
@@ -106,10 +107,10 @@ def verify(
 
     all_faults, bases = [], list_local_bases() if name is None else find_local_bases(name)
     if not bases:
-        typer.echo("no base is here; `tuneline models download NAME` brings one")
+        echo("no base is here; `tuneline models download NAME` brings one")
     for base in bases:
         base_faults = find_faults(base)
-        typer.echo(f"{base.slug}: {'whole' if not base_faults else 'NOT whole'}")
+        echo(f"{base.slug}: {'whole' if not base_faults else 'NOT whole'}")
         all_faults += base_faults
     if all_faults:
         raise StageFailed("\n".join(all_faults))
@@ -126,4 +127,4 @@ def remove(
 
     for base in find_local_bases(name):
         remove_base(base, force, names_by_run())
-        typer.echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")
+        echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")

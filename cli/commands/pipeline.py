@@ -10,6 +10,7 @@ from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import AsJson, ExistingRun, Only, RecipeFile, RunName
 from tuneline.cli.run_folders import find_run, open_stage
+from tuneline.core.terminal import echo
 
 if TYPE_CHECKING:
     from tuneline.configs.recipe import Recipe
@@ -129,7 +130,7 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     with Progress(out) as progress:
         artifacts = run_line(recipe, until, subprocess_runner(recipe, folder, progress.show), only=only)
     if as_json:
-        typer.echo(json.dumps(artifacts[-1].metrics))
+        echo(json.dumps(artifacts[-1].metrics))
     return folder
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tuneline.cli.options import AsJson, RunName
+from tuneline.core.terminal import echo
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "The line"}
@@ -34,12 +35,12 @@ def plan(
     if as_json:
         from dataclasses import asdict
 
-        typer.echo(json.dumps([asdict(plan) for plan in plans] if len(plans) > 1 else asdict(plans[0])))
+        echo(json.dumps([asdict(plan) for plan in plans] if len(plans) > 1 else asdict(plans[0])))
     else:
         from tuneline.cli.views.plan import format_plan
         from tuneline.cli.views.plan_comparison import format_plan_comparison
 
-        typer.echo(format_plan(plans[0]) if len(plans) == 1 else format_plan_comparison(plans))
+        echo(format_plan(plans[0]) if len(plans) == 1 else format_plan_comparison(plans))
     for recipe, plan in zip(loaded, plans, strict=True):
         refuse_unstartable(recipe, plan)
 
@@ -49,7 +50,7 @@ def schema() -> None:
     """JSON Schema of a recipe, for editors."""
     from tuneline.configs.recipe import Recipe
 
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+    echo(json.dumps(Recipe.model_json_schema(), indent=1))
 
 
 @app.command(**PANEL)
@@ -63,7 +64,7 @@ def validate(
     from tuneline.stages.prepare import validation
 
     result = validation.validate(paths, recipe, to, fix=fix)
-    typer.echo(result.summary)
+    echo(result.summary)
     raise typer.Exit(0 if result.passed else 2)
 
 
@@ -77,7 +78,7 @@ def init(
     """Look at data and write a recipe that runs."""
     from tuneline.stages.prepare import recipe_starter
 
-    typer.echo(recipe_starter.write_starter_recipe(path, to, base, revision))
+    echo(recipe_starter.write_starter_recipe(path, to, base, revision))
 
 
 @app.command(**PANEL)
@@ -87,5 +88,5 @@ def doctor() -> None:
     from tuneline.stages.doctor import examine_machine
 
     findings = examine_machine()
-    typer.echo(format_findings(findings))
+    echo(format_findings(findings))
     raise typer.Exit(int(any(finding.state == "missing" for finding in findings)))

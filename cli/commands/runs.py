@@ -7,9 +7,10 @@ from pathlib import Path
 
 import typer
 
-from tuneline.cli.consoles import console
+from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.options import AsJson, ExistingRun, OnModal
 from tuneline.cli.run_folders import find_run, open_stage, read_stage_states
+from tuneline.core.terminal import echo
 
 app = typer.Typer(help="What was run, here or on Modal.", no_args_is_help=True)
 
@@ -23,7 +24,7 @@ def ls(as_json: AsJson = False, on_modal: OnModal = False) -> None:
         folders = [folder for folder in sorted(root.glob("*")) if (folder / "recipe.json").exists()]
         runs = [(folder.name, read_stage_states(folder)) for folder in folders]
     if as_json:
-        typer.echo(json.dumps([{"run": name, "stages": states} for name, states in runs]))
+        echo(json.dumps([{"run": name, "stages": states} for name, states in runs]))
     else:
         console.print(render_runs(runs) if runs else "no run yet; `tuneline demo` makes one")
 
@@ -42,7 +43,7 @@ def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -
             if is_finished(file.parent)
         }
         if as_json:
-            typer.echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in artifacts.items()}))
+            echo(json.dumps({stage: artifact.manifest.metrics for stage, artifact in artifacts.items()}))
         else:
             console.print(render_run(folder, artifacts))
 
@@ -51,15 +52,23 @@ def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -
 def logs(run: ExistingRun, on_modal: OnModal = False) -> None:
     """What a run told so far: its events, as plain lines."""
     from tuneline.cli.views.runs import format_event
+    from tuneline.core import jsonl
+    from tuneline.core.events import FILE, parse_event
 
     if on_modal:
-        from tuneline.volumes.remote import read_events
+        from tuneline.volumes.remote import read_event_lines
 
-        lines = read_events(run)
+        lines = read_event_lines(run)
     else:
-        lines = iter((find_run(run) / "events.jsonl").read_bytes().splitlines())
+        lines = jsonl.whole_lines(find_run(run) / FILE)
+    damaged = 0
     for line in lines:
-        typer.echo(format_event(json.loads(line)))
+        if event := parse_event(line):
+            echo(format_event(event))
+        else:
+            damaged += 1
+    if damaged:
+        errors_console.print(f"{damaged} damaged lines of {FILE} are left out", soft_wrap=True)
 
 
 @app.command()

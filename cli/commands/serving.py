@@ -42,7 +42,8 @@ def serve(
                 "once promoted, the endpoint choose them; here it is shown what a request brings.",
                 soft_wrap=True,
             )
-        console.print(render_endpoint(run, server.base_url, with_key="TUNELINE_API_KEY" in os.environ), soft_wrap=True)
+        with_key = bool(os.environ.get("TUNELINE_API_KEY"))
+        console.print(render_endpoint(run, server.base_url, with_key=with_key), soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):
             code = server.process.wait()
             raise StageFailed(f"llama-server ended with {code}; see {folder / 'logs' / 'serve.log'}")

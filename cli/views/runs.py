@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuneline.cli.views.scoreboard import render_scoreboard
+from tuneline.core.terminal import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,10 +39,10 @@ def render_run(folder: "Path", artifacts: "Mapping[str, Artifact]") -> Renderabl
 
 
 def format_event(event: Mapping[str, Any]) -> str:
-    """Return one event as a plain line: time, stage, kind, then its other fields as `key=value`."""
+    """Return one event as one plain line: time, stage, kind, then its other fields as `key=value`."""
     fields = " ".join(
         f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in event.items()
         if key not in ("time", "stage", "kind")
     )
-    return f"{event['time'][:19]} {event['stage']:<9} {event['kind']:<10} {fields}"
+    return printable(f"{event['time'][:19]} {event['stage']:<9} {event['kind']:<10} {fields}", one_line=True)

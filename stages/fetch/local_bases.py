@@ -1,5 +1,6 @@
 """The bases in the model store: listed, verified and removed."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +111,7 @@ def _base_folders() -> list[Path]:
 
 
 def _describe(folder: Path, uses: Sequence[_StageUse]) -> LocalBase:
-    manifest = artifacts.Manifest.model_validate_json((folder / artifacts.MANIFEST).read_text())
+    manifest = artifacts.read_artifact(folder).manifest
     repo, revision = folder.name.partition("@")[0].replace("--", "/", 1), manifest.made_from.settings["revision"]
     uses_of_base = [use for use in uses if use.base_fingerprint == manifest.fingerprint]
     return LocalBase(
@@ -126,12 +127,10 @@ def _describe(folder: Path, uses: Sequence[_StageUse]) -> LocalBase:
 def _stage_uses() -> Iterator[_StageUse]:
     """Yield every finished stage of every run that used a base."""
     for file in paths.runs().glob("*/*/" + artifacts.MANIFEST):
-        try:
-            manifest = json.loads(file.read_text())
-            fingerprint, ended = manifest["made_from"]["needs"]["fetch"], datetime.fromisoformat(manifest["ended"])
-        except (ValueError, KeyError):
-            continue  # the stage needs no base, or this is no manifest of ours
-        yield _StageUse(file.parts[-3], fingerprint, ended)
+        with contextlib.suppress(TunelineError):  # damaged: what it needs cannot be known
+            manifest = artifacts.read_artifact(file.parent).manifest
+            if fingerprint := manifest.made_from.needs.get("fetch"):
+                yield _StageUse(file.parts[-3], fingerprint, manifest.ended)
 
 
 def _registry_faults(key: str | None, folder: Path) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Rows and tokens a recipe trains on: measured if `prepare` has run, else estimated from files and the recipe."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from tuneline.configs.data import Data, Source
 from tuneline.configs.hardware import Range
 from tuneline.configs.recipe import Recipe
+from tuneline.core.artifacts import is_finished, read_artifact
 from tuneline.core.paths import resolve
 
 SAMPLE_BYTES = 1 << 20
@@ -48,9 +48,13 @@ class _SourceSize:
 
 
 def estimate_dataset(recipe: Recipe, run: Path) -> DatasetSize:
-    """Return the size of the training split."""
+    """Return the size of the training split.
+
+    Raises:
+        StageFailed: what `prepare` measured is damaged.
+    """
     data = recipe.data
-    if measured := _read_measured(run / "prepare" / "manifest.json", data):
+    if measured := _read_measured(run / "prepare", data):
         return measured
     sources = [_estimate_source(source, data) for source in data.sources]
     low, high = min(s.tokens[0] for s in sources), max(s.tokens[1] for s in sources)
@@ -64,17 +68,14 @@ def estimate_dataset(recipe: Recipe, run: Path) -> DatasetSize:
     return DatasetSize(train, tokens, data.max_tokens, measured=False, learned=loss_share)
 
 
-def _read_measured(manifest: Path, data: Data) -> DatasetSize | None:
+def _read_measured(prepared: Path, data: Data) -> DatasetSize | None:
     """Return what `prepare` measured; None if it has not run."""
-    try:
-        metrics = json.loads(manifest.read_text(encoding="utf-8"))["metrics"]
-        mean = float(metrics["tokens_mean"])
-        loss_share = min(1.0, ROW_DIFFERENCE * metrics.get("learned_tokens_mean", mean) / mean)
-        return DatasetSize(
-            float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=loss_share
-        )
-    except (OSError, ValueError, KeyError):
+    if not is_finished(prepared):
         return None
+    metrics = read_artifact(prepared).metrics
+    mean = float(metrics["tokens_mean"])
+    loss_share = min(1.0, ROW_DIFFERENCE * metrics.get("learned_tokens_mean", mean) / mean)
+    return DatasetSize(float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=loss_share)
 
 
 def _estimate_source(source: Source, data: Data) -> _SourceSize:

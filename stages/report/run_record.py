@@ -1,15 +1,15 @@
 """A run as the report reads it from its folder."""
 
-import json
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tuneline.core import paths
-from tuneline.core.artifacts import DRAFT, MANIFEST, Manifest
+from tuneline.core.artifacts import MANIFEST, is_finished, read_artifact, read_draft
+from tuneline.core.errors import TunelineError
+from tuneline.core.manifest import Manifest
 
 STAGES = ("prepare", "train", "convert", "evaluate")
 
@@ -24,7 +24,7 @@ class RunRecord:
     path: Path
     manifests: Mapping[str, Manifest]
     draft_settings: Mapping[str, Row] = field(default_factory=dict)
-    """Settings of each stage that has begun and is not finished; empty where its draft cannot be read."""
+    """Settings of each stage that has begun and is not finished."""
     base_manifest: Manifest | None = None
     """The manifest of the run's base model, if the base is on this machine."""
 
@@ -47,27 +47,24 @@ class RunRecord:
 
 
 def read_run(run: Path) -> RunRecord:
-    """Return what is on disk of a run; a manifest that cannot be read counts as missing."""
-    manifests = {stage: m for stage in STAGES if (m := _read_manifest(run / stage / MANIFEST))}
-    drafts = {stage: run / stage / DRAFT for stage in STAGES if stage not in manifests}
-    draft_settings = {stage: _read_draft_settings(draft) for stage, draft in drafts.items() if draft.exists()}
+    """Return what is on disk of a run.
+
+    Raises:
+        StageFailed: a manifest or a draft of the run is damaged.
+    """
+    manifests = {stage: read_artifact(run / stage).manifest for stage in STAGES if is_finished(run / stage)}
+    drafts = {stage: draft for stage in STAGES if stage not in manifests and (draft := read_draft(run / stage))}
     base_fingerprints = {m.made_from.needs.get("fetch") for m in manifests.values()} - {None}
-    bases = [m for file in sorted(paths.models().glob(f"*/{MANIFEST}")) if (m := _read_manifest(file))]
     return RunRecord(
-        run, manifests, draft_settings, next((m for m in bases if m.fingerprint in base_fingerprints), None)
+        run,
+        manifests,
+        {stage: draft.made_from.settings for stage, draft in drafts.items()},
+        next((m for m in _read_base_manifests() if m.fingerprint in base_fingerprints), None),
     )
 
 
-def _read_manifest(file: Path) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json(file.read_text())
-    except (OSError, ValidationError):
-        return None
-
-
-def _read_draft_settings(file: Path) -> Row:
-    try:
-        settings: Row = json.loads(file.read_text())["made_from"]["settings"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return settings
+def _read_base_manifests() -> Iterator[Manifest]:
+    """Yield the manifests of the bases on this machine; whether a damaged one is the run's cannot be known."""
+    for file in sorted(paths.models().glob(f"*@*/{MANIFEST}")):
+        with contextlib.suppress(TunelineError):
+            yield read_artifact(file.parent).manifest

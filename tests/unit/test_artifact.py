@@ -16,7 +16,6 @@ from tuneline.core.artifacts import (
     DRAFT,
     MANIFEST,
     Artifact,
-    Manifest,
     is_finished,
     make,
     open_artifact,
@@ -24,6 +23,7 @@ from tuneline.core.artifacts import (
 )
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import sha256, write_atomic
+from tuneline.core.manifest import format_manifest, parse_manifest
 from tuneline.core.paths import ROOT
 
 
@@ -60,7 +60,7 @@ def test_the_manifest_records_each_file_and_survives_json(tmp_path: Path) -> Non
     file = artifact.manifest.files["sub/a.txt"]
     assert (file.bytes, file.sha256) == (7, sha256(artifact.path / "sub" / "a.txt"))
     assert artifact.manifest.made_from.settings == {"train.rank": 16, "train.seed": 0}
-    assert Manifest.model_validate_json((artifact.path / MANIFEST).read_text()) == artifact.manifest
+    assert parse_manifest((artifact.path / MANIFEST).read_bytes()) == artifact.manifest
 
 
 def test_a_crash_keeps_the_work_and_the_next_call_goes_on(tmp_path: Path) -> None:
@@ -153,8 +153,9 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path, linked: str) 
 @pytest.mark.parametrize("name", ["../outside.txt", "sub/../../outside.txt", "{folder}/outside.txt"])
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside.txt").write_text("content")
-    manifest = made(tmp_path / "convert").path / MANIFEST
-    manifest.write_text(manifest.read_text().replace("sub/a.txt", name.format(folder=tmp_path)))
+    manifest = made(tmp_path / "convert").manifest
+    files = {name.format(folder=tmp_path): manifest.files["sub/a.txt"]}
+    (tmp_path / "convert" / MANIFEST).write_text(format_manifest(manifest.model_copy(update={"files": files})))
     with pytest.raises(StageFailed, match="outside of"):
         open_artifact(tmp_path / "convert")
 
@@ -190,16 +191,39 @@ def test_a_manifest_of_before_has_no_content_to_compare(tmp_path: Path) -> None:
     base = made(tmp_path / "base")
     file = made(tmp_path / "train", needs={"fetch": base}).path / MANIFEST
     record = json.loads(file.read_text())
-    del record["made_from"]["needs_content"]
+    del record["made_from"]["needs_content"], record["checksum"]
     file.write_text(json.dumps(record))
     assert made(tmp_path / "train", build=never, needs={"fetch": base}).manifest.made_from.needs_content == {}
 
 
-def test_a_cut_manifest_is_not_trusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [
+        ('"rows": 3', '"rows": 7'),  # a figure
+        ('"rows"', '"rows_"'),
+        ('"train.rank": 16', '"train.rank": 18'),
+        ('"checksum"', '"checksun"'),
+        ('"stage": "prepare"', '"stage": "prepara"'),
+        ("{", ""),
+        ("{", "[" * 100_000),
+        ("p", "\xff"),
+    ],
+)
+def test_a_damaged_manifest_is_not_trusted(tmp_path: Path, whole: str, damaged: str) -> None:
     manifest = made(tmp_path / "prepare").path / MANIFEST
-    manifest.write_text(manifest.read_text()[:-40])
-    with pytest.raises(StageFailed, match="not a manifest"):
+    content = manifest.read_bytes()
+    assert whole.encode() in content
+    manifest.write_bytes(content.replace(whole.encode(), damaged.encode("latin-1"), 1))
+    with pytest.raises(StageFailed, match=r"manifest\.json: not a whole manifest: .*; remove .*prepare and run again"):
         open_artifact(tmp_path / "prepare")
+
+
+@pytest.mark.parametrize("draft", [b"", b"{}", b"[]", b"[" * 100_000, b"\xff", b'{"made_from": {}, "seconds": "x"}'])
+def test_a_damaged_draft_is_not_continued(tmp_path: Path, draft: bytes) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / DRAFT).write_bytes(draft)
+    with pytest.raises(StageFailed, match=r"draft\.json: not a whole draft: .*; remove .*train and run again"):
+        made(tmp_path / "train", build=never)
 
 
 def test_a_kill_in_the_middle_never_looks_finished(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_a_line_cut_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
 def test_a_follower_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
     follower = Follower(tmp_path)
     assert list(follower.new_events()) == []
-    line = json.dumps({"kind": "warning", "text": "é"}, ensure_ascii=False).encode() + b"\n"
+    event = {"time": "2026-11-30T10:00:00.000+00:00", "stage": "train", "kind": "warning", "text": "é"}
+    line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
     with (tmp_path / FILE).open("ab", buffering=0) as file:
         file.write(line[:-3])
         assert list(follower.new_events()) == []

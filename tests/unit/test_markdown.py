@@ -131,6 +131,7 @@ def card_of(run: Path, text: str) -> str:
     (run / "recipe.json").write_text(recipe.model_copy(update=changes).model_dump_json())
     manifest = run / "evaluate/manifest.json"
     evaluated = json.loads(manifest.read_text())
+    evaluated.pop("checksum", None)
     evaluated["metrics"]["gate"] |= {"reasons": [text], "unmet": [text], "outcome": text}
     for row in evaluated["metrics"]["scoreboard"]:
         row["suite"] = text

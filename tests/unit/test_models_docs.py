@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tuneline.cli import app
 from tuneline.configs.models import registry
 from tuneline.configs.recipe import Recipe
-from tuneline.core import paths
+from tuneline.core import artifacts, paths
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import names_by_run
@@ -84,15 +84,13 @@ def test_a_half_download_is_no_model(home: Path) -> None:
 
 def test_a_base_that_runs_or_promotions_need_is_kept_unless_told(home: Path) -> None:
     fetched(home)
-    made = json.loads((list_local_bases()[0].path / "manifest.json").read_text())
-    manifest = {"made_from": {"needs": {"fetch": made["fingerprint"]}}, "ended": made["ended"]}
-    (paths.runs() / "r/train").mkdir(parents=True)
-    (paths.runs() / "r/train/manifest.json").write_text(json.dumps(manifest))
+    base = artifacts.open_artifact(list_local_bases()[0].path)
+    artifacts.make(paths.runs() / "r/train", stage_version=1, settings={}, needs={"fetch": base}, build=lambda _: {})
     with pytest.raises(BadRequest, match="r was made from it"):
         remove_base(list_local_bases()[0], 0, names_by_run())
     version = {"number": 1, "run": "r", "form": "gguf", "file": "f", "context": 1, "convert": "c", "evaluate": "e"}
     (paths.policy() / "models").mkdir(parents=True)
-    record = {"name": "router", "versions": [version | {"at": made["ended"]}]}
+    record = {"name": "router", "versions": [version | {"at": base.manifest.ended.isoformat()}]}
     (paths.policy() / "models/router.json").write_text(json.dumps(record))
     with pytest.raises(BadRequest, match="router is served"):
         remove_base(list_local_bases()[0], 1, names_by_run())

@@ -13,6 +13,7 @@ from tuneline.configs.hardware import GIB, OVERRIDES, hardware
 from tuneline.configs.models import registry
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
+from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
@@ -107,9 +108,7 @@ def test_what_cannot_be_counted_is_unknown_and_what_was_measured_is_taken(tmp_pa
     unknown = recipe(data={"sources": [{"path": str(tmp_path / "text")}]})
     told = make_plan(unknown, tmp_path / "run").training
     assert told.steps is None and told.tokens is None and told.ways[0].hours is None and not told.ways[0].costs
-    (tmp_path / "run/prepare").mkdir(parents=True)
-    metrics = {"rows_train": 3200, "tokens_mean": 500.0}
-    (tmp_path / "run/prepare/manifest.json").write_text(json.dumps({"metrics": metrics}))
+    make_prepare(tmp_path / "run", {"rows_train": 3200, "tokens_mean": 500.0})
     from tuneline.stages.plan.dataset_size import estimate_dataset
 
     dataset = estimate_dataset(unknown, tmp_path / "run")
@@ -206,11 +205,13 @@ def test_an_api_bill_is_held_against_the_month() -> None:
     assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
 
 
+def make_prepare(run: Path, metrics: dict[str, float]) -> None:
+    artifacts.make(run / "prepare", stage_version=1, settings={}, needs={}, build=lambda folder: metrics)
+
+
 def trained(run: Path, asked: Recipe, **metrics: float) -> list[dict[str, Any]]:
-    (run / "prepare").mkdir(parents=True)
+    make_prepare(run, {"rows_train": 3200, "tokens_mean": 500.0, "learned_tokens_mean": 100.0})
     (run / "recipe.json").write_text(asked.model_dump_json())
-    prepared = {"metrics": {"rows_train": 3200, "tokens_mean": 500.0, "learned_tokens_mean": 100.0}}
-    (run / "prepare/manifest.json").write_text(json.dumps(prepared))
     return [{"stage": "train", "kind": "metrics", "step": step, **metrics} for step in (1, 2, 3)]
 
 

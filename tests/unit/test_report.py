@@ -203,7 +203,8 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:
     run = tmp_path / "half"
     make_prepare(run)
     (run / "train").mkdir()
-    draft = {"made_from": {"stage_version": 1, "settings": flatten({"train": {"rank": 7}}), "needs": {}}}
+    made_from = {"stage_version": 1, "settings": flatten({"train": {"rank": 7}}), "needs": {}}
+    draft = {"made_from": made_from, "started": "2026-11-30T10:00:00+00:00", "seconds": 1.0}
     (run / "train" / "draft.json").write_text(json.dumps(draft))
     text = write_report(run).read_text()
     Page(text)

@@ -26,11 +26,11 @@ def test_every_attempt_counts_up_to_its_last_event_and_the_time_between_does_not
     record(
         tmp_path,
         ("00", {"kind": "started", "stage": "prepare"}),  # here, for nothing
-        ("10", {"kind": "ended", "stage": "prepare"}),
+        ("10", {"kind": "ended", "seconds": 1.0, "stage": "prepare"}),
         ("20", {"kind": "started", "stage": "train", "usd_per_hour": 6.0}),
-        ("25", {"kind": "metrics", "stage": "train"}),  # killed
+        ("25", {"kind": "metrics", "step": 1, "stage": "train"}),  # killed
         ("40", {"kind": "started", "stage": "train", "usd_per_hour": 12.0}),
-        ("45", {"kind": "ended", "stage": "train"}),
+        ("45", {"kind": "ended", "seconds": 1.0, "stage": "train"}),
     )
     assert sum_spent_usd(tmp_path) == pytest.approx(5 / 60 * 6 + 5 / 60 * 12)
 
@@ -41,7 +41,7 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
     record(
         tmp_path,
         ("00", {"kind": "started", "stage": "train", "usd_per_hour": 6.0}),
-        ("30", {"kind": "metrics", "stage": "train"}),
+        ("30", {"kind": "metrics", "step": 1, "stage": "train"}),
     )
     now = [1000.0]
     monkeypatch.setattr(spending, "monotonic", lambda: now[0])
@@ -56,7 +56,7 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
         record(
             tmp_path,
             ("00", {"kind": "started", "stage": "train", "usd_per_hour": 12.0}),
-            ("30", {"kind": "metrics", "stage": "train"}),
+            ("30", {"kind": "metrics", "step": 1, "stage": "train"}),
         )
         Meter(LIMITED.compute.max_cost_usd, tmp_path, price=4.0)
 
@@ -64,6 +64,10 @@ def test_a_limit_is_reached_by_price_times_time_and_what_was_spent_before(
 def test_without_a_price_nothing_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(spending.PRICE_VARIABLE, raising=False)
     assert spending.read_usd_per_hour() is None
+    for wrong in ("2,99", "nan", "inf", "-1"):
+        monkeypatch.setenv(spending.PRICE_VARIABLE, wrong)
+        with pytest.raises(BadRequest, match=rf"TUNELINE_USD_PER_HOUR={wrong}: USD an hour"):
+            spending.read_usd_per_hour()
     monkeypatch.setenv(spending.PRICE_VARIABLE, "2,99")
     with pytest.raises(BadRequest, match=r"TUNELINE_USD_PER_HOUR=2,99: USD an hour"):
         spending.read_usd_per_hour()

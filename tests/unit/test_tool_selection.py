@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tuneline.cli import chat
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import Recipe
 from tuneline.core.paths import ROOT
+from tuneline.core.safe_console import SafeConsole
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
 from tuneline.engines.providers import Answer
 from tuneline.stages.evaluate.clients.openai_client import Prompts
@@ -85,13 +85,13 @@ def test_a_chat_shows_them_for_each_question(
 ) -> None:
     shown: list[list[str]] = []
 
-    async def answered(console: Console, url: str, model: str, tools: Any, messages: Any) -> Answer:
+    async def answered(console: SafeConsole, url: str, model: str, tools: Any, messages: Any) -> Answer:
         shown.append(names(tools))
         return Answer("yes", (), (), "stop", 0, 0, 0.0)
 
     monkeypatch.setattr(chat, "_stream_answer", answered)
     questions = [ASKED, "How much is a KITAS?"]
-    chat.hold_conversation(Console(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, selector)
+    chat.hold_conversation(SafeConsole(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, selector)
     assert shown == [
         names(selector.select([{"role": "user", "content": question}], catalogue.openai())) for question in questions
     ]
