@@ -1,15 +1,19 @@
 """Hashes of the files that a recipe names: fingerprints contain their contents, not their paths."""
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
+from tuneline.configs.yaml_loader import YAML_LOADER
+from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
 
 CHUNK_BYTES = 1 << 20
+INCLUDING_KEYS = ("inherit", "catalogue")
+"""Keys of a YAML file whose value is the name of another one beside it."""
 
 
 def hash_paths(value: Any) -> Any:
@@ -39,7 +43,20 @@ def hash_content(path: Path) -> str:
 
 
 def included_files(path: Path) -> list[Path]:
-    """Return the files that a YAML file refers to: what a grammar inherits, and the catalogue it is made from."""
+    """Return the files that a YAML file refers to: what a grammar inherits, and the catalogue it is made from.
+
+    Raises:
+        BadRecipe: such a file does not exist.
+    """
     if path.suffix not in (".yaml", ".yml"):
         return []
-    return [path.parent / name for name in re.findall(r"^(?:inherit|catalogue): *(\S+)", path.read_text(), re.M)]
+    try:
+        content = yaml.load(path.read_bytes(), YAML_LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return []  # whoever reads the file says what is wrong with it
+    items = content.items() if isinstance(content, dict) else ()
+    names = [(key, name) for key, name in items if key in INCLUDING_KEYS and isinstance(name, str)]
+    for key, name in names:
+        if not (path.parent / name).is_file():
+            raise BadRecipe(f"{path}: {key}: {name}: no such file beside it")
+    return [path.parent / name for _, name in names]

@@ -56,21 +56,30 @@ def build_gateway(
             return _unauthorized()
         if path not in FORWARDED_PATHS:
             return _error(404, f"/v1/{path}: not answered here; there are {', '.join(FORWARDED_PATHS)}")
-        try:
-            body = json.loads(await request.body())
-            model = body["model"]
-        except (ValueError, TypeError, KeyError):
-            return _error(400, "the body is JSON with a `model`")
+        body = _parse_body(await request.body())
+        if body is None:
+            return _error(400, "the body is JSON with a `model`, which is a text")
         body.pop("chat_template", None)  # a program to the engine
-        return await _complete(app.state.client, engines, model, path, body)
+        return await _complete(app.state.client, engines, body["model"], path, body)
 
     return app
+
+
+def _parse_body(content: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a request's body, or None if there is none with a text as its `model`."""
+    try:
+        body = json.loads(content)
+        body["model"].encode()  # half a character is no text
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
 
 
 async def _complete(
     client: httpx.AsyncClient, engines: EnginePool, model: str, path: str, body: dict[str, Any]
 ) -> Response:
     """Return the response of the engine that serves `model`, or an error response."""
+    previous_url = None
     for _ in range(2):  # the version may be replaced, and its engine stopped, before the request reaches it
         try:
             upstream = engines.resolve(model)
@@ -78,14 +87,17 @@ async def _complete(
             return _error(404, str(error))
         if upstream.base_url is None:
             return _error(503, f"{model} is starting; try again", {"Retry-After": str(RETRY_AFTER_S)})
+        if upstream.base_url == previous_url:
+            break
+        previous_url = upstream.base_url
         try:
             payload = _payload(upstream, path, body)
-        except (TypeError, KeyError, AttributeError):
+            engine_request = client.build_request("POST", f"{upstream.base_url}/{path}", json=payload)
+        except (TypeError, KeyError, AttributeError, ValueError, RecursionError):
+            # not as the API has it, or with numbers and characters that JSON has not
             return _error(400, "messages and tools are as in OpenAI's chat API")
-        if response := await forward(client, f"{upstream.base_url}/{path}", payload):
+        if response := await _send(client, engine_request):
             return response
-        if engines.resolve(model).base_url == upstream.base_url:
-            break
     return _error(503, "the engine does not answer; try again", {"Retry-After": str(RETRY_AFTER_S)})
 
 
@@ -97,9 +109,8 @@ def _payload(upstream: Upstream, path: str, body: dict[str, Any]) -> dict[str, A
     return payload
 
 
-async def forward(client: httpx.AsyncClient, url: str, payload: dict[str, Any]) -> Response | None:
+async def _send(client: httpx.AsyncClient, request: httpx.Request) -> Response | None:
     """Return the engine's response as a stream, or None if the engine does not respond."""
-    request = client.build_request("POST", url, json=payload)
     try:
         response = await client.send(request, stream=True)
     except httpx.TransportError:

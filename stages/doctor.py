@@ -3,11 +3,12 @@
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.core import paths
+from tuneline.core.errors import StageFailed
+from tuneline.core.nvidia_smi import SHOWN, run_nvidia_smi
 
 DRIVER, CUDA = (525, 0), (12, 1)
 """Oldest versions that torch's CUDA builds and bitsandbytes' kernels support."""
@@ -33,8 +34,12 @@ def examine_machine() -> list[Finding]:
 
 
 def _gpu() -> list[Finding]:
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    fix = "`sudo modprobe nvidia`, or reboot after an update of the driver"
+    try:
+        output = run_nvidia_smi()
+    except StageFailed as error:
+        return [Finding("GPU", "missing", str(error), fix)]
+    if output is None:
         return [
             Finding(
                 "GPU",
@@ -43,13 +48,10 @@ def _gpu() -> list[Finding]:
                 "on a machine with an NVIDIA card: `sudo apt install nvidia-driver-550`",
             )
         ]
-    process = subprocess.run([smi], capture_output=True, text=True, check=False)
-    driver = _find_version(r"Driver Version:\s*(\d+)\.(\d+)", process.stdout)
-    cuda = _find_version(r"CUDA Version:\s*(\d+)\.(\d+)", process.stdout)
-    if process.returncode or driver is None:
-        fix = "`sudo modprobe nvidia`, or reboot after an update of the driver"
-        output = (process.stdout + process.stderr).strip()
-        return [Finding("GPU", "missing", f"nvidia-smi says: {output[:200]}", fix)]
+    driver = _find_version(r"Driver Version:\s*(\d+)\.(\d+)", output)
+    cuda = _find_version(r"CUDA Version:\s*(\d+)\.(\d+)", output)
+    if driver is None:
+        return [Finding("GPU", "missing", f"nvidia-smi says: {output[:SHOWN]}", fix)]
     update = "`sudo apt install nvidia-driver-550`, then reboot"
     findings = [_require_version("driver", driver, DRIVER, update)]
     return findings + ([_require_version("CUDA", cuda, CUDA, update)] if cuda else [])

@@ -1,5 +1,6 @@
 """Preflight: a few training steps on the longest rows, on the hardware of the run, to predict its time and cost."""
 
+import contextlib
 import shutil
 import statistics
 import time
@@ -32,11 +33,9 @@ def preflight(recipe: Recipe, run: Path) -> Artifact:
     No weights are kept. It measures this machine, so it runs again after a change of `compute.train`.
 
     Raises:
-        NotFound: it was measured with other settings, and was removed.
+        NotFound: it was measured with other settings; `discard_outdated` removes that.
     """
     base, prepared, folder = open_base(recipe), artifacts.open_artifact(run / "prepare"), run / "preflight"
-    if not artifacts.is_finished(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # an interrupted attempt cannot be continued
     hardware = recipe.compute.model_dump(include={"train", "threads", "micro_batch_rows", "processes", "strategy"})
     try:
         return artifacts.make(
@@ -47,8 +46,16 @@ def preflight(recipe: Recipe, run: Path) -> Artifact:
             build=lambda folder: _build(recipe, base.path, prepared, folder, run),
         )
     except StaleArtifact:
-        shutil.rmtree(folder)
         raise NotFound(f"{folder}: was measured for other settings; run the same command again") from None
+
+
+def discard_outdated(recipe: Recipe, run: Path) -> None:
+    """Remove what an interrupted attempt left, and a measurement for other settings; only the run's writer calls it."""
+    folder = run / "preflight"
+    with contextlib.suppress(NotFound):
+        if artifacts.is_finished(folder) and preflight(recipe, run):
+            return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_over_budget(recipe: Recipe, run: Path) -> None:

@@ -45,6 +45,8 @@ def run_stage(stage: str, recipe: Recipe, run: Path) -> Artifact:
     function = stage_function(stage)
     with run_lock(run, stage), _recorded_recipe(recipe, run):
         events, started = Events(run, stage), time.monotonic()
+        if discard_outdated := getattr(import_module(function.__module__), "discard_outdated", None):
+            discard_outdated(recipe, run)
         events.emit("started", **({"usd_per_hour": price} if (price := read_usd_per_hour()) else {}))
         try:
             artifact = function(recipe, run)

@@ -1,13 +1,12 @@
 """Bases that a machine can run and train, and in how many bits."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, replace
 
 from tuneline.configs.hardware import GIB, hardware
 from tuneline.configs.models import Shape, registry
-from tuneline.core.errors import BadRequest
+from tuneline.core.errors import BadRequest, StageFailed
+from tuneline.core.nvidia_smi import SHOWN, run_nvidia_smi
 from tuneline.stages.plan.memory import Workload, estimate_peak_memory
 
 CONTEXT = 4096
@@ -67,20 +66,27 @@ def parse_machine(gpu: str) -> Machine:
 
 
 def detect_machine() -> Machine:
-    """Return this machine's GPUs as nvidia-smi reports them, or the CPU's memory if there are none."""
+    """Return this machine's GPUs as nvidia-smi reports them, or the CPU's memory if there are none.
+
+    Raises:
+        StageFailed: nvidia-smi is there and does not work.
+    """
     import psutil
 
     available = float(psutil.virtual_memory().available)
     without_gpu = Machine("this machine, no GPU", 0.0, 0, available)
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    remedy = "`tuneline doctor` says what to do; `--gpu 'H100:2'` or `--gpu 11GiB` asks for a GPU without a look here"
+    try:
+        output = run_nvidia_smi("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    except StageFailed as error:
+        raise StageFailed(f"{error}; {remedy}") from None
+    if not output or output.startswith("No devices"):
         return without_gpu
-    command = [smi, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    mebibytes = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    if not mebibytes:
-        return without_gpu
-    smallest = min(map(float, mebibytes)) * MIB
-    return Machine(f"this machine, {len(mebibytes)} GPU", smallest * USABLE_SHARE, len(mebibytes), available)
+    lines = output.splitlines()
+    if wrong := [line for line in lines if not re.fullmatch(r"\s*[1-9]\d{1,8}\s*", line, re.ASCII)]:
+        raise StageFailed(f"nvidia-smi says {wrong[0][:SHOWN]!r} instead of a GPU's memory; {remedy}")
+    smallest = min(map(int, lines)) * MIB
+    return Machine(f"this machine, {len(lines)} GPU", smallest * USABLE_SHARE, len(lines), available)
 
 
 def fit_bases(machine: Machine) -> list[BaseFit]:

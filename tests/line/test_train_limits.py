@@ -14,7 +14,7 @@ from tuneline.core.events import read_events
 from tuneline.core.progress import Progress
 from tuneline.core.safe_console import SafeConsole
 from tuneline.stages.fetch import fetch
-from tuneline.stages.line import run_line, subprocess_runner
+from tuneline.stages.line import describe_stages, run_line, subprocess_runner
 from tuneline.stages.preflight import format_comparison, refuse_over_budget
 from tuneline.stages.report import write_report
 
@@ -103,6 +103,9 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
         at_most(before + measured["usd"] - 0.001)
     assert call("preflight").metrics == metrics  # what was measured is not measured again
     other = wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"micro_batch_rows": 4})})
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.rglob("*") if file.is_file()}
+    assert describe_stages(other, run, ("prepare", "preflight")) == {"prepare": "finished", "preflight": "to do"}
+    assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.rglob("*") if file.is_file()}
     again = subprocess_runner(other, run, lambda event: None)("preflight").metrics
     assert again["measured"]["usd"] is None  # measured anew, where nobody is billed
 

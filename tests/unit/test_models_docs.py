@@ -12,6 +12,7 @@ from tuneline.cli import app
 from tuneline.configs.models import registry
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts, paths
+from tuneline.core import nvidia_smi as core_nvidia_smi
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import names_by_run
@@ -24,7 +25,7 @@ from tuneline.stages.fetch.local_bases import (
     list_partial_downloads,
     remove_base,
 )
-from tuneline.stages.plan.base_fit import BaseFit, fit_bases, parse_machine
+from tuneline.stages.plan.base_fit import BaseFit, detect_machine, fit_bases, parse_machine
 from tuneline.stages.plan.base_guide import GUIDE, find_advice
 
 COMMANDS = [
@@ -159,6 +160,36 @@ def test_doctor_judges_the_driver(
     found = {finding.subject: finding for finding in examine_machine()}
     assert {name: found[name].state for name in states} == states
     assert all(finding.fix for finding in found.values() if finding.state != "ok")
+
+
+BROKEN_DRIVERS = {
+    "fails": "#!/bin/sh\necho NVIDIA-SMI has failed because it could not talk to the driver\nexit 9",
+    "says nonsense": "#!/bin/sh\nprintf '[N/A]\\n24576\\n'",
+    "says no text": "#!/bin/sh\nprintf '\\377\\376\\000'",
+    "says zero": "#!/bin/sh\necho 0",
+    "is no program": "\x7fELF nothing",
+    "hangs": "#!/bin/sh\nexec sleep 600",
+}
+
+
+@pytest.mark.parametrize("program", BROKEN_DRIVERS.values(), ids=BROKEN_DRIVERS)
+def test_a_broken_driver_is_a_message(home: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    (home / "nvidia-smi").write_text(program)
+    (home / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
+    monkeypatch.setattr(core_nvidia_smi, "TIMEOUT_S", 0.5)
+    with pytest.raises(StageFailed, match="nvidia-smi .*`tuneline doctor` says what to do; `--gpu"):
+        detect_machine()
+    assert [finding.state for finding in examine_machine() if finding.subject == "GPU"] == ["missing"]
+
+
+@pytest.mark.parametrize("text", ["", "No devices were found"])
+def test_a_driver_without_a_gpu_leaves_the_cpu(home: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    nvidia_smi(home, text)
+    monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
+    assert detect_machine().gpus == 0
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert detect_machine().gpus == 0
 
 
 def test_versions_are_compared_as_numbers() -> None:

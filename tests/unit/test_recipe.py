@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tuneline.configs.file_hashes import hash_content
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
@@ -83,13 +84,28 @@ def test_settings_follow_a_files_content_not_its_place(tmp_path: Path) -> None:
     assert settings("one", "a.jsonl") == settings("one", "b.jsonl") != settings("two", "a.jsonl")
 
 
-def test_a_change_of_an_inherited_grammar_is_a_change(tmp_path: Path) -> None:
-    (tmp_path / "child.yaml").write_text("inherit: parent.yaml\n")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inherit: parent.yaml",
+        'inherit: "parent.yaml"',
+        "inherit: 'parent.yaml'  # a comment",
+        '"inherit" : parent.yaml',
+    ],
+)
+def test_a_change_of_an_inherited_grammar_is_a_change(tmp_path: Path, line: str) -> None:
+    (tmp_path / "child.yaml").write_text(f"{line}\n")
     recipe = Recipe.model_validate({"data": {"sources": [{"grammar": str(tmp_path / "child.yaml"), "rows": 1}]}})
     (tmp_path / "parent.yaml").write_text("a: 1")
     before = recipe.section("data")
     (tmp_path / "parent.yaml").write_text("a: 2")
     assert recipe.section("data") != before
+
+
+def test_an_inherited_grammar_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text("inherit: none.yaml\n")
+    with pytest.raises(BadRecipe, match=r"child\.yaml: inherit: none\.yaml: no such file beside it"):
+        hash_content(tmp_path / "child.yaml")
 
 
 def test_the_json_schema_explains_its_fields() -> None:
