@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tuneline.core.attention_kernels import read_kernel_commits
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import remove_temporaries, sha256, write_atomic
 from tuneline.core.hash_cache import cached_sha256
@@ -255,7 +256,7 @@ def _list_payload(path: Path) -> list[Path]:
 @cache
 def read_versions() -> dict[str, str]:
     """Return the versions of what influences a result, by package; packages that are not installed are left out."""
-    by_package = {"python": platform.python_version(), "tuneline": _commit()}
+    by_package = {"python": platform.python_version(), "tuneline": _commit()} | read_kernel_commits()
     for package in RECORDED_VERSIONS:
         with contextlib.suppress(PackageNotFoundError):
             by_package[package] = version(package)

@@ -53,6 +53,12 @@ ONLY_IN_IMAGES = {"kernels": "0.17.2", "vllm": "0.32.0"}
 """Packages that need a GPU, so they are not in requirements.lock."""
 
 
+KERNELS: dict[str, str | None] = {"kernels-community/flash-attn2": None, "kernels-community/flash-attn3": None}
+"""Compiled kernels from the hub, each with its commit. None: nobody has looked it up on the hub yet. Then the build of
+the image looks up once what `main` is, and installs and records that commit; a later build may find another. The
+`versions` in the manifest of a training name it: copy it here, and it is pinned."""
+
+
 def pinned(*names: str) -> list[str]:
     """Return `name==version` for each package."""
     return [f"{name}=={(PINS | ONLY_IN_IMAGES)[name]}" for name in names]

@@ -13,6 +13,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tuneline.configs.training import Train
+from tuneline.core.attention_kernels import read_kernel_commits
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.base_config import is_tied, read_config
@@ -113,8 +114,11 @@ def _choose_attention(settings: Train, *, mixture: bool) -> str | None:
 
     Llama 4's chunked attention is not computed correctly by this kernel.
     """
-    available = torch.cuda.is_available() and find_spec("kernels") is not None
-    return FLASH_ATTENTION if settings.packing and available and not mixture else None
+    if not (settings.packing and torch.cuda.is_available() and find_spec("kernels") is not None) or mixture:
+        return None
+    # transformers would ask the hub for its own choice of a version, which an image need not hold.
+    commit = read_kernel_commits().get(FLASH_ATTENTION)
+    return f"{FLASH_ATTENTION}@{commit}" if commit else FLASH_ATTENTION
 
 
 def add_adapter(

@@ -1,0 +1,44 @@
+"""FlashAttention's compiled kernels from the hub: an image holds exactly one commit of each, which manifests name.
+
+`python -m tuneline.core.attention_kernels FILE REPOSITORY[@COMMIT]…` installs them while an image is built.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+VARIABLE = "TUNELINE_KERNELS"
+"""Environment variable with the file in which an image names its kernels: repository → commit, as JSON."""
+REPO_TYPE = "kernel"
+"""What the hub calls such a repository."""
+
+
+def read_kernel_commits() -> dict[str, str]:
+    """Return repository → commit of the kernels in this image; empty outside of the images that have some."""
+    file = os.environ.get(VARIABLE)
+    commits: dict[str, str] = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    return commits
+
+
+def install_kernels(file: Path, repositories: list[str]) -> None:
+    """Install each repository at its commit, and write to `file` which one that was.
+
+    Without `@COMMIT` the commit that `main` points to now is looked up first, and exactly that one is installed.
+    """
+    from huggingface_hub import HfApi
+    from kernels import install_kernel
+
+    commits = {}
+    for name in repositories:
+        repository, _, commit = name.partition("@")
+        if not commit:
+            branches = HfApi().list_repo_refs(repository, repo_type=REPO_TYPE).branches
+            commit = next(branch.target_commit for branch in branches if branch.name == "main")
+        install_kernel(repository, revision=commit)
+        commits[repository] = commit
+    file.write_text(json.dumps(commits, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    install_kernels(Path(sys.argv[1]), sys.argv[2:])
