@@ -227,6 +227,8 @@ def test_out_of_memory_halves_the_rows_and_the_same_rows_make_a_step(
     # Steps 1 to 3; then from the checkpoint of step 2 on, twice.
     assert len(small.losses(here, "little")) == 3 + 1 + 4
     assert small.losses(here, "little")[-4:] == pytest.approx(small.losses(here, "enough")[-4:], abs=2e-4)
+    first, *later = (e["validation_loss"] for e in small.events(here, "little", "metrics") if "validation_loss" in e)
+    assert later[:2] == pytest.approx([first] * 2, abs=2e-4)  # of step 3, with 8, 4 and 2 rows at a time
 
 
 def test_memory_that_never_suffices_stops_with_the_estimate(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

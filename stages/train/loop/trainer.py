@@ -1,17 +1,16 @@
 """TRL's SFTTrainer for rows that are already rendered and masked, in one process or in several."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from tuneline.stages.train.distributed.process_group import broadcast_from_main
 from tuneline.stages.train.loop.adapter_files import save_adapter
 from tuneline.stages.train.loop.loss import MaskedLossTrainer
+from tuneline.stages.train.loop.row_order import TrainingOrder, append_filler, order_validation
 
 OptimizerFactory = Callable[[PeftModel], torch.optim.Optimizer]
 
@@ -49,13 +48,22 @@ class Trainer(MaskedLossTrainer):
             self.optimizer = self.make_optimizer(cast(PeftModel, self.model))
         return super().create_optimizer(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return SharedLengthSampler(self.batch_rows, dataset=dataset, model_input_name="input_ids")
+    def _get_dataloader(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(append_filler(dataset), *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> TrainingOrder:
+        multiple = self._process_multiple(self.args.train_batch_size)
+        return TrainingOrder(_read_lengths(train_dataset), batch_rows=self.batch_rows, multiple=multiple)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
+        return order_validation(_read_lengths(eval_dataset), self._process_multiple(self.args.eval_batch_size))
+
+    def _process_multiple(self, micro_batch_rows: int) -> int:
+        """Return what the number of rows must be a multiple of for all processes to compute as many batches."""
+        processes = self.accelerator.num_processes
+        return micro_batch_rows * processes if processes > 1 else 1
 
 
-class SharedLengthSampler(LengthGroupedSampler):
-    """Groups rows of similar length into a step; all processes take the main process's order."""
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(broadcast_from_main(lambda: list(super(SharedLengthSampler, self).__iter__())))
+def _read_lengths(dataset: Any) -> list[int]:
+    """Return the number of tokens of each row but the filler behind them."""
+    return [len(ids) for ids in dataset["input_ids"]][:-1]
