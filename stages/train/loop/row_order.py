@@ -1,12 +1,13 @@
 """The order in which the rows of a split are computed, and the empty rows that give every process as many as others."""
 
+import random
 from collections.abc import Iterator, Sequence
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from tuneline.stages.train.distributed.process_group import broadcast_from_main
 from tuneline.stages.train.loop.loss import IGNORED
 
 FILLER = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
@@ -26,16 +27,25 @@ def order_validation(lengths: Sequence[int], multiple: int) -> list[int]:
 
 
 class TrainingOrder(Sampler[int]):
-    """The rows of an epoch with rows of similar length in a step, and fillers up to a `multiple` behind them."""
+    """The rows of an epoch with rows of similar length in a step, and fillers up to a `multiple` behind them.
 
-    def __init__(self, lengths: Sequence[int], *, batch_rows: int, multiple: int) -> None:
+    The order follows from seed and epoch alone: a run that goes on from a checkpoint takes the rows that are left.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_rows: int, multiple: int, seed: int) -> None:
         self.lengths, self.batch_rows, self.multiple = lengths, batch_rows, multiple
+        self.seed, self.epoch = seed, 0
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.multiple) * self.multiple
 
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of this epoch, counted from 0, from the next iteration on."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[int]:
-        order = broadcast_from_main(lambda: get_length_grouped_indices(self.lengths, self.batch_rows))
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed} {self.epoch}").getrandbits(32))
+        order = get_length_grouped_indices(self.lengths, self.batch_rows, generator=generator)
         return iter(_fill(order, len(self.lengths), self.multiple))
 
 

@@ -43,6 +43,11 @@ class Trainer(MaskedLossTrainer):
             assert output_dir
             save_adapter(cast(PeftModel, self.model), Path(output_dir))
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate without touching the random state: a data loader draws a number, and dropout would be another."""
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is None and self.make_optimizer:
             self.optimizer = self.make_optimizer(cast(PeftModel, self.model))
@@ -52,8 +57,18 @@ class Trainer(MaskedLossTrainer):
         return super()._get_dataloader(append_filler(dataset), *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> TrainingOrder:
-        multiple = self._process_multiple(self.args.train_batch_size)
-        return TrainingOrder(_read_lengths(train_dataset), batch_rows=self.batch_rows, multiple=multiple)
+        self.order = TrainingOrder(
+            _read_lengths(train_dataset),
+            batch_rows=self.batch_rows,
+            multiple=self._process_multiple(self.args.train_batch_size),
+            seed=self.args.seed,
+        )
+        return self.order
+
+    def _run_epoch(self, model: Any, epoch: int, *arguments: Any, **named: Any) -> None:
+        """Set the order's epoch first: when a run resumes in several processes, nothing else reaches the sampler."""
+        self.order.set_epoch(epoch)
+        super()._run_epoch(model, epoch, *arguments, **named)
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
         return order_validation(_read_lengths(eval_dataset), self._process_multiple(self.args.eval_batch_size))
