@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +53,11 @@ def hold_conversation(
 async def _stream_answer(
     console: SafeConsole, url: str, model: str, tools: list[dict[str, Any]] | None, messages: list[dict[str, Any]]
 ) -> "Answer":
+    from tuneline.engines.own_key import own_key
     from tuneline.engines.providers import Answer, find_provider
 
     has_text = False
-    async with find_provider(url).connect(model, key=os.environ.get("TUNELINE_API_KEY")) as client:
+    async with find_provider(url).connect(model, key=own_key(url)) as client:
         async for piece in client.stream(messages, tools, temperature=0, max_tokens=MAX_ANSWER_TOKENS):
             if isinstance(piece, Answer):
                 if has_text:

@@ -23,10 +23,11 @@ def start_server(
     """
     from tuneline.configs.recipe import recipe_of
     from tuneline.core.errors import BadRequest
+    from tuneline.core.web_requests import LOOPBACK_HOSTS
     from tuneline.engines.llama_cpp.llama_server import start_llama_server
 
     key = os.environ.get("TUNELINE_API_KEY")
-    if host not in ("127.0.0.1", "localhost", "::1") and not key:
+    if host not in LOOPBACK_HOSTS and not key:
         raise BadRequest(f"--host {host}: others could reach it; set TUNELINE_API_KEY to the key they shall send")
     recipe = recipe_of(folder)
     files, kind = open_stage(folder, "convert").metrics["files"], kind or recipe.serve.type

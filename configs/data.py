@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tuneline.configs.section import Section
+from tuneline.configs.section import ProviderName, Section
 
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
 """A bound in `data.require`, as in `<4096`."""
@@ -34,7 +34,7 @@ Measure = Literal[
 class Synthesis(Section):
     """A model that writes the examples, instead of the built-in grammars."""
 
-    provider: str
+    provider: ProviderName
     """`groq`, `together`, `openai`, `local`, …, or the URL of any server that speaks OpenAI's API."""
     model: str
     budget_usd: float = Field(gt=0)

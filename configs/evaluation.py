@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from tuneline.configs.section import Section
+from tuneline.configs.section import ProviderName, Section
 from tuneline.core.paths import resolve
 
 FORGETTING = "configs/suites/forgetting.yaml"
@@ -170,7 +170,7 @@ class Target(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Its name in tables, beside `base` and `tuned-Q4_K_M`."""
-    provider: str
+    provider: ProviderName
     """`openai`, `anthropic`, `groq`, `local`, …, or the URL of any server that speaks OpenAI's API."""
     model: str
     key_variable: str | None = None

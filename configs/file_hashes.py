@@ -7,9 +7,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from tuneline.configs.section import WITHOUT_CREDENTIALS
 from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
+from tuneline.core.redaction import redact_url
 
 CHUNK_BYTES = 1 << 20
 INCLUDING_KEYS = ("inherit", "catalogue")
@@ -17,11 +19,16 @@ INCLUDING_KEYS = ("inherit", "catalogue")
 
 
 def hash_paths(value: Any) -> Any:
-    """Return a section, tuple or plain value as JSON-able settings, with each path replaced by its content's hash."""
+    """Return a section, tuple or plain value as JSON-able settings: paths are hashes of content, credentials masked."""
     if isinstance(value, Path):
         return "sha256:" + hash_content(resolve(value))[:16]
     if isinstance(value, BaseModel):
-        return {name: hash_paths(getattr(value, name)) for name in type(value).model_fields}
+        return {
+            name: redact_url(getattr(value, name))
+            if WITHOUT_CREDENTIALS in field.metadata
+            else hash_paths(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+        }
     if isinstance(value, tuple):
         return [hash_paths(item) for item in value]
     return value

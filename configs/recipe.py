@@ -12,7 +12,7 @@ from tuneline.configs.compute import Compute
 from tuneline.configs.data import Data
 from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.file_hashes import hash_paths
-from tuneline.configs.section import Section
+from tuneline.configs.section import WITH_CREDENTIALS, Section
 from tuneline.configs.training import Train, Watch
 from tuneline.core.errors import BadRecipe
 
@@ -77,6 +77,10 @@ class Recipe(Section):
                 f"serve.type is {self.serve.type}, but convert.types only makes {', '.join(self.convert.types)}"
             )
         return self
+
+    def to_json(self) -> str:
+        """Return it for another process, with credentials; what is written is `model_dump_json`, which has none."""
+        return self.model_dump_json(context=WITH_CREDENTIALS)
 
     def section(self, *names: str) -> dict[str, Any]:
         """Return the named sections as JSON-able settings, with each path replaced by the hash of its content."""

@@ -1,6 +1,22 @@
 """The base classes of everything in configs/: frozen, and strict about unknown keys."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializationInfo
+
+from tuneline.core.redaction import redact_url
+
+WITH_CREDENTIALS = {"credentials": True}
+"""Serialization context for another process that needs them; without it, what is written has none."""
+
+
+def _serialize_provider(provider: str, info: SerializationInfo) -> str:
+    return provider if info.context == WITH_CREDENTIALS else redact_url(provider)
+
+
+WITHOUT_CREDENTIALS = PlainSerializer(_serialize_provider, return_type=str)
+ProviderName = Annotated[str, WITHOUT_CREDENTIALS]
+"""A provider's name or address; credentials in the address are used, and masked wherever a recipe is written."""
 
 
 class StrictModel(BaseModel):

@@ -14,11 +14,19 @@ TunelineError
 import errno
 from typing import TypedDict
 
+from tuneline.core.redaction import redact
+
 
 class TunelineError(Exception):
-    """Its message names the file, the line or key, the value, and the next command to type. Anything else is a bug."""
+    """Its message names the file, the line or key, the value, and the next command to type. Anything else is a bug.
+
+    Credentials in it, as in a server's address or in what a server answered, are masked.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class BadRecipe(TunelineError, ValueError):

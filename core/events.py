@@ -19,6 +19,7 @@ from types import NoneType
 from typing import Any, Literal
 
 from tuneline.core import jsonl
+from tuneline.core.redaction import redact
 
 FILE = "events.jsonl"
 NUMBER: tuple[type, ...] = (int, float)
@@ -53,7 +54,9 @@ class Events:
         jsonl.end_cut_line(self.path)
 
     def emit(self, kind: Kind, **fields: Any) -> None:
-        """Append one event with the current time."""
+        """Append one event with the current time; credentials in its `text` are masked."""
+        if "text" in fields:
+            fields["text"] = redact(str(fields["text"]))
         event = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "stage": self.stage,

@@ -3,10 +3,10 @@
 import json
 import logging
 import os
-import urllib.error
-import urllib.request
 
+from tuneline.core.redaction import redact
 from tuneline.core.tracking import alert
+from tuneline.core.web_requests import open_url
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,12 @@ def notify(text: str, **facts: object) -> bool:
     if not address.startswith(("https://", "http://")):
         return False
     body = json.dumps({"text": text} | facts).encode()
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+        with open_url(address, body, {"Content-Type": "application/json"}, timeout_s=TIMEOUT_S):
             return True
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        log.warning("the webhook did not take the message: %s", getattr(error, "reason", type(error).__name__))
+    except OSError as error:
+        log.warning(
+            "the webhook did not take the message: %s",
+            redact(str(getattr(error, "reason", None) or type(error).__name__)),
+        )
         return False

@@ -10,6 +10,8 @@ import io
 import re
 import sys
 
+from tuneline.core.redaction import redact
+
 UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these change the order in which characters are shown
@@ -37,7 +39,10 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class SafeStream(io.TextIOWrapper):
-    """Standard output or error that passes on `printable` text only; rich consoles write to the `stream` below it."""
+    """Standard output or error that passes on `printable` text without credentials.
+
+    Rich consoles write to the `stream` below it.
+    """
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         # Written through, so that what comes by this way and what comes by rich's keep their order.
@@ -45,7 +50,7 @@ class SafeStream(io.TextIOWrapper):
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        super().write(printable(text))
+        super().write(printable(redact(text)))
         return len(text)
 
 
@@ -62,7 +67,7 @@ def echo(text: str, *, error: bool = False) -> None:
     """Print a line of printable text at once, on standard error if `error`; for processes whose output is not ours."""
     stream = sys.stderr if error else sys.stdout
     encoding = stream.encoding or "utf-8"
-    stream.write(printable(text).encode(encoding, ERRORS).decode(encoding) + "\n")
+    stream.write(printable(redact(text)).encode(encoding, ERRORS).decode(encoding) + "\n")
     stream.flush()
 
 

@@ -18,12 +18,16 @@ from typing import Any
 
 from tuneline.core.child_processes import python_path
 from tuneline.core.events import FILE, Follower
+from tuneline.core.files import write_atomic
+from tuneline.core.redaction import redact
+from tuneline.core.web_requests import without_credentials
 
 PROJECT = "tuneline"
 POLL_EVERY_S = 1.0
 END_S = 20.0
 """How long the process may take to send the rest when a stage is over."""
 OFF = ("disabled", "off")
+URL_VARIABLE = "WANDB_BASE_URL"
 
 
 @contextlib.contextmanager
@@ -75,6 +79,9 @@ def _end_sender(process: "subprocess.Popen[bytes]", log: Path, warn: Callable[[s
         os.killpg(process.pid, signal.SIGKILL)  # and what wandb started
         process.wait()
         warn(f"W&B: did not answer for {END_S:.0f} s and was left behind; the run has everything in {FILE}")
+    written = log.read_text(errors="replace")
+    if (redacted := redact(written)) != written:  # wandb quotes its server's address
+        write_atomic(log, redacted)
 
 
 def alert(name: str, text: str, warn: Callable[[str], None]) -> None:
@@ -94,11 +101,14 @@ def alert(name: str, text: str, warn: Callable[[str], None]) -> None:
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         lines = str(error.stderr or "").strip().splitlines()
-        warn(f"W&B did not take the message: {lines[-1] if lines else f'no answer for {END_S:.0f} s'}")
+        warn(f"W&B did not take the message: {redact(lines[-1]) if lines else f'no answer for {END_S:.0f} s'}")
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": python_path(sys.path)}
+    # wandb authorizes itself by its key alone, and writes its server's address to logs of its own.
+    url = os.environ.get(URL_VARIABLE)
+    server = {URL_VARIABLE: without_credentials(url)} if url else {}
+    return os.environ | {"PYTHONPATH": python_path(sys.path)} | server
 
 
 def _is_on() -> bool:

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
+from tuneline.core.redaction import MASK, redact, redact_url, url_secrets
+from tuneline.engines.own_key import OWN_KEY, own_key_remedy
 from tuneline.engines.tool_calls import ToolCall, parse_tool_calls
 
 Message = Mapping[str, Any]
@@ -31,7 +34,8 @@ class Provider:
     """A server that speaks OpenAI's chat API."""
 
     name: str
-    base_url: str
+    base_url: str = field(repr=False)
+    """It may have credentials, which no message and no file shows: `name` stands for it there."""
     key_variable: str | None = None
     """Environment variable that holds the key; None where no key is required."""
 
@@ -43,13 +47,16 @@ class Provider:
         `key` takes precedence over the environment's.
 
         Raises:
-            BadRequest: no key is given, and the variable that should hold it is not set.
+            BadRequest: no key is given, and the variable that should hold it is not set; or it is `TUNELINE_API_KEY`,
+                which is not for this server.
         """
         return Chat(self, model, _Secret(key or self._key()), timeout_s, retries)
 
     def _key(self) -> str:
         if self.key_variable is None:
             return NO_KEY
+        if self.key_variable == OWN_KEY and (remedy := own_key_remedy(self.base_url)):
+            raise BadRequest(f"{self.name}: {remedy}")
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise BadRequest(
@@ -78,9 +85,12 @@ def find_provider(name_or_url: str, key_variable: str | None = None) -> Provider
 
     Raises:
         NotFound: neither a known name nor a URL.
+        BadRequest: the URL comes from a file that has it without its credentials.
     """
     if name_or_url.startswith(("http://", "https://")):
-        return Provider(name_or_url, name_or_url.rstrip("/"), key_variable)
+        if MASK in name_or_url:
+            raise BadRequest(f"{name_or_url}: its credentials are not kept in a run; use the recipe that you wrote")
+        return Provider(redact_url(name_or_url), name_or_url.rstrip("/"), key_variable)
     if name_or_url not in PROVIDERS:
         raise NotFound(
             f"provider {name_or_url!r}: known are {', '.join(PROVIDERS)}, and any URL such as https://host/v1"
@@ -128,9 +138,15 @@ class Chat:
         from openai import AsyncOpenAI
 
         self.provider, self.model, self._secret = provider, model, secret
-        self._client = AsyncOpenAI(
-            api_key=secret.value, base_url=provider.base_url, timeout=timeout_s, max_retries=retries
-        )
+        base_url, _, query = provider.base_url.partition("?")
+        with self._translated_errors():
+            self._client = AsyncOpenAI(
+                api_key=secret.value,
+                base_url=base_url,
+                default_query=dict(parse_qsl(query)),
+                timeout=timeout_s,
+                max_retries=retries,
+            )
         self._create: Any = self._client.chat.completions.create
 
     def __repr__(self) -> str:
@@ -209,35 +225,43 @@ class Chat:
 
         try:
             yield
+        except httpx2.InvalidURL:
+            raise BadRequest(f"{self.provider.name}: not an address; write one as in https://host:8000/v1") from None
         except httpx2.TransportError as error:
             raise StageFailed(
                 f"{self.provider.name}: the answer broke off ({type(error).__name__}); ask again"
             ) from None
         except openai.APITimeoutError:
-            raise StageFailed(
-                f"{self.provider.name}: no answer from {self.provider.base_url} in time; try again"
-            ) from None
+            raise StageFailed(f"{self.provider.name}: no answer from {self._address} in time; try again") from None
         except openai.APIStatusError as error:
             raise self._status_error(error.status_code, self._redact(error.message)) from None
         except openai.APIConnectionError:
             start = "; `tuneline serve RUN` starts it" if self.provider.name == "local" else "; is it running?"
-            raise StageFailed(f"{self.provider.name}: nothing answers at {self.provider.base_url}{start}") from None
+            raise StageFailed(f"{self.provider.name}: nothing answers at {self._address}{start}") from None
         except openai.APIError as error:  # an error sent in the middle of a stream
             raise StageFailed(f"{self.provider.name}: {self.model}: {self._redact(error.message)}") from None
 
     def _status_error(self, status: int, message: str) -> TunelineError:
         name, variable = self.provider.name, self.provider.key_variable
         if status in (401, 403):
-            remedy = f"`export {variable}=…` with one that may" if variable else "it wants a key: name its variable"
+            remedy = f"`export {variable}=…` with one that may" if variable else self._keyless_remedy()
             return BadRequest(f"{name}: the key was refused ({status}); {remedy}")
         if status == 404:
-            return NotFound(f"{name}: {self.model}: {message}; `curl {self.provider.base_url}/models` lists its models")
+            return NotFound(f"{name}: {self.model}: {message}; `curl {self._address}/models` lists its models")
         if status == 429:
             return StageFailed(f"{name}: too many requests (429), also after waiting; ask less at a time, or later")
         return (BadRequest if status < 500 else StageFailed)(f"{name}: {self.model}: {message}")
 
+    def _keyless_remedy(self) -> str:
+        return own_key_remedy(self.provider.base_url) or "it wants a key: name its variable"
+
+    @property
+    def _address(self) -> str:
+        return redact_url(self.provider.base_url)
+
     def _redact(self, message: str) -> str:
-        return message if self._secret.value == NO_KEY else message.replace(self._secret.value, "***")
+        key = () if self._secret.value == NO_KEY else (self._secret.value,)
+        return redact(message, *key, *url_secrets(self.provider.base_url))
 
 
 def _to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import modal
 from tuneline.images.pins import pinned
 from tuneline.images.source import ENVIRONMENT, HOME, with_files
 
-_CORE = ("__init__", "errors", "files", "paths")
+_CORE = ("__init__", "errors", "files", "paths", "redaction")
 BUILDER_IMPORTS = (*(f"core/{name}.py" for name in _CORE), "engines/__init__.py", "engines/llama_cpp/__init__.py")
 """What engines/llama_cpp/build.py imports; changes to other files do not rebuild llama.cpp."""
 BUILDER_FILES = ("engines/llama_cpp/build.py", "engines/llama_cpp/CMakeLists.txt")

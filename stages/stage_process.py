@@ -27,6 +27,7 @@ from tuneline.core.events import Events, Follower
 from tuneline.core.files import write_atomic
 from tuneline.core.locks import run_lock
 from tuneline.core.spending import PRICE_VARIABLE, Meter, read_usd_per_hour
+from tuneline.core.terminal import guard_output
 
 LAST_LINES = 12
 """Lines of a stage's log in its error."""
@@ -113,7 +114,7 @@ def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, seconds: flo
             "tuneline.stages.stage_process",
             stage,
             str(run),
-            request=recipe.model_dump_json(),
+            request=recipe.to_json(),
             stdout=output,
             stderr=subprocess.STDOUT,
             environment=_environment(stage, recipe) | ({PRICE_VARIABLE: str(meter.price)} if meter.price else {}),
@@ -166,6 +167,7 @@ def _environment(stage: str, recipe: Recipe) -> dict[str, str]:
 def _main(stage: str, run: Path) -> int:
     """Run one stage in the child process and return its exit code."""
     signal.signal(signal.SIGTERM, _exit)
+    guard_output()  # its log is read in terminals, and a library's traceback may quote an address
     recipe = Recipe.model_validate_json(sys.stdin.read())
     return report_outcome(lambda: _run_reporting_bugs(stage, recipe, run))
 

@@ -60,7 +60,7 @@ def _follow_or_start(pipeline: "modal.Function[Any, Any, Any]", recipe: Recipe, 
         return modal.FunctionCall.from_id(running["call"])
     recipe = _upload_files(recipe)
     function = pipeline.with_options(env=ENVIRONMENT, secrets=secrets)  # `secrets` replaces the decorator's `env`
-    call = function.spawn(recipe.model_dump_json(), run, stages, uuid.uuid4().hex)
+    call = function.spawn(recipe.to_json(), run, stages, uuid.uuid4().hex)
     echo(f"started as {call.object_id}; with `modal run --detach` it goes on when this machine sleeps")
     return call
 

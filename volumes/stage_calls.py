@@ -71,7 +71,7 @@ def _start_call(stage: str, recipe: Recipe, run: str, functions: Functions, hour
     # The image with a GPU is also the one that holds what convert.folders needs.
     on_gpu = bool(container.gpu or (stage == "convert" and recipe.convert.folders))
     function = _with_hardware(functions[stage, on_gpu], container, hours)
-    call = function.spawn(stage, recipe.model_dump_json(), run, hours)
+    call = function.spawn(stage, recipe.to_json(), run, hours)
     LEASES.put(f"{run}/{stage}", call.object_id)
     return call
 

@@ -9,6 +9,7 @@ from typing import Any
 from tuneline.configs.evaluation import Target
 from tuneline.core import jsonl, paths
 from tuneline.core.errors import StageFailed
+from tuneline.core.redaction import redact_url
 from tuneline.engines.providers import Chat
 from tuneline.stages.evaluate.answers import Reply
 from tuneline.stages.evaluate.clients.messages import Message
@@ -27,7 +28,7 @@ class BudgetedModel:
 
     def __init__(self, target: Target, chat: Chat, prompts: Prompts) -> None:
         self.target, self._chat, self._prompts = target, chat, prompts
-        key = hashlib.sha256(f"{chat.provider.base_url} {target.model}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{redact_url(chat.provider.base_url)} {target.model}".encode()).hexdigest()[:16]
         self.file: Path = paths.cache() / "answers" / f"{key}.jsonl"
         self._cached: dict[str, dict[str, Any]] = {}
         if target.is_paid:

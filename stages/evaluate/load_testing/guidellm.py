@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tuneline.core.child_processes import last_lines
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.files import write_atomic
+from tuneline.core.redaction import redact_url
 from tuneline.stages.evaluate.statistics import quantile
 
 LOAD = "load.json"
@@ -43,7 +44,7 @@ class LoadResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    endpoint: str
+    endpoint: Annotated[str, AfterValidator(redact_url)]
     model: str
     convert: str | None
     """Fingerprint of the run's convert stage; None where no run was named."""

@@ -1,8 +1,6 @@
 """`tuneline load`: a load test of a run's model or of any endpoint, with its price."""
 
 import json
-import os
-import urllib.request
 from pathlib import Path
 
 from tuneline.configs.hardware import hardware
@@ -10,6 +8,8 @@ from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import artifacts
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
+from tuneline.core.web_requests import append_path, open_url
+from tuneline.engines.own_key import own_key, own_key_remedy
 from tuneline.engines.server import Server
 from tuneline.stages.evaluate.load_testing.guidellm import LoadResult, Requests, send_load, write_load_result
 from tuneline.stages.evaluate.suites.suite_items import make_items
@@ -19,6 +19,7 @@ from tuneline.stages.prepare.prepared_run import load_tools
 DEFAULT_REQUESTS = ROOT / "data/requests/test.yaml"
 """Grammar of the requests sent to an endpoint without a run."""
 DEFAULT_ROWS = 64
+MODELS_TIMEOUT_S = 30
 
 
 def load_test(
@@ -37,14 +38,13 @@ def load_test(
     hardware_name, usd_per_hour = _hardware(recipe, gpu)
     base_url = url or (server.base_url if server else "")
     catalogue = load_tools(run / "prepare") if run else None
-    key = os.environ.get("TUNELINE_API_KEY")
     requests = Requests(
         base_url,
-        run.name if run and not url else _first_model(base_url, key),
+        run.name if run and not url else _first_model(base_url),
         _prompts(recipe),
         system=recipe.data.system if recipe else "",
         tools=catalogue.openai() if catalogue else (),
-        key=key,
+        key=own_key(base_url),
     )
     result = send_load(
         requests,
@@ -80,12 +80,14 @@ def _hardware(recipe: Recipe | None, gpu: str | None) -> tuple[str | None, float
     return name, 3600 * hardware().usd_per_second(kind, cores, memory)
 
 
-def _first_model(base_url: str, key: str | None) -> str:
+def _first_model(base_url: str) -> str:
     """Return the first model that an endpoint lists."""
-    request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+    url, key = append_path(base_url, "models"), own_key(base_url)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with open_url(url, headers=headers, timeout_s=MODELS_TIMEOUT_S) as response:
             name: str = json.loads(response.read())["data"][0]["id"]
-    except (OSError, ValueError, LookupError) as error:
-        raise NotFound(f"{base_url}/models: {error}; is the server up, and its key in TUNELINE_API_KEY?") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        remedy = own_key_remedy(base_url) or "is the server up, and its key in TUNELINE_API_KEY?"
+        raise NotFound(f"{url}: {error}; {remedy}") from None
     return name

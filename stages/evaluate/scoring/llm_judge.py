@@ -9,13 +9,14 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tuneline.core import artifacts, jsonl
 from tuneline.core.errors import BadData, StageFailed
 from tuneline.core.files import write_atomic
+from tuneline.core.redaction import redact_url
 from tuneline.stages.evaluate import statistics
 from tuneline.stages.evaluate.answers import Answer, answer_text, read_answers
 from tuneline.stages.evaluate.scoring.agreement import cohen_kappa
@@ -55,7 +56,7 @@ class JudgeResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    judge: str
+    judge: Annotated[str, AfterValidator(redact_url)]
     """`PROVIDER/MODEL`."""
     target: str
     evaluate: str

@@ -15,6 +15,7 @@ from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core import jsonl, paths
 from tuneline.core.errors import StageFailed
+from tuneline.core.redaction import redact_url
 from tuneline.stages.prepare.checks.toolbox import Toolbox
 from tuneline.stages.prepare.rows import Row
 from tuneline.stages.prepare.synthesis.requests import Request, to_row
@@ -59,7 +60,7 @@ def write_rows(source: Source, catalogue: Catalogue, data: Data) -> Iterator[Row
 def request_log(source: Source, catalogue: Catalogue) -> Path:
     """Return the file in which the requests for a source are logged."""
     assert source.synthesize
-    settings = [source.synthesize.provider, source.synthesize.model, source.per_tool, source.languages]
+    settings = [redact_url(source.synthesize.provider), source.synthesize.model, source.per_tool, source.languages]
     key = hashlib.sha256(json.dumps([settings, catalogue.openai()], sort_keys=True).encode()).hexdigest()[:16]
     return paths.cache() / "synthesis" / f"{key}.jsonl"
 

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def environment_python(name: str) -> Path:
         _run(sys.executable, "-m", "venv", "--clear", str(root))
         torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
         if index := os.environ.get("TORCH_INDEX"):  # first and alone: what needs it later keeps the chosen build
-            _run(str(python), "-m", "pip", "install", "--quiet", "--index-url", index, torch)
+            # Not an argument: it may have credentials, and all users of a machine can read arguments.
+            _run(str(python), "-m", "pip", "install", "--quiet", torch, environment={"PIP_INDEX_URL": index})
         _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements))
         (root / MARK).touch()
     return python
@@ -61,8 +63,10 @@ def run_in_environment(name: str, script: Path, arguments: dict[str, Any], scrat
         raise StageFailed(f"{arguments['model']}: {script.name} ended with {code}; the end of its log:\n{tail}")
 
 
-def _run(*command: str) -> None:
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str, environment: Mapping[str, str] | None = None) -> None:
+    process = subprocess.run(
+        command, env=os.environ | dict(environment or {}), capture_output=True, text=True, check=False
+    )
     if process.returncode:
         tail = last_lines(process.stdout + process.stderr, LAST_LINES)
         raise StageFailed(f"`{' '.join(command)}` ended with {process.returncode}; the end of its output:\n{tail}")
