@@ -22,6 +22,9 @@ CONTEXT_BYTES = 0.8 * GIB
 """Of the CUDA context, with cuBLAS's workspace."""
 FRAGMENTATION = 0.03
 """Share of everything else that the allocator holds and cannot use."""
+SHARDED_OPTIMIZER_BYTES = 8
+"""Per trained parameter: AdamW's two states in 32 bit, since 8-bit Adam does not work sharded
+(choose_optimizer in stages/train/loop/arguments.py)."""
 LOSS_BYTES = 12
 """Per logit of a token in the loss: its log-softmax, the gradient of that and its own, in 32 bit
 (F.cross_entropy in stages/train/loop/loss.py)."""
@@ -106,7 +109,7 @@ def estimate_peak_memory(shape: Shape, work: Workload) -> MemoryParts:
         weights=weights / shards + gathered,
         adapter=trained * work.trained_bytes / shards,
         gradients=trained * work.trained_bytes / shards + buckets,
-        optimizer=trained * work.optimizer_bytes / shards,
+        optimizer=trained * (SHARDED_OPTIMIZER_BYTES if work.sharded else work.optimizer_bytes) / shards,
         activations=beside_logits,
         logits=logits,
         overhead=0.0,

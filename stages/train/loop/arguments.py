@@ -39,7 +39,7 @@ def build_training_arguments(recipe: Recipe, output: Path, rows: int, model: Pef
         num_train_epochs=settings.epochs,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
-        optim="paged_adamw_8bit" if on_gpu else "adamw_torch",
+        optim=choose_optimizer(on_gpu=on_gpu, sharded=is_sharded()),
         bf16=on_gpu,
         tf32=on_gpu or None,
         use_cpu=not on_gpu,
@@ -76,10 +76,21 @@ def _build_schedule(settings: Train) -> dict[str, Any]:
     }
 
 
+def choose_optimizer(*, on_gpu: bool, sharded: bool) -> str:
+    """Return the trainer's name of the AdamW that works here.
+
+    bitsandbytes 0.50's 8-bit and paged optimizers refuse the DTensors of a sharded model at the first step.
+    """
+    if sharded:
+        return "adamw_torch_fused"
+    return "paged_adamw_8bit" if on_gpu else "adamw_torch"
+
+
 def make_lora_plus_optimizer(model: PeftModel, *, settings: Train) -> torch.optim.Optimizer:
     """Return the trainer's default optimizer with a higher learning rate for the adapter's B matrices."""
     optimizer_class: Any = torch.optim.AdamW
-    if torch.cuda.is_available():
+    name = choose_optimizer(on_gpu=torch.cuda.is_available(), sharded=is_sharded())
+    if name == "paged_adamw_8bit":
         from bitsandbytes.optim import PagedAdamW8bit
 
         optimizer_class = PagedAdamW8bit
@@ -89,4 +100,5 @@ def make_lora_plus_optimizer(model: PeftModel, *, settings: Train) -> torch.opti
         lr=settings.learning_rate,
         loraplus_lr_ratio=settings.lora_plus,
         weight_decay=settings.weight_decay,
+        **({"fused": True} if name == "adamw_torch_fused" else {}),
     )
