@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tuneline.configs.section import StrictModel
-from tuneline.configs.yaml_loader import YAML_LOADER
+from tuneline.configs.section import StrictModel, explain_first
+from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadData
+from tuneline.core.user_files import refuse_deep, refuse_non_json
 
 DOTTED = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*(?:\.[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*)*")
 LONGEST_WIRE_NAME = 64
@@ -48,6 +48,22 @@ class Tool(StrictModel):
     parameters: dict[str, Any]
     phrases: dict[str, Phrases] = Field({}, exclude=True)
     """Phrasings by language (ISO 639-1), for examples generated from the catalogue."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Check what is read from the schema here; a validator of JSON Schema checks the rest where it is used."""
+        refuse_deep(parameters)
+        refuse_non_json(parameters, "parameters")
+        properties, required = parameters.get("properties", {}), parameters.get("required", [])
+        if not isinstance(properties, dict) or not all(isinstance(schema, dict) for schema in properties.values()):
+            raise ValueError("properties: an object, with an object for each argument")
+        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+            raise ValueError("required: a list of names")
+        for name, schema in properties.items():
+            if not all(isinstance(schema.get(key, []), list) for key in ("enum", "examples")):
+                raise ValueError(f"properties.{name}: enum and examples are lists")
+        return parameters
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -89,13 +105,13 @@ def load_catalogue(path: Path) -> Catalogue:
     """Return the catalogue in a YAML file.
 
     Raises:
-        BadData: unreadable, not a catalogue, or a name that cannot be mapped.
+        BadData: unreadable, not a catalogue, a name that cannot be mapped, or a required argument that is not there.
     """
     try:
-        return Catalogue.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadData(f"{path}: not a catalogue of tools: {error}") from None
+        catalogue = Catalogue.model_validate(read_yaml(path, BadData))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadData(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise BadData(f"{path}: not a catalogue of tools: {explain_first(error)}") from None
+    for name, tool in catalogue.tools.items():
+        if undescribed := [argument for argument in tool.required if argument not in tool.properties]:
+            raise BadData(f"{path}: tools.{name}.parameters.required: {undescribed[0]!r} is none of its properties")
+    return catalogue

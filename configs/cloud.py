@@ -4,11 +4,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tuneline.configs.hardware import ModalGpu, hardware
-from tuneline.configs.section import Section
+from tuneline.configs.section import Section, explain_first
+from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "cloud.yaml"
@@ -96,6 +96,6 @@ def cloud(file: Path = FILE) -> Cloud:
         BadRecipe: not YAML, an unknown key or a wrong value.
     """
     try:
-        return Cloud.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise BadRecipe(f"{file}: {error}") from None
+        return Cloud.model_validate(read_yaml(file, BadRecipe))
+    except ValidationError as error:
+        raise BadRecipe(f"{file}: {explain_first(error)}") from None

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tuneline.configs.section import ProviderName, Section
+from tuneline.configs.yaml_loader import read_yaml
+from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
 
 FORGETTING = "configs/suites/forgetting.yaml"
+MAX_INHERITED = 8
+"""Files that inherit one another; ours are two."""
 
 
 class WantedCall(Section):
@@ -230,23 +233,36 @@ class Evaluate(Section):
         gate = raw.get("gate") if isinstance(raw, dict) else None
         if not isinstance(gate, dict) or not gate.get("forgetting", True):
             return raw
-        suites = list(raw.get("suites") or ())
+        suites = raw.get("suites") or []
+        if not isinstance(suites, list | tuple):
+            return raw
         names = [suite.get("name") if isinstance(suite, dict) else Path(str(suite)).stem for suite in suites]
         return raw if "forgetting" in names else {**raw, "suites": [*suites, FORGETTING]}
 
     @field_validator("suites", mode="before", json_schema_input_type=tuple[Suite | str, ...])
     @classmethod
     def _read_suite_files(cls, suites: Any) -> Any:
+        if not isinstance(suites, list | tuple):
+            return suites
         return [_read_suite(Path(suite)) if isinstance(suite, str) else suite for suite in suites]
 
 
-def _read_suite(path: Path) -> dict[str, Any]:
-    """Return a suite's file as settings. They are copied into the run's recipe, so that the file may change later."""
+def _read_suite(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a suite's file as settings. They are copied into the run's recipe, so that the file may change later.
+
+    `inheriting` are the files that inherit this one.
+    """
+    file = resolve(path)
+    if file.resolve() in inheriting or len(inheriting) > MAX_INHERITED:
+        raise ValueError(f"{path}: inherit: {' → '.join(f.name for f in inheriting)}: leads back, or too far")
     try:
-        settings = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = read_yaml(file, BadRecipe)
+    except BadRecipe as error:
         raise ValueError(f"{path}: not a suite: {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: a suite is a mapping of keys; this is {type(settings).__name__}")
-    inherited = _read_suite(path.parent / settings.pop("inherit")) if "inherit" in settings else {}
+    inherit = settings.pop("inherit", None)
+    if inherit is not None and not isinstance(inherit, str):
+        raise ValueError(f"{path}: inherit: the name of a file; this is {type(inherit).__name__}")
+    inherited = _read_suite(path.parent / inherit, (*inheriting, file.resolve())) if inherit else {}
     return inherited | {"name": path.stem} | settings

@@ -4,11 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from tuneline.configs.section import WITHOUT_CREDENTIALS
-from tuneline.configs.yaml_loader import YAML_LOADER
+from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
 from tuneline.core.redaction import redact_url
@@ -53,14 +52,11 @@ def included_files(path: Path) -> list[Path]:
     """Return the files that a YAML file refers to: what a grammar inherits, and the catalogue it is made from.
 
     Raises:
-        BadRecipe: such a file does not exist.
+        BadRecipe: it cannot be read, or such a file does not exist.
     """
     if path.suffix not in (".yaml", ".yml"):
         return []
-    try:
-        content = yaml.load(path.read_bytes(), YAML_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return []  # whoever reads the file says what is wrong with it
+    content = read_yaml(path, BadRecipe)
     items = content.items() if isinstance(content, dict) else ()
     names = [(key, name) for key, name in items if key in INCLUDING_KEYS and isinstance(name, str)]
     for key, name in names:

@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from tuneline.configs.section import StrictModel
-from tuneline.configs.yaml_loader import YAML_LOADER
+from tuneline.configs.section import StrictModel, explain_first
+from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
@@ -146,14 +145,23 @@ def hardware() -> Hardware:
     Raises:
         BadRecipe: the user's file is missing or wrong.
     """
-    table = yaml.load(FILE.read_text(encoding="utf-8"), YAML_LOADER)
     overrides = os.environ.get(OVERRIDES)
-    if not overrides:
+    return read_hardware(Path(overrides) if overrides else None)
+
+
+def read_hardware(overrides: Path | None) -> Hardware:
+    """Return the shipped table, in which the keys of the file `overrides` replace its own.
+
+    Raises:
+        BadRecipe: the file is missing or wrong.
+    """
+    table = read_yaml(FILE, BadRecipe)
+    if overrides is None:
         return Hardware.model_validate(table)
     try:
-        return Hardware.model_validate(_merge(table, yaml.safe_load(Path(overrides).read_text(encoding="utf-8"))))
-    except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
-        raise BadRecipe(f"{OVERRIDES}={overrides}: {error}") from None
+        return Hardware.model_validate(_merge(table, read_yaml(overrides, BadRecipe)))
+    except ValidationError as error:
+        raise BadRecipe(f"{OVERRIDES}={overrides}: {explain_first(error)}") from None
 
 
 def _merge(table: Any, overrides: Any) -> Any:

@@ -9,12 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from tuneline.configs.section import StrictModel
-from tuneline.configs.yaml_loader import YAML_LOADER
-from tuneline.core.errors import NotFound
+from tuneline.configs.yaml_loader import read_yaml
+from tuneline.core.errors import BadRecipe, NotFound
 
 FILE = Path(__file__).parent / "models.yaml"
 FAMILIES = ("llama", "llama4", "llama4_text", "mistral")
@@ -203,7 +202,7 @@ class Registry(StrictModel):
 @cache
 def registry() -> Registry:
     """Return the shipped table."""
-    return Registry.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), YAML_LOADER))
+    return Registry.model_validate(read_yaml(FILE, BadRecipe))
 
 
 def resolve_key(name: str) -> str:

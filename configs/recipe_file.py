@@ -5,15 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from tuneline.configs.data import Measure
 from tuneline.configs.models import UNVERIFIED, registry
 from tuneline.configs.recipe import Recipe
+from tuneline.configs.section import is_plain, join_key, shorten
+from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import NAME, resolve
 from tuneline.core.pins import read_pin
+
+ERRORS_SHOWN = 20
+"""Of a recipe; a file that is no recipe at all has thousands."""
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -22,12 +26,9 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         BadRecipe: no such file, not YAML, an unknown key, a wrong value, or a file that it names is missing.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadRecipe(f"{path}: no such recipe; `ls configs/recipes` shows those that come with Tuneline") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRecipe(f"{path}: not YAML: {error}") from None
+    if path.is_dir() or not path.exists():
+        raise BadRecipe(f"{path}: no such recipe; `ls configs/recipes` shows those that come with Tuneline")
+    raw = read_yaml(path, BadRecipe)
     if not isinstance(raw, dict):
         raise BadRecipe(f"{path}: a recipe is a mapping of keys; this is {type(raw).__name__}")
     try:
@@ -35,11 +36,13 @@ def load_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         # pydantic also calls a list too short whose items are wrong.
         causes = [e for e in error.errors() if e["type"] != "too_short"]
-        raise BadRecipe("\n".join(_explain_error(path, e) for e in causes or error.errors())) from None
+        lines = [_explain_error(path, e) for e in (causes or error.errors())[:ERRORS_SHOWN]]
+        more = [f"… and {len(causes) - ERRORS_SHOWN} more"] if len(causes) > ERRORS_SHOWN else []
+        raise BadRecipe("\n".join([*lines, *more])) from None
     if not NAME.fullmatch(recipe.name):
         raise BadRecipe(f"{path}: name: {recipe.name!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     for key, file in _list_paths(recipe):
-        if not resolve(file).exists() or (resolve(file).is_dir() and not key.endswith(("].path", ".include"))):
+        if not (resolve(file).is_file() or (resolve(file).is_dir() and key.endswith(("].path", ".include")))):
             raise BadRecipe(f"{path}: {key}: {file}: no such file")
     return _resolve_base(recipe)
 
@@ -93,7 +96,7 @@ def _explain_error(path: Path, error: Any) -> str:
     """Return one line for one of pydantic's errors: file, key, value, what is wrong, and the nearest known key."""
     is_measure = error["loc"][-1:] == ("[key]",)
     location = error["loc"][:-1] if is_measure else error["loc"]
-    key = ".".join(str(part) for part in location) or "recipe"
+    key = join_key(location) or "recipe"
     if error["type"] == "extra_forbidden" or is_measure:
         keys = list(get_args(Measure)) if is_measure else _keys_of(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), keys, 1, 0.6)
@@ -102,11 +105,8 @@ def _explain_error(path: Path, error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: {key}: required"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{path}: {key}: {error['input']!r}: {message}" if _is_plain(error["input"]) else f"{path}: {key}: {message}"
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | None)
+    value = error["input"]
+    return f"{path}: {key}: {shorten(value)}: {message}" if is_plain(value) else f"{path}: {key}: {message}"
 
 
 def _keys_of(location: tuple[str | int, ...]) -> list[str]:

@@ -15,9 +15,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def resolve(path: Path) -> Path:
-    """Return where a path in a recipe points: absolute, in the current folder, else in Tuneline's own folder."""
-    path = path.expanduser()
-    return path if path.is_absolute() or path.exists() else ROOT / path
+    """Return where a path in a recipe points: absolute, in the current folder, else in Tuneline's own folder.
+
+    Raises:
+        BadRequest: no file system could have such a path.
+    """
+    try:
+        path = path.expanduser()
+        resolved = path if path.exists() or path.is_absolute() else ROOT / path
+        resolved.exists()
+    except (OSError, RuntimeError) as error:  # too long, no right to look, or `~name` of a user who is not there
+        raise BadRequest(f"{str(path)[:80]}: {getattr(error, 'strerror', None) or error}") from None
+    return resolved
 
 
 def runs() -> Path:

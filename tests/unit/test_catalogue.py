@@ -50,7 +50,12 @@ def test_tools_are_given_in_the_order_they_were_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("tools: [", "not a catalogue"), ("tools: {a__b: {description: d, parameters: {}}}", "a__b"), ("x: 1", "tools")],
+    [
+        ("tools: [", r"yaml:2:1: not YAML"),
+        ("[]", "not a catalogue"),
+        ("tools: {a__b: {description: d, parameters: {}}}", "a__b"),
+        ("x: 1", "tools"),
+    ],
 )
 def test_a_broken_catalogue_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "tools.yaml"

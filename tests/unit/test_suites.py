@@ -96,7 +96,7 @@ def test_a_wrong_suite_is_told(tmp_path: Path, suites: str, told: str) -> None:
 
 def test_a_value_that_is_not_there_is_told() -> None:
     suite = Suite.model_validate({"name": "a", "items": [{"ask": "price of {thing}", "price": "€1"}]})
-    with pytest.raises(BadRecipe, match="price of {thing}.*not a value of its `each`"):
+    with pytest.raises(BadRecipe, match="price of {thing}.*has no value; there are none; `each` gives"):
         make_items(suite)
 
 

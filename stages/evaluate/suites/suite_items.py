@@ -6,10 +6,16 @@ from itertools import count
 
 from tuneline.configs.evaluation import Request, Suite, Turn
 from tuneline.core.errors import BadRecipe
+from tuneline.core.placeholders import fill
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.long_context import hide_facts
 from tuneline.stages.evaluate.suites.run_context import NO_RUN, RunContext
 from tuneline.stages.evaluate.suites.suite_requests import language_of_grammar, parallel_requests, suite_requests
+
+MAX_ITEMS = 100_000
+"""Of a suite. At 20 ms an answer, the fastest that we measured, they take half an hour for each model."""
+MAX_TEXT = 50_000_000
+"""Characters of all messages that a suite writes out, which are held in memory together."""
 
 
 def make_items(suite: Suite, run_context: RunContext = NO_RUN) -> tuple[Item, ...]:
@@ -62,13 +68,28 @@ def _part(rows: int, number: int, parts: int) -> int:
 
 def _written_items(suite: Suite, run_context: RunContext) -> Iterator[list[Item]]:
     """Yield the conversations written in the suite, for each style of the run or with each long text if it says so."""
-    pairs = run_context.style_pairs if suite.styles else ({},)
+    pairs: Sequence[Mapping[str, str]] = run_context.style_pairs if suite.styles else ({},)
     if suite.styles and len(pairs) < 2:
         raise BadRecipe(f"suite {suite.name}: asks for the run's styles, but its data has fewer than two")
-    conversations = [
-        turns for request in suite.items for pair in pairs for turns in _conversations(suite.name, request, pair)
-    ]
+    _refuse_too_many(suite, len(pairs))
+    conversations, characters = [], 0
+    for request in suite.items:
+        for turns in (turns for pair in pairs for turns in _conversations(suite.name, request, pair)):
+            characters += sum(len(item.text) + len(item.context) for item in turns)
+            if characters > MAX_TEXT:
+                raise BadRecipe(f"suite {suite.name}: its messages are more than {MAX_TEXT:,} characters; split it")
+            conversations.append(turns)
     yield from hide_facts(suite, conversations, run_context) if suite.lengths else conversations
+
+
+def _refuse_too_many(suite: Suite, styles: int) -> None:
+    """Raise BadRecipe if phrasings, values, styles, lengths and depths multiply to more than `MAX_ITEMS`."""
+    conversations = sum(
+        len(_phrasings(request.ask)) * len(request.each) * (1 + len(request.then)) for request in suite.items
+    )
+    items = conversations * styles * max(1, len(suite.lengths) * len(suite.depths))
+    if items > MAX_ITEMS:
+        raise BadRecipe(f"suite {suite.name}: its items make {items:,} requests; a suite has at most {MAX_ITEMS:,}")
 
 
 def _conversations(suite: str, request: Request, styles: Mapping[str, str]) -> Iterator[list[Item]]:
@@ -80,33 +101,33 @@ def _conversations(suite: str, request: Request, styles: Mapping[str, str]) -> I
                     replace(_item(turn, number, {**values, **styles}), carrier=phrasing, turn=place)
                     for place, turn in enumerate([request, *request.then])
                 ]
-            except (KeyError, ValueError, IndexError) as error:
-                raise BadRecipe(f"suite {suite}: {phrasing!r}: {error}: not a value of its `each`") from None
+            except ValueError as error:
+                raise BadRecipe(f"suite {suite}: {phrasing[:60]!r}: {error}; `each` gives the values") from None
 
 
 def _item(turn: Turn, number: int, values: Mapping[str, str]) -> Item:
     """Return a turn in its phrasing `number` (they repeat), with the values filled in."""
 
-    def fill(text: str | None) -> str | None:
-        return text.format_map(values) if text else None
+    def fill_optional(text: str | None) -> str | None:
+        return fill(text, values) if text else None
 
     phrasings = _phrasings(turn.ask)
     return Item(
         id="",
-        text=phrasings[number % len(phrasings)].format_map(values),
+        text=fill(phrasings[number % len(phrasings)], values),
         tool=turn.call,
         arguments=turn.arguments,
         carrier="",
-        says=tuple(word.format_map(values) for word in turn.says),
-        never=tuple(word.format_map(values) for word in turn.never),
-        price=fill(turn.price),
+        says=tuple(fill(word, values) for word in turn.says),
+        never=tuple(fill(word, values) for word in turn.never),
+        price=fill_optional(turn.price),
         offers_tools=turn.tools,
         calls=tuple({"name": call.call, "arguments": call.arguments} for call in turn.calls),
         language=turn.language,
         in_language=turn.in_language,
-        reference=fill(turn.reference),
-        style=fill(turn.style),
-        context=fill(turn.fact) or "",
+        reference=fill_optional(turn.reference),
+        style=fill_optional(turn.style),
+        context=fill_optional(turn.fact) or "",
     )
 
 

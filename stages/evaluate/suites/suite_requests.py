@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tuneline.configs.data import Source
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT, resolve
-from tuneline.stages.prepare.synthesis.grammar import Grammar, generate_requests, load_grammar, read_yaml
+from tuneline.core.placeholders import fill
+from tuneline.stages.prepare.synthesis.grammar import FEWEST_TRIES, Grammar, generate_requests, load_grammar
+from tuneline.stages.prepare.synthesis.grammar_file import read_grammar_file
 from tuneline.stages.prepare.synthesis.requests import Request
 
 FILLER = ROOT / "data/synthesis/ask/en.yaml"
@@ -32,25 +33,34 @@ def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str
     """Yield (text, carrier, the two requests in it) for two different tools, joined as the grammar's `both` says.
 
     Raises:
-        BadRecipe: the grammar has no `both`, or cannot make that many.
+        BadRecipe: the grammar has no `both`, one tool only, or cannot make that many.
     """
-    conjunctions = _grammar_keys(grammar).get("both")
+    conjunctions = read_grammar_file(resolve(grammar)).both
     if not conjunctions:
         raise BadRecipe(f"{grammar}: parallel: needs `both`, as in both: ['{{first}}; and {{second}}']")
     rng, texts = random.Random(f"{seed} parallel"), set[str]()
     bare = replace(_load(resolve(grammar)), openers=("",), closers=("",), noise=0.0)
-    tools = list(bare.handlers)
+    tools, misses = list(bare.handlers), 0
+    if len(tools) < 2:
+        raise BadRecipe(f"{grammar}: parallel: needs two tools, and {tools[0]} is the only one")
     for _ in range(TRIES * rows):
         first, conjunction = tools[len(texts) % len(tools)], rng.choice(conjunctions)
         second = rng.choice([tool for tool in tools if tool != first])
         requests = (bare.request(first, rng), bare.request(second, rng))
-        text = conjunction.format(first=requests[0].text, second=requests[1].text)
-        if text not in texts:
+        text = _join(conjunction, requests[0].text, requests[1].text)
+        misses = misses + 1 if text in texts else 0
+        if not misses:
             texts.add(text)
-            yield text, conjunction.format(first=requests[0].carrier, second=requests[1].carrier), requests
+            yield text, _join(conjunction, requests[0].carrier, requests[1].carrier), requests
         if len(texts) == rows:
             return
+        if misses > max(FEWEST_TRIES, TRIES * len(texts)):
+            break
     raise BadRecipe(f"{grammar}: makes {len(texts)} different requests of two, not {rows}; ask for fewer")
+
+
+def _join(conjunction: str, first: str, second: str) -> str:
+    return fill(conjunction, {"first": first, "second": second})
 
 
 def language_of_grammar(grammar: Path) -> str:
@@ -61,17 +71,14 @@ def language_of_grammar(grammar: Path) -> str:
 def filler_sentences(grammar: Path | None, rng: random.Random) -> Iterator[str]:
     """Yield sentences of a grammar's kind `sentence`, without end."""
     source = _load(resolve(grammar or FILLER))
+    if "sentence" not in source.values:
+        raise BadRecipe(f"{grammar}: values: long texts are filled with `sentence`, which it does not have")
     while True:
         sentence = source.value("sentence", rng)
-        yield f"{sentence[0].upper()}{sentence[1:]}."
+        yield f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 @cache
 def _load(file: Path) -> Grammar:
     """Return a grammar, read once: the larger ones take a second."""
     return load_grammar(file)
-
-
-def _grammar_keys(grammar: Path) -> dict[str, Any]:
-    raw = read_yaml(resolve(grammar))
-    return read_yaml(resolve(grammar).parent / raw["inherit"]) | raw if "inherit" in raw else raw

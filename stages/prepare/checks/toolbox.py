@@ -3,8 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from tuneline.configs.catalogue import Catalogue, Tool, dotted_name
+from tuneline.configs.section import explain_first
+from tuneline.core.errors import BadData
+from tuneline.core.user_files import refuse_deep
 from tuneline.stages.prepare.checks.problems import RowError
+from tuneline.stages.prepare.checks.tool_schemas import build_validator
 
 
 class Toolbox:
@@ -14,7 +20,7 @@ class Toolbox:
         self.tools: dict[str, Tool] = dict(catalogue.tools) if catalogue else {}
         self.from_rows: dict[str, Tool] = {}
         """The tools that rows defined."""
-        self._validators: dict[str, Any] = {}
+        self._validators: dict[str, tuple[Any, int | None]] = {}
 
     @property
     def catalogue(self) -> Catalogue | None:
@@ -46,32 +52,44 @@ class Toolbox:
         parameters = function.get("parameters") or {"type": "object", "properties": {}}
         tool = self.tools.get(name)
         if tool is None:
-            self._add(name, Tool(description=str(function.get("description") or ""), parameters=parameters))
+            self._add(name, str(function.get("description") or ""), parameters)
         elif tool.parameters != parameters and name in self.from_rows:
             raise RowError("bad_tool", f"tool {name!r}: its parameters differ from those of an earlier row")
         return name
 
-    def _add(self, name: str, tool: Tool) -> None:
+    def _add(self, name: str, description: str, parameters: Any) -> None:
         try:
+            tool = Tool(description=description, parameters=parameters)
             Catalogue(tools={name: tool})
-            self._validator(name, tool)
+            self._validators[name] = build_validator(tool.parameters)
+        except ValidationError as error:
+            raise RowError("bad_tool", f"tool {name!r}: {explain_first(error)}") from None
         except ValueError as error:
-            reason = str(error).split("Value error, ")[-1].split(" [type=")[0]
-            raise RowError("bad_tool", f"tool {name!r}: {reason}") from None
+            raise RowError("bad_tool", f"tool {name!r}: parameters: {error}") from None
         self.tools[name] = self.from_rows[name] = tool
 
     def check_arguments(self, name: str, arguments: Mapping[str, Any]) -> str | None:
-        """Return how the arguments violate the tool's schema, or None if they are valid."""
-        error = next(self._validator(name, self.tools[name]).iter_errors(arguments), None)
+        """Return how the arguments violate the tool's schema, or None if they are valid.
+
+        Raises:
+            BadData: the catalogue has no usable schema for it.
+        """
+        validator, max_depth = self._validator(name)
+        try:
+            if max_depth is not None:
+                refuse_deep(arguments, max_depth)
+            error = next(validator.iter_errors(arguments), None)
+        except ValueError as problem:
+            return f"arguments: {problem}"
         if error is None:
             return None
         path = ".".join(["arguments", *map(str, error.instance_path)])
         return f"{path}: {error.message}"
 
-    def _validator(self, name: str, tool: Tool) -> Any:
+    def _validator(self, name: str) -> tuple[Any, int | None]:
         if name not in self._validators:
-            import jsonschema_rs
-
-            schema = {"additionalProperties": False, **tool.parameters} if tool.parameters.get("properties") else {}
-            self._validators[name] = jsonschema_rs.validator_for(schema)
+            try:
+                self._validators[name] = build_validator(self.tools[name].parameters)
+            except ValueError as error:
+                raise BadData(f"data.tools: {name}: parameters: {error}") from None
         return self._validators[name]

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from tuneline.configs.catalogue import Catalogue, Tool
+from tuneline.configs.yaml_loader import read_yaml
+from tuneline.core.errors import BadData
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.synthesis.grammar import Grammar, Handler, argument_kinds, number_arguments
+from tuneline.stages.prepare.synthesis.grammar import (
+    Grammar,
+    Handler,
+    argument_kinds,
+    check_patterns,
+    number_arguments,
+)
 from tuneline.stages.prepare.synthesis.patterns import parse_pattern
 
 TEMPLATES = ROOT / "data" / "synthesis"
@@ -42,7 +48,11 @@ class CatalogueLanguage:
 
 
 def load_language(catalogue: Catalogue, name: str) -> CatalogueLanguage:
-    """Return the templates and the grammar of a catalogue in the language with this code."""
+    """Return the templates and the grammar of a catalogue in the language with this code.
+
+    Raises:
+        BadData: a phrase of a tool does not parse, or names what is not its argument.
+    """
     templates = _load_templates(name)
     values = {kind: parse_pattern(text, name) for kind, text in templates["values"].items()}
     handlers: dict[str, Handler] = {}
@@ -55,13 +65,14 @@ def load_language(catalogue: Catalogue, name: str) -> CatalogueLanguage:
             key = f"{tool_name} {number}"
             handlers[key] = Handler(slots, (parse_pattern(text, tool_name),), number_arguments(tool))
             patterns.setdefault(tool_name, []).append(key)
+    check_patterns(f"phrases in {name!r}", values, handlers)
     grammar = Grammar(tuple(templates["openers"]), tuple(templates["closers"]), values, handlers, language=name)
     return CatalogueLanguage(templates, grammar, patterns)
 
 
 @cache
 def _load_templates(name: str) -> dict[str, Any]:
-    templates: dict[str, Any] = yaml.safe_load((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8"))
+    templates: dict[str, Any] = read_yaml(TEMPLATES / f"{name}.yaml", BadData)
     return templates
 
 

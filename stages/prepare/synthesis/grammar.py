@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
 from tuneline.configs.data import Source
-from tuneline.configs.yaml_loader import YAML_LOADER
 from tuneline.core.errors import BadData, BadRecipe
 from tuneline.core.paths import resolve
-from tuneline.stages.prepare.synthesis.patterns import Choice, parse_pattern
+from tuneline.stages.prepare.synthesis.grammar_file import read_grammar_file
+from tuneline.stages.prepare.synthesis.patterns import MAX_EXPANSION, Choice, measure, measure_values, parse_pattern
 from tuneline.stages.prepare.synthesis.requests import Request
 
 TRIES_PER_ROW = 20
 """Requests drawn for each wanted row before a grammar counts as too small for the number of rows."""
+FEWEST_TRIES = 10_000
+"""Requests drawn without a new one, and at least `TRIES_PER_ROW` for each there is, after which there are no more."""
 
 SLOT = "_"
 """Replaces each value in a carrier: the request without values, opener and closer."""
@@ -75,10 +75,13 @@ class Grammar:
             carrier = self._add_noise(carrier, rng)
         marked = f"{opener} {carrier}".strip() + closer
         if capital and not marked.startswith("{"):
-            marked = marked[0].upper() + marked[1:]
-        text = self._fix_articles(re.sub(r"\{(\w+)\}", lambda m: arguments[m[1]], marked))
+            marked = marked[:1].upper() + marked[1:]
+        text = self._fix_articles(re.sub(r"\{(\w+)\}", lambda m: arguments.get(m[1], m[0]), marked))
         mentioned = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
-        typed = {slot: int(text) if slot in handler.numbers else text for slot, text in mentioned.items()}
+        typed = {
+            slot: _to_number(f"{tool}: {slot}", text) if slot in handler.numbers else text
+            for slot, text in mentioned.items()
+        }
         return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, carrier).lower())
 
     def _add_noise(self, carrier: str, rng: random.Random) -> str:
@@ -106,31 +109,48 @@ def load_grammar(path: Path) -> Grammar:
     """Return the grammar in a YAML file. `inherit: FILE` takes missing keys from another file in the same folder.
 
     Raises:
-        BadData: A pattern does not parse, or a slot or value is not defined.
+        BadData: A key is wrong, a pattern does not parse, a slot or value is not defined or contains itself.
     """
-    raw = read_yaml(path)
-    if "inherit" in raw:
-        raw = read_yaml(path.parent / raw["inherit"]) | raw
-    values = {name: parse_pattern(text, path) for name, text in raw["values"].items()}
-    if "catalogue" in raw:
-        catalogue = load_catalogue(path.parent / raw["catalogue"])
-        handlers = tool_handlers(catalogue, raw["language"], "ask", values, raw.get("kinds", {}))
+    file = read_grammar_file(path)
+    values = {name: parse_pattern(text, path) for name, text in file.values.items()}
+    if file.catalogue:
+        catalogue = load_catalogue(path.parent / file.catalogue)
+        handlers = tool_handlers(catalogue, file.language, "ask", values, file.kinds)
     else:
         handlers = {
-            name: Handler(spec["slots"], tuple(parse_pattern(text, path) for text in spec["say"]))
-            for name, spec in raw["handlers"].items()
+            name: Handler(spec.slots, tuple(parse_pattern(text, path) for text in spec.say))
+            for name, spec in file.handlers.items()
         }
+    check_patterns(path, values, handlers)
+    return Grammar(file.openers, file.closers, values, handlers, file.fillers, file.noise, file.language)
+
+
+def check_patterns(path: Path | str, values: dict[str, Choice], handlers: dict[str, Handler]) -> None:
+    """Raise BadData if there are no handlers, a slot or value is not defined, or a text can become endless."""
+    if not handlers:
+        raise BadData(f"{path}: handlers: none of the tools is asked for")
     _check_names(path, values, handlers)
-    fillers, noise = tuple(raw.get("fillers", ())), float(raw.get("noise", 0))
-    if noise and not fillers:
-        raise BadData(f"{path}: noise: {noise:g}: needs a list of fillers")
-    if wrong := [filler for filler in fillers if not isinstance(filler, str)]:
-        raise BadData(f"{path}: fillers: {wrong[0]!r} is no word to YAML; put it in quotes")
-    language = raw.get("language", "en")
-    return Grammar(tuple(raw["openers"]), tuple(raw["closers"]), values, handlers, fillers, noise, language)
+    sizes = measure_values(values, path)
+    for name, handler in handlers.items():
+        for pattern in handler.say:
+            if measure(pattern, lambda slot, slots=handler.slots: sizes[slots[slot]]) > MAX_EXPANSION:  # type: ignore[misc]
+                raise BadData(f"{path}: handlers.{name}: can become longer than {MAX_EXPANSION:,} characters")
 
 
-def _check_names(path: Path, values: dict[str, Choice], handlers: dict[str, Handler]) -> None:
+def _to_number(key: str, text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise BadData(
+            f"{key}: {text[:40]!r} is no number, which the tool's schema wants; give it another kind"
+        ) from None
+
+
+def _check_names(path: Path | str, values: dict[str, Choice], handlers: dict[str, Handler]) -> None:
     for name, handler in handlers.items():
         undefined = set(handler.slots.values()) - set(values)
         undefined |= {slot for pattern in handler.say for slot in pattern.slots} - set(handler.slots)
@@ -139,12 +159,6 @@ def _check_names(path: Path, values: dict[str, Choice], handlers: dict[str, Hand
     for name, pattern in values.items():
         if undefined := set(pattern.slots) - set(values):
             raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(undefined))}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the content of a grammar's file, without what it inherits."""
-    content: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    return content
 
 
 def tool_handlers(
@@ -195,14 +209,17 @@ def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:
     """
     assert source.grammar and source.rows
     grammar = load_grammar(resolve(source.grammar))
-    tools, texts, tries = list(grammar.handlers), set[str](), 0
+    tools, texts, tries, misses = list(grammar.handlers), set[str](), 0, 0
     while len(texts) < source.rows:
         request = grammar.request(tools[len(texts) % len(tools)], rng)
         tries += 1
         if request.text not in texts:
             texts.add(request.text)
+            misses = 0
             yield request
-        elif tries > TRIES_PER_ROW * source.rows:
+            continue
+        misses += 1
+        if tries > TRIES_PER_ROW * source.rows or misses > max(FEWEST_TRIES, TRIES_PER_ROW * len(texts)):
             raise BadRecipe(
                 f"{source.grammar}: makes {len(texts)} different requests, not {source.rows}; ask for fewer rows"
             )
