@@ -23,7 +23,8 @@ def _require(name: str, key: str) -> modal.Secret:
         raise
     except modal.exception.Error as error:
         raise BadRecipe(
-            f"configs/cloud.yaml: secrets: {error}. `modal secret create --force {name} --from-dotenv FILE` "
-            f"makes it, of a file with the line {key}=…; or take {name.removeprefix('tuneline-')} off the list"
+            f"configs/cloud.yaml: secrets: {error}. `modal secret create --force {name} --from-json FILE` "
+            f'makes it, of a file with {{"{key}": "…"}}; '
+            f"or take {name.removeprefix('tuneline-')} off the list"
         ) from None
     return secret

@@ -23,8 +23,8 @@ def last(out: str) -> str:
 def test_a_secret_that_is_missing_is_named_with_the_command_that_makes_it(stage: Stage, checkout: Checkout) -> None:
     checkout.change("configs/cloud.yaml", "secrets: []", "secrets: [wandb]")
     message = last(checkout.run("fetch", MICRO, "secret", code=2))
-    assert "`modal secret create --force tuneline-wandb --from-dotenv FILE`" in message and "cloud.yaml" in message
-    assert "WANDB_API_KEY=…" in message
+    assert "`modal secret create --force tuneline-wandb --from-json FILE`" in message and "cloud.yaml" in message
+    assert '{"WANDB_API_KEY": "…"}' in message
     stage.modal("secret", "create", "tuneline-wandb", "WORD=x")
     assert "missing key(s): WANDB_API_KEY" in last(checkout.run("fetch", MICRO, "secret", code=2))
     assert not (stage.volume("runs") / "secret").exists()
