@@ -86,7 +86,7 @@ open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!
 """
     fake(tmp_path, monkeypatch, body)
     monkeypatch.setattr("tuneline.cli.commands.evidence.start_server", served)
-    monkeypatch.setattr(load_test, "_first_model", lambda url, key: "demo")
+    monkeypatch.setattr(load_test, "_first_model", lambda url: "demo")
     monkeypatch.setattr(load_test, "load_tools", lambda prepared: None)
     assert run_all("load.md") == ["load", "load"]
     text = cli_report(demo)
