@@ -1,7 +1,6 @@
-"""Every reader of a file that users bring, each with a whole sample and the call that reads it.
+"""Readers of files that users bring, each with a whole sample and the call that reads it: YAML files so far.
 
-`tests/unit/test_bad_files.py` walks this list with damaged files, and fails if a module that reads such files is not
-in it.
+`tests/unit/test_bad_files.py` walks this list with damaged files.
 """
 
 import random
