@@ -15,9 +15,12 @@ REPO_TYPE = "kernel"
 
 
 def read_kernel_commits() -> dict[str, str]:
-    """Return repository → commit of the kernels in this image; empty outside of the images that have some."""
-    file = os.environ.get(VARIABLE)
-    commits: dict[str, str] = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    """Return repository → commit of the kernels in this image; empty where none are installed.
+
+    The variable alone says nothing: a rehearsed container has an image's environment and not its layers.
+    """
+    file = Path(os.environ.get(VARIABLE) or os.devnull)
+    commits: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return commits
 
 

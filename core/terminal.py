@@ -53,6 +53,11 @@ class SafeStream(io.TextIOWrapper):
         super().write(printable(redact(text)))
         return len(text)
 
+    def close(self) -> None:
+        """Flush alone: the buffer is that of the stream below, which outlives this one where output is captured."""
+        if not self.buffer.closed:
+            self.flush()
+
 
 def guard_output() -> None:
     """Make what this process prints printable, whoever in it prints; the first call of a command or a container."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from tuneline.core.paths import ROOT
+from tuneline.images.pins import ONLY_IN_IMAGES
 
 BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor", "optimum"}
 """Made in the image: llama.cpp's own source, and the environments of llmcompressor and optimum."""
@@ -46,7 +47,9 @@ def installed(layers: Iterable[str]) -> set[str]:
     brought = set[str]()
     for name in asked | (set(VLLM.split()) if "vllm" in asked else set()):
         brought |= _closure(_plain(name))
-    return {module for module, dists in metadata.packages_distributions().items() if brought & {*map(_plain, dists)}}
+    brought_here = metadata.packages_distributions().items()
+    # What only images have is not installed here: it brings the module of its own name.
+    return {module for module, dists in brought_here if brought & {*map(_plain, dists)}} | (asked & {*ONLY_IN_IMAGES})
 
 
 @cache
