@@ -7,91 +7,118 @@ This file declares; what a stage does is in `stages/`, how it is called on Modal
 section replaces the hardware below, except for `ephemeral_disk`, which Modal does not let a call change.
 """
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import modal
 
 from tuneline import images
-from tuneline.configs.cloud import cloud
+from tuneline.configs.cloud import Schedule, cloud
 from tuneline.configs.compute import PIPELINE_CONTAINER, Conversion
+from tuneline.configs.gateway import read_gateway
 from tuneline.volumes.call_outcomes import Outcome
-from tuneline.volumes.entrypoints import DEMO, run_verb
+from tuneline.volumes.command_line import read_needed_functions
+from tuneline.volumes.entrypoints import DEMO, run_sweep, run_verb
 from tuneline.volumes.mounts import ENVIRONMENT, mounted
-from tuneline.volumes.pipeline_run import run_pipeline
+from tuneline.volumes.pipeline_run import Order, run_pipeline
 from tuneline.volumes.schedule import evaluate_on_schedule
+from tuneline.volumes.stage_calls import StageFunction
 from tuneline.volumes.stage_container import change_policy, evaluate_promoted, run_stage
 
 HOUR, DAY = 3600, 24 * 3600
 CONVERT_DISK_MIB = 1024 * Conversion.disk_gib
 RETRIES = modal.Retries(max_retries=2, initial_delay=0.0)
-"""Retries of preempted and lost containers; errors that a retry cannot fix come back as values."""
+"""Retries of failed containers; errors that a retry cannot fix come back as values. What is preempted is started again
+without counting as a retry, and has only the hours that are left (volumes/stage_container.py)."""
 SETTINGS = cloud()
+LIMITS = read_gateway().limits
+SETTINGS.gateway.check_storage(LIMITS.storage)
+
+NEEDED = read_needed_functions(sys.argv)
 
 app = modal.App("tuneline")
+unused = modal.App("tuneline-unused")
+"""Never run: it declares the Functions that the running command does not call, so that their images are not built."""
+deployed = app if NEEDED.all else unused
 line: Any = {
     "volumes": mounted("models", "runs", "data"),
     "env": ENVIRONMENT,
     "retries": RETRIES,
     "single_use_containers": True,
 }
+FUNCTIONS: dict[StageFunction, "modal.Function[Any, Any, Any]"] = {}
 
 
-@app.function(image=images.cpu.image, cpu=2, memory=8 * 1024, timeout=6 * HOUR, **line)
-def fetch_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+def stage_function(*stages: str, on_gpu: bool = False, **settings: Any) -> Callable[[Any], Any]:
+    """Declare the Function that runs `stages` on that hardware, in the image and with the resources of `settings`."""
+
+    def declare(run: Any) -> Any:
+        declaring = app if NEEDED.includes(stages[0], on_gpu=on_gpu) else unused
+        function = declaring.function(**settings, **line)(run)
+        FUNCTIONS.update({(stage, on_gpu): function for stage in stages})
+        return function
+
+    return declare
 
 
-@app.function(image=images.cpu.image, cpu=4, memory=16 * 1024, timeout=HOUR, **line)
-def prepare_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+@stage_function("fetch", image=images.cpu.image, cpu=2, memory=8 * 1024, timeout=6 * HOUR)
+def fetch_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-@app.function(image=images.train.image, gpu="H100", cpu=8, memory=64 * 1024, timeout=DAY, **line)
-def train_h100(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+@stage_function("prepare", image=images.cpu.image, cpu=4, memory=16 * 1024, timeout=HOUR)
+def prepare_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-@app.function(image=images.train.image, cpu=8, memory=16 * 1024, timeout=DAY, **line)
-def train_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
-
-
-@app.function(
-    image=images.convert.image, cpu=8, memory=32 * 1024, timeout=4 * HOUR, ephemeral_disk=CONVERT_DISK_MIB, **line
+@stage_function(
+    "train", "preflight", on_gpu=True, image=images.train.image, gpu="H100", cpu=4, memory=32 * 1024, timeout=DAY
 )
-def convert_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+def train_h100(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-@app.function(
-    image=images.compress.image, cpu=8, memory=64 * 1024, timeout=DAY, ephemeral_disk=CONVERT_DISK_MIB, **line
+@stage_function("train", "preflight", image=images.train.on_cpu, cpu=8, memory=16 * 1024, timeout=DAY)
+def train_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
+
+
+@stage_function(
+    "convert",
+    image=images.convert.image,
+    cpu=8,
+    memory=32 * 1024,
+    timeout=4 * HOUR,
+    ephemeral_disk=CONVERT_DISK_MIB,
 )
-def convert_compress(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+def convert_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-@app.function(image=images.evaluate.image, gpu="A10", cpu=4, memory=32 * 1024, timeout=4 * HOUR, **line)
-def evaluate_a10(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+@stage_function(
+    "convert",
+    on_gpu=True,
+    image=images.compress.image,
+    cpu=8,
+    memory=64 * 1024,
+    timeout=DAY,
+    ephemeral_disk=CONVERT_DISK_MIB,
+)
+def convert_compress(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-@app.function(image=images.convert.image, cpu=4, memory=8 * 1024, timeout=4 * HOUR, **line)
-def evaluate_cpu(stage: str, recipe: str, run: str, hours: float) -> Outcome:
-    return run_stage(stage, recipe, run, hours)
+@stage_function(
+    "evaluate", on_gpu=True, image=images.evaluate.image, gpu="A10", cpu=4, memory=32 * 1024, timeout=4 * HOUR
+)
+def evaluate_a10(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
-FUNCTIONS = {
-    ("fetch", False): fetch_cpu,
-    ("prepare", False): prepare_cpu,
-    ("train", True): train_h100,
-    ("train", False): train_cpu,
-    ("preflight", True): train_h100,
-    ("preflight", False): train_cpu,
-    ("convert", False): convert_cpu,
-    ("convert", True): convert_compress,
-    ("evaluate", True): evaluate_a10,
-    ("evaluate", False): evaluate_cpu,
-}
+@stage_function("evaluate", image=images.convert.image, cpu=4, memory=8 * 1024, timeout=4 * HOUR)
+def evaluate_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
+    return run_stage(stage, recipe, run, awaited, stop_s)
 
 
 @app.function(
@@ -101,28 +128,31 @@ FUNCTIONS = {
     timeout=DAY,
     **line,
 )
-def walk_cpu(recipe: str, run: str, stages: list[str], ticket: str) -> Outcome:
-    return run_pipeline(recipe, run, stages, ticket, FUNCTIONS, walk_cpu)
+def pipeline_cpu(order: Order, awaited: str = "") -> Outcome:
+    return run_pipeline(order, awaited, FUNCTIONS, pipeline_cpu)
 
 
-@app.function(
+@deployed.function(
     image=images.cpu.image,
     cpu=0.25,
     memory=512,
-    timeout=60,
-    volumes=mounted("runs", "policy"),
+    timeout=HOUR // 2,  # a promotion reads all that it lets serve
+    volumes=mounted("runs", "policy", "logs"),
     env=ENVIRONMENT,
+    nonpreemptible=True,  # a call that is started again after its commit would be made twice
     max_containers=1,  # no file lock reaches from one container's Volume to another's: changes queue for this one
 )
 def policy_cpu(verb: str, words: list[str]) -> Outcome:
     return change_policy(verb, words)
 
 
-@app.function(
+@deployed.function(
     image=images.convert.image,
-    cpu=(2, 2),
-    memory=(4 * 1024, 4 * 1024),
-    timeout=SETTINGS.schedule.seconds(cores=2 + 0.25, memory_gib=4 + 0.5),  # it and the Function that waits for it
+    cpu=(Schedule.cores, Schedule.cores),
+    memory=(1024 * Schedule.memory_gib, 1024 * Schedule.memory_gib),
+    # of it and the Function that waits for it
+    timeout=SETTINGS.schedule.seconds(cores=Schedule.cores + 0.25, memory_gib=Schedule.memory_gib + 0.5),
+    nonpreemptible=True,  # or the timeout, and with it the cost, would begin again
     volumes=mounted("data", "models", "runs", "policy", "scores"),
     env=ENVIRONMENT,
 )
@@ -130,11 +160,12 @@ def evaluate_promoted_cpu() -> None:
     evaluate_promoted()
 
 
-@app.function(
+@deployed.function(
     image=images.cpu.image,
     cpu=0.25,
     memory=512,
     timeout=DAY,
+    nonpreemptible=True,
     env=ENVIRONMENT,
     schedule=modal.Cron(SETTINGS.schedule.cron) if SETTINGS.schedule.cron else None,
 )
@@ -142,58 +173,98 @@ def scheduled_cpu() -> None:
     evaluate_on_schedule(evaluate_promoted_cpu)
 
 
-@app.cls(
+@deployed.cls(
     image=images.convert.image if SETTINGS.endpoint.form == "gguf" else images.serve.image,
     gpu=SETTINGS.endpoint.gpu,
     cpu=SETTINGS.endpoint.cores,
     memory=int(1024 * SETTINGS.endpoint.memory_gib),
-    volumes=mounted("models", "runs", "policy", "cache"),
+    volumes=mounted("models", "runs", "policy", "cache", "logs"),
     env=ENVIRONMENT,
     timeout=HOUR,
+    startup_timeout=int(60 * SETTINGS.endpoint.startup_minutes),
     min_containers=SETTINGS.endpoint.min_containers,
+    max_containers=SETTINGS.endpoint.max_containers,
     scaledown_window=int(60 * SETTINGS.endpoint.scaledown_minutes),
 )
 @modal.concurrent(max_inputs=SETTINGS.endpoint.concurrency)
 class Endpoint:
-    """Everything promoted, behind the OpenAI API; the keys of `tuneline keys` open it."""
+    """The engines of all promoted models. Modal only lets the gateway in, and starts no container for others."""
+
+    @modal.enter()
+    def start(self) -> None:
+        """Start the engines: Modal sends a container requests when this has returned."""
+        from tuneline.volumes.endpoint_container import start_engines
+
+        self.engines = start_engines(SETTINGS.endpoint)
+
+    @modal.asgi_app(requires_proxy_auth=True)
+    def serve(self):  # type: ignore[no-untyped-def]
+        return self.engines
+
+
+@deployed.cls(
+    image=images.gateway.image,
+    cpu=SETTINGS.gateway.cores,
+    memory=int(1024 * SETTINGS.gateway.memory_gib),
+    volumes=mounted("policy", "logs"),
+    env=ENVIRONMENT,
+    secrets=[modal.Secret.from_name(name) for name in SETTINGS.gateway.secrets],
+    timeout=DAY,
+    min_containers=SETTINGS.gateway.min_containers,
+    max_containers=SETTINGS.gateway.max_containers,
+    scaledown_window=int(60 * SETTINGS.gateway.scaledown_minutes),
+)
+@modal.concurrent(max_inputs=LIMITS.concurrency + LIMITS.queue)
+class Gateway:
+    """The address that clients have: everything promoted, and the models of `configs/gateway.yaml`."""
+
+    @modal.enter()
+    def start(self) -> None:
+        """Read policy and settings."""
+        from tuneline.volumes.gateway_container import engines_url, start_gateway
+
+        self.gateway = start_gateway(engines_url(Endpoint().serve), policy_cpu, SETTINGS)
 
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]
-        from tuneline.volumes.endpoint_container import build_endpoint
-
-        return build_endpoint(SETTINGS.endpoint)
+        return self.gateway
 
 
 @app.local_entrypoint()
-def fetch(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "fetch", recipe, run, only=only)
+def fetch(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "fetch", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def prepare(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "prepare", recipe, run, only=only)
+def prepare(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "prepare", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def preflight(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "preflight", recipe, run, only=only)
+def preflight(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "preflight", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def train(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "train", recipe, run, only=only)
+def train(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "train", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def convert(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "convert", recipe, run, only=only)
+def convert(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "convert", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def evaluate(recipe: str = DEMO, run: str = "", only: bool = False) -> None:
-    run_verb(walk_cpu, "evaluate", recipe, run, only=only)
+def evaluate(recipe: str = DEMO, run: str = "", only: bool = False, set: str = "") -> None:
+    run_verb(pipeline_cpu, "evaluate", recipe, run, only=only, settings=set)
 
 
 @app.local_entrypoint()
-def pipeline(recipe: str = DEMO, run: str = "") -> None:
-    run_verb(walk_cpu, "evaluate", recipe, run, only=False)
+def pipeline(recipe: str = DEMO, run: str = "", set: str = "") -> None:
+    run_verb(pipeline_cpu, "evaluate", recipe, run, only=False, settings=set)
+
+
+@app.local_entrypoint()
+def sweep(recipe: str = DEMO, set: str = "", run: str = "", until: str = "evaluate") -> None:
+    run_sweep(pipeline_cpu, until, recipe, run, set)

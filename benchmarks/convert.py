@@ -271,7 +271,7 @@ def _memory(process: int, peak_gb: float, anonymous_gb: float) -> tuple[float, f
 
     Not `ru_maxrss`: it is also the memory of whoever started the program, before exec. proc_pid_status(5)
     """
-    text = Path(f"/proc/{process}/status").read_text()
+    text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     found = {key: int(value.split()[0]) * 1024 / 1e9 for key, value in re.findall(r"(VmHWM|RssAnon):\s+(.+)", text)}
     return max(peak_gb, found.get("VmHWM", 0)), max(anonymous_gb, found.get("RssAnon", 0))
 

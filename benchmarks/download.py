@@ -1,10 +1,10 @@
 """Downloads from a hub of our own: how near they come to its speed, and what faults do to them.
 
-Speed: six files of 60 MB from a hub in a process of its own that sends 100 MB/s at most, over all connections; the time
-of a whole fetch, hashes compared, manifest written. Faults: a model of 20 MB a run, the real client over real HTTP (the
-full disk alone is played, where a piece is written); the fault's place is random. A run is `resumed` if the fetch
-ended whole in spite of it, `explained` if it ended in one of our errors with what to do and, once the fault was gone,
-the same call ended whole; `whole` means byte for byte. Waits between tries are a hundredth of what they are.
+Speed: six files of about 60 MB from a hub in a process of its own that sends 100 MB/s at most, over all connections;
+the time of a whole fetch, hashes compared, manifest written. Faults: a model of about 20 MB a run, the real client over
+real HTTP (the full disk alone is played, where a piece is written); the fault's place is random. A run is `resumed` if
+the fetch ended whole in spite of it, `explained` if it ended in one of our errors with what to do and, once the fault
+was gone, the same call ended whole; `whole` means byte for byte. Waits between tries are a hundredth of what they are.
 
     python benchmarks/download.py [--runs 100] [--megabytes 20] [--no-speed]
 """
@@ -15,9 +15,11 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import random
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.common.random_llama import llama_shapes
 from benchmarks.common.rounds import print_result
 
 os.environ["HF_HUB_DOWNLOAD_TIMEOUT"] = "2"  # seconds without a byte that are a stall
 
-CAP, PARTS, PART_MB, PIECE = 100e6, 6, 60, 1 << 18
+CAP, PARTS, PIECE = 100e6, 6, 1 << 18
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = "model.safetensors"
 FAULTS = ("drop", "corrupt", "corrupt for ever", "stall", "429", "401", "403", "404", "500", "disk full")
@@ -186,15 +189,39 @@ def main() -> None:
     print_result("download", share, TARGETS["of_the_cap"], met=met, **measured, faults=outcomes, targets=TARGETS)
 
 
-def small(weights: dict[str, bytes]) -> dict[str, bytes]:
-    return {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", **weights}
+def make_base(layers: int, width: int, shards: int) -> dict[str, bytes]:
+    """Return the files of a Llama of random weights in so many files; a layer has 32 × width² bytes."""
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 4096, "hidden_size": width}
+    config |= {"intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 4, "tie_word_embeddings": True}
+    shapes = llama_shapes(config)
+    names = [WEIGHTS] if shards == 1 else [f"model-{i:05}-of-{shards:05}.safetensors" for i in range(1, shards + 1)]
+    cuts = [i * len(shapes) // shards for i in range(shards + 1)]
+    parts = {name: list(shapes)[cuts[i] : cuts[i + 1]] for i, name in enumerate(names)}
+    files = {name: safetensors_bytes({key: shapes[key] for key in part}) for name, part in parts.items()}
+    if shards > 1:
+        index = {tensor: name for name, part in parts.items() for tensor in part}
+        files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": index}).encode()
+    tiny = Path(__file__).parents[1] / "data/tiny"
+    own = {name: (tiny / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")}
+    return {"config.json": json.dumps(config).encode(), **own, **files}
+
+
+def safetensors_bytes(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """Return a safetensors file with random F16 tensors of these shapes."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    piece = random.Random(0).randbytes(1 << 20)
+    return struct.pack("<Q", len(text)) + text + (piece * (at // len(piece) + 1))[:at]
 
 
 @functools.cache
 def of_parts() -> dict[str, bytes]:
-    rng = random.Random(0)
-    names = [f"model-{i:05}-of-{PARTS:05}.safetensors" for i in range(1, PARTS + 1)]
-    return small({name: rng.randbytes(1 << 20) * PART_MB for name in names})
+    return make_base(PARTS, 1408, PARTS)  # 63 MB a layer
 
 
 def speed() -> float:
@@ -225,7 +252,9 @@ def faults(runs: int, size: int) -> dict[str, dict[str, int]]:
     """By fault: how many runs were resumed, explained, wrong, or neither."""
     from tuneline.stages.fetch import downloads, hub_requests
 
-    hub = Hub(small({WEIGHTS: random.Random(1).randbytes(size)}))
+    base = make_base(1, round((size / 40) ** 0.5) // 4 * 4, 1)
+    size = len(base[WEIGHTS])
+    hub = Hub(base)
     hub_requests.FIRST_WAIT_S = 0.01
     with tempfile.TemporaryDirectory() as folder:
         at_home(folder, hub.url)

@@ -247,7 +247,7 @@ def _train(case: Case, folder: Path) -> int:
     cast_adapter_to_fp32(model)
     return_freed_memory(10**9)  # as for all models that are worth planning
     held = _held()
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5): VmHWM starts anew
     trainer.train()
     return held
 
@@ -336,7 +336,7 @@ def _most() -> int:
 
 
 def _status(key: str) -> int:
-    text = Path("/proc/self/status").read_text()
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(next(row for row in text.splitlines() if row.startswith(key)).split()[1]) * 1024
 
 

@@ -1,9 +1,10 @@
 """One GPU, random weights in real shapes, LoRA and QLoRA: TRL's SFTTrainer with its defaults and with our settings.
 
-Needs torch, transformers, peft, trl and bitsandbytes, and nothing else of Tuneline than this file and
-`stages/train/model/sparse_experts.py`. Each measurement is a process of its own. Rows have the lengths
-of `train_cpu.py`. Utilization counts 4 FLOPs a frozen weight and token, 6 a trained one, and attention, over
-989 TFLOP/s; recomputation counts nothing.
+Needs no hub and no network, but the packages of `NEEDED`: what a machine lacks is named first, and its wheels have to
+be carried there. Of Tuneline `stages/train/model/sparse_experts.py` is used, and the plan, whose figures are printed
+beside; where its packages are missing they are left out. Each measurement is a process of its own; none begins after
+`--minutes`. Rows have the lengths of `train_cpu.py`. Utilization counts 4 FLOPs a frozen weight and token, 6 a trained
+one, and attention, over 989 TFLOP/s; recomputation counts nothing.
 
     python benchmarks/train_gpu.py [--shapes 8b scout] [--steps 12]      # on an H100
     python benchmarks/train_gpu.py --shapes tiny --steps 2               # does it run at all, on a CPU
@@ -38,24 +39,37 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 TARGETS = {"speed": 1.5, "lora_utilization": 0.40, "qlora_utilization": 0.30}
 SIDES, METHODS = ("trl_defaults", "tuneline"), ("lora", "qlora")
+UNPACKED = "unpacked"
+"""Our settings without packing."""
+NEEDED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+RECIPES = {"8b": "llama-3.1-8b"}
+"""Shapes that a recipe plans."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shapes", nargs="+", default=["8b", "scout"], choices=SHAPES)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--one", nargs=3, metavar=("SHAPE", "METHOD", "SIDE"), help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.one:
         print(json.dumps(measure(*words.one, words.steps)))
         return
+    if missing := [package for package in NEEDED if importlib.util.find_spec(package) is None]:
+        sys.exit(f"missing here: {', '.join(missing)}; carry the wheels that requirements/train.txt lists")
     print(json.dumps(found()))
-    results = []
+    results, deadline = [], time.monotonic() + 60 * words.minutes
     for shape in words.shapes:
         for method in METHODS:
-            for side in SIDES:
-                results.append(in_process(shape, method, side, words.steps))
+            for side in (*SIDES, UNPACKED):
+                if time.monotonic() > deadline:
+                    results.append({"shape": shape, "method": method, "side": side, "error": "no time left"})
+                else:
+                    results.append(in_process(shape, method, side, words.steps))
                 print(row(results[-1]), flush=True)
+            if line := planned(shape, method):
+                print(line, flush=True)
     measured = ratios(results)
     slowest = min(measured.values(), default=None)
     utilization = {m: [r["utilization"] for r in results if r["method"] == m and "error" not in r] for m in METHODS}
@@ -106,6 +120,31 @@ def row(result: dict[str, Any]) -> str:
     return f"{name} {result['tokens_per_second']:10.0f} tokens/s  {utilization:>6}  {result['peak_gb']:6.1f} GB"
 
 
+def planned(shape: str, method: str) -> str | None:
+    """What the plan says of such a training on this GPU, or on an H100; None if no recipe plans the shape."""
+    if shape not in RECIPES:
+        return None
+    sys.path[0] = str(Path(__file__).parents[1])
+    try:
+        from tuneline.configs.recipe_file import load_recipe
+        from tuneline.stages.plan import make_plan
+    except ImportError as error:
+        return f"{shape:<10} {method:<6} planned       not told: {error}"
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    gpu = "H200" if "H200" in name else "H100"
+    settings = [f"train.method={method}", f"train.rank={RANK}", "train.dropout=0", f"compute.train.gpu={gpu}"]
+    settings += [f"data.max_tokens={LENGTH}", "compute.micro_batch_rows=1"]
+    recipe = Path(__file__).parents[1] / "configs/recipes" / f"{RECIPES[shape]}.yaml"
+    plan = make_plan(load_recipe(recipe, settings), Path(tempfile.gettempdir()) / "no run")
+    [way] = [way for way in plan.training.ways if way.asked]
+    speed = "-".join(f"{tokens:.0f}" for tokens in way.tokens_per_second)
+    return (
+        f"{shape:<10} {method:<6} {'planned ' + gpu:<13} {speed:>10} tokens/s          {way.memory.total / 1e9:6.1f} GB"
+    )
+
+
 def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
     speed = {(r["shape"], r["method"], r["side"]): r["tokens_per_second"] for r in results if "error" not in r}
     pairs = {key[:2] for key in speed if all((*key[:2], side) in speed for side in SIDES)}
@@ -118,7 +157,7 @@ def measure(shape: str, method: str, side: str, steps: int) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    on_gpu, ours = torch.cuda.is_available(), side == "tuneline"
+    on_gpu, ours = torch.cuda.is_available(), side != SIDES[0]
     torch.manual_seed(0)
     model = adapted(shape, method, ours=ours)
     lengths = made_lengths(4000 if on_gpu else 64)
@@ -130,7 +169,11 @@ def measure(shape: str, method: str, side: str, steps: int) -> dict[str, Any]:
     common: dict[str, Any] = {"max_steps": steps, "report_to": [], "disable_tqdm": True, "save_strategy": "no"}
     common |= {"bf16": on_gpu, "use_cpu": not on_gpu, "logging_steps": 10**6}
     if ours:
-        common |= {"packing": True, "max_length": LENGTH if on_gpu else 256, "per_device_train_batch_size": 1}
+        common |= {
+            "packing": side != UNPACKED,
+            "max_length": LENGTH if on_gpu else 256,
+            "per_device_train_batch_size": 1,
+        }
         common |= {"gradient_accumulation_steps": 4, "tf32": on_gpu or None, "max_grad_norm": 0.3}
         # A frozen base leaves room: nothing is computed twice.
         common |= {"optim": "paged_adamw_8bit" if on_gpu else "adamw_torch", "activation_checkpointing": False}

@@ -5,9 +5,25 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.", show_default=False)]
-RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; the recipe's, if not given.")]
-Only = Annotated[bool, typer.Option("--only", help="Just this stage; those before it must be finished.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON, progress on stderr.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
+RecipeOrBase = Annotated[
+    str, typer.Argument(metavar="RECIPE|BASE", help="Recipe, a YAML file; with --data, a base.", show_default=False)
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="Data to train BASE on: the recipe for it is written first."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a recipe setting, as in train.rank=8. May be repeated.",
+        show_default=False,
+    ),
+]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run. Default: the recipe's name.")]
+Only = Annotated[bool, typer.Option("--only", help="Run only this stage; the stages before it must be finished.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print metrics as JSON; progress goes to stderr.")]
 ExistingRun = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", show_default=False)]
-OnModal = Annotated[bool, typer.Option("--modal", help="There, not on this machine.")]
+OnModal = Annotated[bool, typer.Option("--modal", help="Use the runs on Modal instead of those on this machine.")]

@@ -18,7 +18,7 @@ def find_run(name: str, root: Path | None = None) -> Path:
 
     folder = (root or paths.runs()) / paths.run_folder(name).name
     if not (folder / "recipe.json").exists():
-        raise NotFound(f"run {name!r}: not in {root or paths.runs()}; `tuneline runs ls` shows those that are")
+        raise NotFound(f"run {name!r}: not in {root or paths.runs()}; `tuneline runs ls` lists the runs")
     return folder
 
 
@@ -26,23 +26,9 @@ def open_stage(folder: Path, stage: str) -> "Artifact":
     """Return the artifact of a run's finished stage.
 
     Raises:
-        NotFound: the stage is not finished.
+        NotFound: the stage is not finished. StageFailed: it is damaged.
+        StaleArtifact: it was made from something else than is there now.
     """
-    from tuneline.core.artifacts import open_artifact
+    from tuneline.stages.run_artifacts import open_stage
 
-    return open_artifact(folder / stage)
-
-
-def read_stage_states(folder: Path) -> dict[str, str]:
-    """Return `finished`, `begun` or `open` for each stage of a run; `fetch`, which belongs to no run, is left out."""
-    from tuneline.core import artifacts
-    from tuneline.stages.line import ORDER
-
-    return {
-        stage: "finished"
-        if artifacts.is_finished(folder / stage)
-        else "begun"
-        if (folder / stage / artifacts.DRAFT).exists()
-        else "open"
-        for stage in ORDER[1:]
-    }
+    return open_stage(folder, stage)

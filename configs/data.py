@@ -2,17 +2,18 @@
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tuneline.configs.section import ProviderName, Section
+from tuneline.configs.user_paths import UserPath
 
 BOUND = re.compile(r"(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)")
 """A bound in `data.require`, as in `<4096`."""
 COLUMN_TARGETS = (
-    *("messages", "conversations", "instruction", "input", "output", "prompt", "completion"),
-    *("system", "text", "style", "tools"),
+    *("messages", "conversations", "instruction", "input", "output", "context", "response", "prompt", "completion"),
+    *("query", "answers", "chosen", "rejected", "label", "history", "system", "text", "style", "tools", "document"),
 )
 """What a column of a source can be mapped to."""
 Measure = Literal[
@@ -47,21 +48,26 @@ class Synthesis(Section):
 class Source(Section):
     """A source of rows: a path with rows or text, a grammar that generates them, or the catalogue (`per_tool`)."""
 
-    path: Path | None = None
+    path: UserPath | None = None
     """A file or a folder: JSONL, JSON, CSV, Parquet or text, also as gz or zst. docs/data.md lists the formats."""
-    format: Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"] | None = None
+    format: (
+        Literal["messages", "sharegpt", "alpaca", "dolly", "xlam", "glaive", "bfcl"]
+        | Literal["prompt-completion", "preference", "text"]
+        | None
+    ) = None
     """The format of its records; if not given, it is detected by their keys, and reported."""
     columns: dict[str, str] = {}
     """The format's names, each with the column that holds it: `{prompt: Question, completion: Answer}`."""
     style: str | None = None
     """The style label of its text; `folder` or `file` takes the name of each file's folder or of the file."""
-    learn: Literal["instruction", "continuation"] = "instruction"
-    """instruction: text with a style answers a request for that style. continuation: the text itself is learned."""
+    learn: Literal["instruction", "continuation", "chosen"] = "instruction"
+    """instruction: text with a style answers a request for that style. continuation: the text itself is learned.
+    chosen: of pairs for preference training, the chosen answers are."""
     passage_words: int = Field(180, gt=10)
     """Approximate words of a text file per row; paragraphs are not split."""
     weight: float = Field(1.0, gt=0)
     """How often each of its training rows is seen per epoch: 2 is twice, 0.5 takes half of them."""
-    grammar: Path | None = None
+    grammar: UserPath | None = None
     """A YAML file of phrasings, expanded into requests and their tool calls."""
     rows: int | None = Field(None, gt=0)
     """Rows to generate from the grammar."""
@@ -77,18 +83,18 @@ class Source(Section):
         if sum(origin is not None for origin in (self.path, self.grammar, self.per_tool)) != 1:
             raise ValueError("give either path or grammar, or per_tool")
         if (self.grammar is None) != (self.rows is None):
-            raise ValueError("rows goes with grammar, and grammar needs it")
+            raise ValueError("rows and grammar must be given together")
         if self.path is None and (self.format or self.columns or self.style):
-            raise ValueError("format, columns and style go with path")
+            raise ValueError("format, columns and style require path")
         if self.synthesize and not self.per_tool:
-            raise ValueError("synthesize goes with per_tool")
+            raise ValueError("synthesize requires per_tool")
         return self
 
     @field_validator("columns")
     @classmethod
     def _check_columns(cls, columns: dict[str, str]) -> dict[str, str]:
         if unknown := [target for target in columns if target not in COLUMN_TARGETS]:
-            raise ValueError(f"{unknown[0]!r} is no name of a format; known are {', '.join(COLUMN_TARGETS)}")
+            raise ValueError(f"{unknown[0]!r} is not a field of a format; known are {', '.join(COLUMN_TARGETS)}")
         return columns
 
 
@@ -97,7 +103,10 @@ class Data(Section):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Sources of training rows, merged in this order, then shuffled."""
-    tools: Path | None = None
+    validation: Source | None = None
+    """Rows that the validation loss is measured on: a file, or a source with a path. If given, no training row is taken
+    for it, and a training row that repeats one of them is left out."""
+    tools: UserPath | None = None
     """The catalogue of tools, a YAML file."""
     catalogue: Literal["shown", "learned"] = "shown"
     """shown: each prompt lists tools. learned: prompts list none, since the model has memorized the catalogue; prompts
@@ -116,7 +125,7 @@ class Data(Section):
     max_tokens: int = Field(2048, gt=0)
     """Longest row, in tokens; longer ones are counted and left out, never cut."""
     validation_share: float = Field(0.1, gt=0, lt=1)
-    """Share of rows in the validation split."""
+    """Share of rows in the validation split, if `validation` is not given."""
     validation_rows: int = Field(500, gt=0)
     """Maximum number of rows in the validation split."""
     keep_thinking: bool = False
@@ -127,16 +136,36 @@ class Data(Section):
     """How personal data is detected: by our own patterns, or also by Presidio (an extra), for people's names."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Exact and near-duplicates of earlier rows; they are counted, and never on both sides of a split."""
-    held_out: tuple[Path, ...] = ()
+    held_out: tuple[UserPath, ...] = ()
     """Files of test rows; no exact or near-duplicate of them may be in the training data."""
     require: dict[Measure, int | float | str] = {}
     """Requirements by measure, reported in validation.json: a number, or one after <, <=, >, >= or =."""
     seed: int = 0
+
+    @field_validator("validation", mode="before", json_schema_input_type=Source | str | None)
+    @classmethod
+    def _read_file_name(cls, validation: Any) -> Any:
+        return {"path": validation} if isinstance(validation, str | Path) else validation
+
+    @field_validator("validation")
+    @classmethod
+    def _check_validation(cls, validation: Source | None) -> Source | None:
+        if validation and not validation.path:
+            raise ValueError("give the path of a file or folder of rows")
+        return validation
+
+    @property
+    def numbered_sources(self) -> list[tuple[int, Source]]:
+        """The sources in the order they are read, with their numbers: that of validation rows first, numbered last."""
+        validation = [(len(self.sources), self.validation)] if self.validation else []
+        return [*validation, *enumerate(self.sources)]
 
     @field_validator("require")
     @classmethod
     def _check_bounds(cls, require: dict[Measure, int | float | str]) -> dict[Measure, int | float | str]:
         for name, bound in require.items():
             if isinstance(bound, str) and not BOUND.fullmatch(bound):
-                raise ValueError(f"{name}: {bound!r}: a number, or one behind <, <=, >, >= or =, as in '<4096'")
+                raise ValueError(
+                    f"{name}: {bound!r}: expected a number, optionally after <, <=, >, >= or =, as in '<4096'"
+                )
         return require

@@ -1,11 +1,13 @@
 """`evaluate` in a recipe: suites and their requests, targets, and the gate."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tuneline.configs.section import ProviderName, Section
+from tuneline.configs.user_paths import LocatedText, UserPath, locate, locate_texts
 from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
@@ -58,7 +60,7 @@ class Turn(Section):
     def _check_combinations(self) -> Self:
         words = self.says or self.never or self.price or self.in_language or self.style
         if (self.call or self.calls) and words:
-            raise ValueError("call goes without says, never, price, in_language and style")
+            raise ValueError("call cannot be combined with says, never, price, in_language and style")
         if self.call and self.calls:
             raise ValueError("give call or calls")
         if self.in_language and not self.language:
@@ -79,10 +81,15 @@ class Suite(Section):
     """Requests with known answers: generated from a grammar, written out, or both."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    grammar: Path | tuple[Path, ...] | None = None
+    grammar: UserPath | tuple[UserPath, ...] | None = None
     """The grammar of requests; of several, such as one per language, each generates an equal share."""
     rows: int | None = Field(None, gt=0)
-    """Requests to generate from the grammar."""
+    """Requests to generate from the grammar; of logged chats, the most that are asked."""
+    path: UserPath | None = None
+    """Logged chats, a file or folder in any format of training rows: the last assistant turn is the right answer."""
+    min_chrf: float | None = Field(None, ge=0, le=100)
+    """Least chrF (0 to 100) of an answer in words to the logged one; None: it must have the same words, in any case and
+    punctuation."""
     parallel: int = Field(0, ge=0)
     """Further requests that join two in one, as the grammar's `both` says."""
     items: tuple[Request, ...] = ()
@@ -99,25 +106,37 @@ class Suite(Section):
     """Longest answer, in tokens; a right call takes far fewer, and a model that rambles is stopped."""
     floor: float | None = Field(None, ge=0, le=1)
     """Required one-sided lower bound of the served model's share of right answers."""
-    independent: Literal["frames", "items"] = "frames"
-    """What the floor's bound counts as an independent draw. frames: the bound holds for phrasings that are not in the
-    suite, so requests of one frame count for less. items: it holds for requests like those in the suite."""
+    independent: Literal["phrasings", "items"] = "phrasings"
+    """What the floor's bound counts as an independent draw. phrasings: the bound holds for phrasings that are not in
+    the suite, so requests of one phrasing count for less. items: it holds for requests like those in the suite."""
     seed: int = 1
     proves: bool = True
     """Whether it counts in verdicts and gate; false only reports it, for suites with too few items for proof."""
     only_compared: bool = False
     """Compared with the base alone: not part of the composite, and no tool or kind of answer must be known."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_file(cls, raw: Any) -> Any:
+        """Call a suite of logged chats after its file if it has no name."""
+        if not isinstance(raw, dict) or "name" in raw or not raw.get("path"):
+            return raw
+        return raw | {"name": re.sub(r"[^a-z0-9]+", "_", Path(str(raw["path"])).stem.lower()).strip("_")}
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if (self.grammar is None) != (self.rows is None) and not self.lengths:
-            raise ValueError("rows goes with grammar, and grammar needs it")
-        if not self.grammar and not self.items:
-            raise ValueError("give grammar and rows, or items")
+        if (self.grammar is None) != (self.rows is None) and not self.lengths and not self.path:
+            raise ValueError("rows and grammar must be given together")
+        if not self.grammar and not self.items and not self.path:
+            raise ValueError("give grammar and rows, items, or the path of logged chats")
+        if self.path and (self.grammar or self.items):
+            raise ValueError("path cannot be combined with grammar or items; write two suites")
+        if self.min_chrf is not None and not self.path:
+            raise ValueError("min_chrf requires path")
         if self.parallel and not self.grammar:
-            raise ValueError("parallel goes with grammar")
+            raise ValueError("parallel requires grammar")
         if self.lengths and not all(request.fact and not request.then for request in self.items):
-            raise ValueError("lengths goes with items that have a fact, and no other turn")
+            raise ValueError("lengths requires items with a fact and without further turns")
         if any(not 0 <= depth <= 1 for depth in self.depths):
             raise ValueError("depths: from 0, the beginning, to 1")
         return self
@@ -189,7 +208,7 @@ class Target(Section):
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
         if self.is_paid and not self.budget_usd:
-            raise ValueError("budget_usd: a model that costs needs one")
+            raise ValueError("budget_usd: required for a paid model")
         return self
 
     @property
@@ -204,7 +223,7 @@ class Standard(Section):
     """lm-eval's names: `gsm8k`, `ifeval`, `mgsm_direct_it`, …"""
     limit: int | None = Field(None, gt=0)
     """Maximum number of items per task."""
-    include: Path | None = None
+    include: UserPath | None = None
     """A folder with your own tasks, in lm-eval's YAML."""
 
 
@@ -244,17 +263,18 @@ class Evaluate(Section):
     def _read_suite_files(cls, suites: Any) -> Any:
         if not isinstance(suites, list | tuple):
             return suites
-        return [_read_suite(Path(suite)) if isinstance(suite, str) else suite for suite in suites]
+        return [_read_suite(suite) if isinstance(suite, str) else suite for suite in suites]
 
 
-def _read_suite(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_suite(name: str, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return a suite's file as settings. They are copied into the run's recipe, so that the file may change later.
 
     `inheriting` are the files that inherit this one.
     """
+    path = Path(locate(name))
     file = resolve(path)
     if file.resolve() in inheriting or len(inheriting) > MAX_INHERITED:
-        raise ValueError(f"{path}: inherit: {' → '.join(f.name for f in inheriting)}: leads back, or too far")
+        raise ValueError(f"{path}: inherit: {' → '.join(f.name for f in inheriting)}: circular, or too many levels")
     try:
         settings = read_yaml(file, BadRecipe)
     except BadRecipe as error:
@@ -264,5 +284,5 @@ def _read_suite(path: Path, inheriting: tuple[Path, ...] = ()) -> dict[str, Any]
     inherit = settings.pop("inherit", None)
     if inherit is not None and not isinstance(inherit, str):
         raise ValueError(f"{path}: inherit: the name of a file; this is {type(inherit).__name__}")
-    inherited = _read_suite(path.parent / inherit, (*inheriting, file.resolve())) if inherit else {}
-    return inherited | {"name": path.stem} | settings
+    inherited = _read_suite(LocatedText(inherit, file.parent), (*inheriting, file.resolve())) if inherit else {}
+    return inherited | {"name": path.stem} | dict(locate_texts(settings, file.parent.absolute()))

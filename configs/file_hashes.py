@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tuneline.configs.section import WITHOUT_CREDENTIALS
+from tuneline.configs.section import LEFT_OUT_UNLESS_SET, WITHOUT_CREDENTIALS
 from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import resolve
@@ -27,6 +27,7 @@ def hash_paths(value: Any) -> Any:
             if WITHOUT_CREDENTIALS in field.metadata
             else hash_paths(getattr(value, name))
             for name, field in type(value).model_fields.items()
+            if LEFT_OUT_UNLESS_SET not in field.metadata or getattr(value, name) != field.default
         }
     if isinstance(value, tuple):
         return [hash_paths(item) for item in value]

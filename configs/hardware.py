@@ -1,6 +1,5 @@
 """What hardware can do, what it costs, and what Modal rents out: the schema and reader of `hardware.yaml`."""
 
-import os
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from tuneline.configs.section import StrictModel, explain_first
 from tuneline.configs.yaml_loader import read_yaml
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import BadRecipe
 
 FILE = Path(__file__).parent / "hardware.yaml"
@@ -107,6 +107,12 @@ class Hardware(StrictModel):
     flat: dict[str, FlatRate]
     api: TokenPrices
 
+    @property
+    def source(self) -> str:
+        """Where the prices of Modal come from: the files, and their date."""
+        files = [f"configs/{FILE.name}", *([OVERRIDES] if read_variable(OVERRIDES) else [])]
+        return f"{' and '.join(files)} of {self.as_of}"
+
     def usd_per_second(self, gpu: str | None, cores: float, memory_gib: float, disk_gib: float = 0) -> float:
         """Return the price of one container; `gpu` is a kind with an optional count, as in `H100:2`.
 
@@ -145,7 +151,7 @@ def hardware() -> Hardware:
     Raises:
         BadRecipe: the user's file is missing or wrong.
     """
-    overrides = os.environ.get(OVERRIDES)
+    overrides = read_variable(OVERRIDES)
     return read_hardware(Path(overrides) if overrides else None)
 
 

@@ -134,6 +134,8 @@ class Model(StrictModel):
     tool_parser: str | None = None
     tested: bool = False
     """Whether our tests run the whole pipeline on it."""
+    layout_tested: bool = False
+    """Whether our tests run the pipeline on a tiny model with its kind of tokenizer, template and weights."""
 
 
 class Licence(StrictModel):
@@ -188,6 +190,17 @@ class Registry(StrictModel):
     def is_trainable(self, key: str) -> bool:
         return self.shape(key).family in FAMILIES
 
+    def support(self, key: str) -> str:
+        """Return how far a base is known to work: end to end, its layout, its template, or in plans alone."""
+        model = self.models[key]
+        if not self.is_trainable(key):
+            return "planned only"
+        if model.tested:
+            return "tested end to end"
+        if model.layout_tested:
+            return "layout tested"
+        return "template known" if model.template else "template by name"
+
     def explain_missing(self, name: str) -> str | None:
         """Return why a name cannot be a model, and what does exist; None if there is no such entry."""
         owner = name.strip().lower().rpartition("/")[0]
@@ -218,7 +231,7 @@ def resolve_key(name: str) -> str:
     import difflib
 
     close = difflib.get_close_matches(_normalize(name), registry().models, 3, 0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "`tuneline models ls` shows those that are"
+    hint = f"did you mean {', '.join(close)}?" if close else "`tuneline models ls` lists the known ones"
     raise NotFound(f"model {name!r}: not in {FILE.name}; {hint}")
 
 

@@ -18,6 +18,8 @@ def _serialize_provider(provider: str, info: SerializationInfo) -> str:
 WITHOUT_CREDENTIALS = PlainSerializer(_serialize_provider, return_type=str)
 ProviderName = Annotated[str, WITHOUT_CREDENTIALS]
 """A provider's name or address; credentials in the address are used, and masked wherever a recipe is written."""
+LEFT_OUT_UNLESS_SET = "left out unless set"
+"""Metadata of a setting that came later: while it has its default, no fingerprint has it, and older runs stay valid."""
 SHOWN_CHARACTERS = 80
 """Of a wrong value in a message."""
 

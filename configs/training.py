@@ -1,10 +1,10 @@
 """`train` and `watch` in a recipe: how the adapter is trained, and what raises an alert during training."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tuneline.configs.section import Section
+from tuneline.configs.section import LEFT_OUT_UNLESS_SET, Section
 from tuneline.core.paths import NAME
 
 
@@ -22,6 +22,8 @@ class Train(Section):
     """Modules that are trained fully, in addition to the adapter."""
     init_from: str | None = Field(None, pattern=rf"^{NAME.pattern}$")
     """A run whose adapter training starts from; its targets and rank must be the same."""
+    adopted: Annotated[str | None, LEFT_OUT_UNLESS_SET] = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of weights made elsewhere, which `tuneline adopt` put into the run; such a run is not trained."""
     learning_rate: float = Field(2e-4, gt=0)
     final_learning_rate: float = Field(0.0, ge=0)
     """The learning rate at the end of a cosine schedule."""
@@ -57,9 +59,9 @@ class Train(Section):
         if "router" in self.targets and self.dropout:
             raise ValueError(f"dropout: {self.dropout}: must be 0 with the target router, which is a Parameter")
         if self.method == "full" and (self.modules_to_save or self.init_from):
-            raise ValueError("method full trains every weight: modules_to_save and init_from go with lora and qlora")
+            raise ValueError("method full trains every weight: modules_to_save and init_from require lora or qlora")
         if self.final_learning_rate and self.schedule != "cosine":
-            raise ValueError(f"final_learning_rate goes with the cosine schedule, not with {self.schedule}")
+            raise ValueError(f"final_learning_rate requires the cosine schedule, not {self.schedule}")
         return self
 
 

@@ -30,15 +30,32 @@ def read_yaml(file: Path, error: type[TunelineError]) -> Any:
     return parse_yaml(read_text(file, error, MAX_YAML_BYTES), file, error)
 
 
+def read_yaml_lines(file: Path, error: type[TunelineError]) -> tuple[Any, dict[str, int]]:
+    """Return the content of a YAML file, and the line of each key of its first level.
+
+    Raises:
+        error: as for `read_yaml`.
+    """
+    text = read_text(file, error, MAX_YAML_BYTES)
+    content = parse_yaml(text, file, error)
+    node = _load(text, file, error, lambda loader: loader.get_single_node())
+    entries = node.value if isinstance(node, yaml.MappingNode) else ()
+    return content, {str(key.value): key.start_mark.line + 1 for key, _ in entries}
+
+
 def parse_yaml(text: str, file: Path, error: type[TunelineError]) -> Any:
     """Return the content of a YAML text; `file` is named in errors.
 
     Raises:
         error: not YAML, or beyond a limit.
     """
+    return _load(text, file, error, lambda loader: loader.get_single_data())
+
+
+def _load(text: str, file: Path, error: type[TunelineError], read: Callable[["_Loader"], Any]) -> Any:
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        return read(loader)
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -87,7 +104,7 @@ def _measure(node: Any, measured: dict[int, tuple[int, int]], ancestors: set[int
         MarkedYAMLError: there are too many, they are too deep, or a node contains itself.
     """
     if id(node) in ancestors:
-        raise _error("an alias refers to what it is in", node)
+        raise _error("an alias refers to a node that contains it", node)
     if id(node) not in measured:
         ancestors.add(id(node))
         items = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -118,9 +135,7 @@ def _checked(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         if value is None or (type(value) is int and value not in _INTEGERS):
             kind = node.tag.removeprefix(_TAG)
             shown = repr(str(node.value)[:40])
-            raise ConstructorError(
-                None, None, f"{shown}: no {kind} that can be read; put text in quotes", node.start_mark
-            )
+            raise ConstructorError(None, None, f"{shown}: not a valid {kind}; put text in quotes", node.start_mark)
         return value
 
     return construct_checked

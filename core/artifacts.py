@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,9 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tuneline.core.attention_kernels import read_kernel_commits
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import NotFound, StageFailed, StaleArtifact
 from tuneline.core.files import remove_temporaries, sha256, write_atomic
 from tuneline.core.hash_cache import cached_sha256
+from tuneline.core.machine import describe_machine
 from tuneline.core.manifest import (
     Artifact,
     Draft,
@@ -35,7 +37,9 @@ from tuneline.core.manifest import (
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
-RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "llama-cpp-python")
+RECORDED_VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes", "flash-attn", "llama-cpp-python")
+COMMIT_VARIABLE = "TUNELINE_COMMIT"
+"""Environment variable that a container gets: its files come without their history."""
 SCRATCH = "scratch"
 """A folder of this name inside an artifact is work in progress: not recorded, removed when the artifact is finished."""
 
@@ -77,7 +81,7 @@ def make(
         seconds = draft.seconds + time.monotonic() - clock
         if path.exists():
             write_atomic(path / DRAFT, draft.model_copy(update={"seconds": seconds}).model_dump_json())
-    return _seal(path, stage, made_from, metrics, draft.started, seconds, hashed or {})
+    return _seal(path, stage, draft.model_copy(update={"seconds": seconds}), metrics, hashed or {})
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -105,9 +109,11 @@ def read_artifact(path: Path) -> Artifact:
     try:
         return Artifact(path, parse_manifest((path / MANIFEST).read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"{path}: no finished {path.name} here; run `tuneline {path.name} RECIPE` first") from None
+        raise NotFound(f"{path}: no finished {path.name}; run `tuneline {path.name} RECIPE` first") from None
     except ValueError as error:
-        raise StageFailed(f"{path / MANIFEST}: not a whole manifest: {error}; remove {path} and run again") from None
+        raise StageFailed(
+            f"{path / MANIFEST}: incomplete or damaged manifest: {error}; remove {path} and run again"
+        ) from None
 
 
 def read_draft(path: Path) -> Draft | None:
@@ -121,7 +127,9 @@ def read_draft(path: Path) -> Draft | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StageFailed(f"{path / DRAFT}: not a whole draft: {error}; remove {path} and run again") from None
+        raise StageFailed(
+            f"{path / DRAFT}: incomplete or damaged draft: {error}; remove {path} and run again"
+        ) from None
 
 
 def verify_files(artifact: Artifact, below: str = "") -> dict[str, str]:
@@ -130,19 +138,60 @@ def verify_files(artifact: Artifact, below: str = "") -> dict[str, str]:
     A large file is read once, and again when it was written to (`cached_sha256`).
 
     Raises:
-        NotFound: the artifact has no such file. StageFailed: a file's content is not what was recorded.
+        NotFound: the artifact has no such file, or it was removed to free space.
+        StageFailed: a file's content is not what was recorded.
     """
+    if below:
+        refuse_removed(artifact, below)
     names = artifact.manifest.files_below(below)
-    if not names:
+    if below and not names:
         raise NotFound(f"{artifact.path / below}: no file of this artifact; {artifact.path / MANIFEST} lists them")
     for name in names:
         _refuse_unless_own_file(artifact.path, name)
         if cached_sha256(artifact.path / name) != artifact.manifest.files[name].sha256:
             raise StageFailed(
-                f"{artifact.path / name}: its content is not what was recorded when it was made; "
-                f"remove {artifact.path} and run again"
+                f"{artifact.path / name}: its content has changed since it was made; remove {artifact.path} and "
+                "run again"
             )
     return {name: artifact.manifest.files[name].sha256 for name in names}
+
+
+def refuse_removed(artifact: Artifact, below: str) -> None:
+    """Check that nothing at or below a path of the artifact was removed to free space.
+
+    Raises:
+        NotFound: something was; the message says how to make it again.
+    """
+    if removed := artifact.manifest.removed_below(below):
+        run, stage = artifact.path.parent, artifact.path.name
+        raise NotFound(
+            f"{artifact.path / removed[0]}: was removed to free space; "
+            f"`tuneline runs resume {run.name} --until {stage}` makes it again"
+        )
+
+
+def record_removal(path: Path, names: Collection[str]) -> None:
+    """Record in the finished artifact at `path` that its files `names` are removed; call it before they are.
+
+    Raises:
+        NotFound: there is no finished artifact. StageFailed: its manifest is damaged.
+    """
+    manifest = read_artifact(path).manifest
+    kept = {name: file for name, file in manifest.files.items() if name not in names}
+    removed = manifest.removed | {name: file for name, file in manifest.files.items() if name in names}
+    write_atomic(path / MANIFEST, format_manifest(manifest.model_copy(update={"files": kept, "removed": removed})))
+
+
+def reopen(path: Path) -> None:
+    """Turn the finished artifact at `path` into unfinished work of the same settings, so that it is made again.
+
+    Raises:
+        NotFound: there is no finished artifact. StageFailed: its manifest is damaged.
+    """
+    made_from = read_artifact(path).manifest.made_from
+    draft = Draft(made_from=made_from, started=datetime.now(UTC), seconds=0.0)
+    write_atomic(path / DRAFT, draft.model_dump_json())
+    (path / MANIFEST).unlink()
 
 
 def refuse_if_from_others(artifact: Artifact, needed: Mapping[str, Artifact], remedy: str) -> None:
@@ -175,20 +224,20 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _begin(path: Path, made_from: MadeFrom) -> Draft:
     path.mkdir(parents=True, exist_ok=True)
-    if draft := read_draft(path):
-        _refuse_if_stale(draft.made_from, made_from, path, finished=False)
-        return draft
-    draft = Draft(made_from=made_from, started=datetime.now(UTC), seconds=0.0)
+    draft = read_draft(path) or Draft(made_from=made_from, started=datetime.now(UTC), seconds=0.0)
+    _refuse_if_stale(draft.made_from, made_from, path, finished=False)
+    machines = dict.fromkeys([*draft.machines, describe_machine()])
+    draft = draft.model_copy(update={"made_from": made_from, "machines": tuple(machines)})
     write_atomic(path / DRAFT, draft.model_dump_json())
     return draft
 
 
 def _refuse_if_stale(old: MadeFrom, new: MadeFrom, path: Path, *, finished: bool) -> None:
     compared = old.needs_content.keys() & new.needs_content.keys()
+    if old.fingerprint == new.fingerprint and all(old.needs_content[n] == new.needs_content[n] for n in compared):
+        return
     before, after = _flat_record(old, compared), _flat_record(new, compared)
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    if old.fingerprint == new.fingerprint and not changed:
-        return
     lines = [f"  {key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in changed[:8]]
     more = [f"  … and {len(changed) - 8} more"] if len(changed) > 8 else []
     state = "was made" if finished else "was begun"
@@ -207,38 +256,31 @@ def _refuse_unless_own_file(path: Path, name: str) -> None:
     """Raise StageFailed if a file's name leads out of the artifact at `path`, or a part of it is a link."""
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts:
-        raise StageFailed(f"{path / MANIFEST}: {name!r} is outside of {path}; remove {path} and run again")
+        raise StageFailed(f"{path / MANIFEST}: {name!r} is outside {path}; remove {path} and run again")
     for depth in range(1, len(parts) + 1):
         if (part := path.joinpath(*parts[:depth])).is_symlink():
-            raise StageFailed(f"{part}: is a link, and may lead anywhere; remove {path} and run again")
+            raise StageFailed(f"{part}: is a link, which is not followed; remove {path} and run again")
 
 
-def _seal(
-    path: Path,
-    stage: str,
-    made_from: MadeFrom,
-    metrics: Mapping[str, Any],
-    started: datetime,
-    seconds: float,
-    hashed: Mapping[str, str],
-) -> Artifact:
+def _seal(path: Path, stage: str, draft: Draft, metrics: Mapping[str, Any], hashed: Mapping[str, str]) -> Artifact:
     shutil.rmtree(path / SCRATCH, ignore_errors=True)
     remove_temporaries(path)
     payload = _list_payload(path)
     manifest = Manifest(
         stage=stage,
-        fingerprint=made_from.fingerprint,
-        made_from=made_from,
+        fingerprint=draft.made_from.fingerprint,
+        made_from=draft.made_from,
         metrics=dict(metrics),
         files={
             (name := str(f.relative_to(path))): File(bytes=f.stat().st_size, sha256=hashed.get(name) or sha256(f))
             for f in payload
         },
         versions=read_versions(),
-        started=started,
+        started=draft.started,
         ended=datetime.now(UTC),
-        seconds=round(seconds, 3),
-        cost_usd=None if (price := read_usd_per_hour()) is None else round(price * seconds / 3600, 4),
+        seconds=round(draft.seconds, 3),
+        cost_usd=None if (price := read_usd_per_hour()) is None else round(price * draft.seconds / 3600, 4),
+        machines=draft.machines,
     )
     write_atomic(path / MANIFEST, format_manifest(manifest))
     (path / DRAFT).unlink(missing_ok=True)
@@ -249,26 +291,26 @@ def _list_payload(path: Path) -> list[Path]:
     """Return the files to be recorded, sorted. Raises StageFailed for a link."""
     paths = sorted(path.rglob("*"))
     if links := [entry for entry in paths if entry.is_symlink()]:
-        raise StageFailed(f"{links[0]}: is a link; an artifact consists of its own files")
+        raise StageFailed(f"{links[0]}: is a link; an artifact may only contain regular files")
     return [entry for entry in paths if entry.is_file() and entry.name not in (MANIFEST, DRAFT)]
 
 
 @cache
 def read_versions() -> dict[str, str]:
     """Return the versions of what influences a result, by package; packages that are not installed are left out."""
-    by_package = {"python": platform.python_version(), "tuneline": _commit()} | read_kernel_commits()
+    by_package = {"python": platform.python_version(), "tuneline": read_commit()} | read_kernel_commits()
     for package in RECORDED_VERSIONS:
         with contextlib.suppress(PackageNotFoundError):
             by_package[package] = version(package)
     return by_package
 
 
-def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+def read_commit() -> str:
+    """Return the commit of this code: what `COMMIT_VARIABLE` says, else git; `unknown` where neither knows."""
+    if commit := read_variable(COMMIT_VARIABLE):
+        return commit
+    command = ["git", "describe", "--always", "--dirty"]
+    with contextlib.suppress(FileNotFoundError):  # a container has no git
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        return described.stdout.strip() or "unknown"
+    return "unknown"

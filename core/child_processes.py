@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tuneline.core import errors
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import TunelineError
 from tuneline.core.paths import IMPORTED_FROM
 
@@ -65,7 +66,10 @@ def child_process(
     The caller waits for the child's end inside the block. `environment` defaults to `tuneline_environment()`.
     """
     # Files without names: a second command on the same run, refused or not, cannot touch the request or the outcome.
-    with tempfile.TemporaryFile("w+") as request_file, tempfile.TemporaryFile("w+") as outcome:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as request_file,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as outcome,
+    ):
         request_file.write(request)
         request_file.seek(0)
         process = subprocess.Popen(
@@ -82,7 +86,7 @@ def child_process(
 
 def report_outcome(work: Callable[[], Any]) -> int:
     """Call `work` in a child process, leave its result or TunelineError for the parent, and return the exit code."""
-    with open(int(sys.argv[-1]), "w", closefd=False) as outcome:
+    with open(int(sys.argv[-1]), "w", encoding="utf-8", closefd=False) as outcome:
         try:
             outcome.write(json.dumps({"result": work()}))
         except TunelineError as error:
@@ -116,7 +120,7 @@ def tuneline_environment() -> dict[str, str]:
 def python_path(folders: Iterable[str] | None = None) -> str:
     """Return a PYTHONPATH with the folder of `tuneline` first, then `folders` (default: this process's PYTHONPATH)."""
     if folders is None:
-        folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        folders = read_variable("PYTHONPATH").split(os.pathsep)
     return os.pathsep.join(filter(None, (str(IMPORTED_FROM), *folders)))  # an empty entry is the current folder
 
 
@@ -124,13 +128,13 @@ def describe_exit(code: int) -> str:
     """Return how a process ended, to follow its name in a sentence; `code` is its `returncode`."""
     if code >= 0:
         return f"ended with exit code {code}"
-    hint = " (no memory left, if nobody did)" if code == -signal.SIGKILL else ""
+    hint = " (usually out of memory)" if code == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{hint}"
 
 
 def log_tail(log: Path, count: int) -> str:
     """Return the last `count` lines of a log file."""
-    return last_lines(log.read_text(errors="replace"), count)
+    return last_lines(log.read_text(encoding="utf-8", errors="replace"), count)
 
 
 def last_lines(text: str, count: int) -> str:

@@ -76,13 +76,15 @@ class GateFailed(TunelineError):
 REMEDIES = {
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
-        "let this user read and write it, or set TUNELINE_RUNS, TUNELINE_MODELS or the like to a folder of theirs",
+        "change its permissions, or set TUNELINE_RUNS, TUNELINE_MODELS and the like to folders you can write",
     ),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run the same command again"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files, as with `ulimit -n 4096`"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "put a file or a folder there, whichever is expected"),
-    errno.ENAMETOOLONG: "choose shorter names",
-    errno.EIO: "the disk or the connection to it may be broken; the system's log says more",
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.ELOOP), "replace it by a file or a folder, whichever is expected"
+    ),
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.EIO: "the disk or its connection may be broken; see the system log",
 }
 """What to do about errors of the system that are no bugs of ours, by number."""
 

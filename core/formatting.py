@@ -1,5 +1,7 @@
 """Numbers and names as pages show them. `page_templates` offers each function here as a filter."""
 
+import re
+
 
 def format_percent(share: float) -> str:
     """Return a share as in `97.3 %`, with a narrow no-break space."""
@@ -29,6 +31,11 @@ def format_duration(seconds: float) -> str:
 def format_label(name: str) -> str:
     """Return a key or a target in words: `far_paraphrases` → far paraphrases, `tuned-Q4_K_M` → tuned Q4_K_M."""
     return name.replace("tuned-", "tuned ", 1) if name.startswith("tuned-") else name.replace("_", " ")
+
+
+def format_hash(text: object) -> str:
+    """Return a text in which each long hexadecimal hash is cut to 12 digits and `…`."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{4,}\b", r"\1…", str(text))
 
 
 def format_count(number: float) -> str:

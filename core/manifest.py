@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tuneline.core.machine import Machine
+
 CHECKSUM = "checksum"
 """Key in `manifest.json` with the SHA-256 of the other fields, so that damage is noticed; older versions wrote none."""
 
@@ -49,6 +51,8 @@ class Manifest(BaseModel):
     made_from: MadeFrom
     metrics: dict[str, Any]
     files: dict[str, File]
+    removed: dict[str, File] = {}
+    """Files that were made and later removed to free space; nobody looks for them, and they stay part of `digest`."""
     versions: dict[str, str]
     started: datetime
     ended: datetime
@@ -56,15 +60,32 @@ class Manifest(BaseModel):
     """Working time of all attempts, without the time between them."""
     cost_usd: float | None = None
     """The cost of `seconds` at the price of an hour where it was made; None if nobody is billed."""
+    machines: tuple[Machine, ...] = ()
+    """Where its attempts ran, the first one first; empty in older versions' manifests."""
+
+    @property
+    def origin(self) -> str:
+        """When and where its figures were measured, to follow "measured"."""
+        machines = "; then ".join(map(str, self.machines)) or "a machine that was not recorded"
+        return f"{self.ended:%Y-%m-%d} on {machines}"
+
+    @property
+    def made(self) -> dict[str, File]:
+        """All files that were made, those that were removed since included."""
+        return {**self.files, **self.removed}
 
     @property
     def digest(self) -> str:
         """Identifies settings and bytes: the first 16 hex digits of the SHA-256 of the fingerprint and all hashes."""
-        return _short_hash([self.fingerprint, {name: file.sha256 for name, file in self.files.items()}])
+        return _short_hash([self.fingerprint, {name: file.sha256 for name, file in self.made.items()}])
 
     def files_below(self, path: str = "") -> list[str]:
         """Return the names of the files in a folder of the artifact, or of the one file `path`; all by default."""
-        return [name for name in self.files if not path or name == path or name.startswith(f"{path}/")]
+        return [name for name in self.files if _is_below(name, path)]
+
+    def removed_below(self, path: str = "") -> list[str]:
+        """Return the names of what was removed of a folder, or the one file `path`; all by default."""
+        return [name for name in self.removed if _is_below(name, path)]
 
 
 class Draft(BaseModel):
@@ -75,11 +96,13 @@ class Draft(BaseModel):
     started: datetime
     seconds: float
     """Working time of all attempts so far."""
+    machines: tuple[Machine, ...] = ()
+    """Where they ran."""
 
 
 def format_manifest(manifest: Manifest) -> str:
     """Return the content of `manifest.json`."""
-    record = json.loads(manifest.model_dump_json())
+    record = json.loads(manifest.model_dump_json(exclude=None if manifest.removed else {"removed"}))
     return json.dumps(record | {CHECKSUM: _hash(record)}, indent=1)
 
 
@@ -91,7 +114,7 @@ def parse_manifest(content: bytes) -> Manifest:
     """
     record = _parse_object(content)
     if record.pop(CHECKSUM, None) not in (None, _hash(record)):
-        raise ValueError("its content is not what its checksum was made of")
+        raise ValueError("its checksum does not match its content")
     return _validate(Manifest, record)
 
 
@@ -110,7 +133,7 @@ def _parse_object(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     if not isinstance(record, dict):
-        raise ValueError(f"it holds no JSON object but {type(record).__name__}")
+        raise ValueError(f"it should be a JSON object, not {type(record).__name__}")
     return record
 
 
@@ -132,6 +155,10 @@ class Artifact:
     @property
     def metrics(self) -> dict[str, Any]:
         return self.manifest.metrics
+
+
+def _is_below(name: str, path: str) -> bool:
+    return not path or name == path or name.startswith(f"{path}/")
 
 
 def _short_hash(record: Any) -> str:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import os
 
+from tuneline.core.environment import read_variable
 from tuneline.core.redaction import redact
 from tuneline.core.tracking import alert
 from tuneline.core.web_requests import open_url
@@ -21,7 +21,7 @@ def notify(text: str, **facts: object) -> bool:
     for it. The webhook's address may be a secret and is never shown.
     """
     alert(str(facts.get("run") or facts.get("name") or "tuneline"), text, log.warning)
-    address = os.environ.get(WEBHOOK_VARIABLE, "")
+    address = read_variable(WEBHOOK_VARIABLE)
     if not address.startswith(("https://", "http://")):
         return False
     body = json.dumps({"text": text} | facts).encode()
@@ -30,7 +30,7 @@ def notify(text: str, **facts: object) -> bool:
             return True
     except OSError as error:
         log.warning(
-            "the webhook did not take the message: %s",
+            "the webhook did not accept the message: %s",
             redact(str(getattr(error, "reason", None) or type(error).__name__)),
         )
         return False

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneline.core import markdown
-from tuneline.core.formatting import format_bytes, format_count, format_duration, format_label, format_percent
+from tuneline.core.formatting import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_hash,
+    format_label,
+    format_percent,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -16,6 +23,7 @@ FILTERS = {
     "duration": format_duration,
     "label": format_label,
     "count": format_count,
+    "hash": format_hash,
 }
 
 

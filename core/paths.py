@@ -1,9 +1,9 @@
 """The folders of runs, models and built tools. Each can be moved by an environment variable."""
 
-import os
 import re
 from pathlib import Path
 
+from tuneline.core.environment import is_set, read_variable
 from tuneline.core.errors import BadRequest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +44,11 @@ def cache() -> Path:
     return _folder("TUNELINE_CACHE", ".cache")
 
 
+def scratch() -> Path | None:
+    """Return the folder for large unfinished files, if `TUNELINE_SCRATCH` names one; it may be lost at any time."""
+    return _folder("TUNELINE_SCRATCH", "") if is_set("TUNELINE_SCRATCH") else None
+
+
 def policy() -> Path:
     """Return the folder of promotions and API keys: `TUNELINE_POLICY`, else `.policy`."""
     return _folder("TUNELINE_POLICY", ".policy")
@@ -54,13 +59,23 @@ def scores() -> Path:
     return _folder("TUNELINE_SCORES", ".scores")
 
 
+def logs() -> Path:
+    """Return the folder of the gateway's request log: `TUNELINE_LOGS`, else `.logs`."""
+    return _folder("TUNELINE_LOGS", ".logs")
+
+
+def ui() -> Path:
+    """Return the folder of the local page's conversations and ballots: `TUNELINE_UI`, else `.ui`."""
+    return _folder("TUNELINE_UI", ".ui")
+
+
 def _folder(variable: str, default: str) -> Path:
     """Return the folder that an environment variable names, else `default` in the current folder.
 
     Raises:
         BadRequest: the variable is empty. As a path that would be the current folder, which nobody means by it.
     """
-    name = os.environ.get(variable, default)
+    name = read_variable(variable, default)
     if not name:
         raise BadRequest(f"{variable} is empty: set it to a folder, or unset it for {default} in the current folder")
     return Path(name).absolute()

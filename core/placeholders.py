@@ -18,12 +18,12 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     length = 0
     for literal, name, spec, conversion in string.Formatter().parse(text):
         if name is not None and (spec or conversion or not name.isidentifier()):
-            raise ValueError(f"{{{name[:40]}…}}: only a name can be in braces; for a brace, write two")
+            raise ValueError(f"{{{name[:40]}…}}: braces may only contain a name; write a literal brace twice")
         if name is not None and name not in values:
-            raise ValueError(f"{{{name}}}: has no value; there are {', '.join(values) or 'none'}")
+            raise ValueError(f"{{{name}}}: no such value; known: {', '.join(values) or 'none'}")
         piece = literal if name is None else literal + values[name]
         length += len(piece)
         if length > MAX_CHARACTERS:
-            raise ValueError(f"longer than {MAX_CHARACTERS:,} characters with its values")
+            raise ValueError(f"longer than {MAX_CHARACTERS:,} characters once its values are filled in")
         pieces.append(piece)
     return "".join(pieces)

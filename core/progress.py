@@ -63,7 +63,7 @@ class Progress:
             yield
         except Exception as error:
             if not self._has_failed:
-                log.warning("progress is not shown completely: %s: %s; the work goes on", type(error).__name__, error)
+                log.warning("some progress output failed: %s: %s; the run continues", type(error).__name__, error)
             self._has_failed = True
 
     def _show(self, event: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Progress:
             case "ended":
                 self._print(event, f"done in {event['seconds']:.0f} s")
             case "stopping":
-                self._print(event, "stopping; what was done is being saved")
+                self._print(event, "stopping; saving progress")
             case "warning":
                 self._print(event, f"warning: {event['text']}")
             case "note":

@@ -80,13 +80,13 @@ def refuse_non_json(value: Any, key: str) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(name, str):
-                raise ValueError(f"{key}.{name}: a key is text; put it in quotes")
+                raise ValueError(f"{key}.{name}: keys must be text; put it in quotes")
             refuse_non_json(item, f"{key}.{name}")
     elif isinstance(value, list):
         for number, item in enumerate(value):
             refuse_non_json(item, f"{key}.{number}")
     elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{key}: {value!r} is no JSON value; put it in quotes if it is text")
+        raise ValueError(f"{key}: {value!r} is not a JSON value; put it in quotes if it is text")
 
 
 def _containers_in(item: Any) -> list[Any]:
@@ -106,5 +106,5 @@ def _read_bytes(file: Path, error: type[TunelineError], max_bytes: int) -> bytes
     except OSError as problem:
         raise error(f"{file}: cannot be read: {problem.strerror}") from None
     if len(content) > max_bytes:
-        raise error(f"{file}: larger than {max_bytes / MIB:g} MiB, the most that is read of such a file")
+        raise error(f"{file}: larger than {max_bytes / MIB:g} MiB, the limit for such a file")
     return content

@@ -29,7 +29,7 @@ def open_url(
         request = urllib.request.Request(address, body, (headers or {}) | login)
         return cast(HTTPResponse, _OPENER.open(request, timeout=timeout_s))
     except (HTTPException, ValueError) as error:  # their messages quote a part of the address
-        raise urllib.error.URLError(f"not an address or no HTTP there ({type(error).__name__})") from None
+        raise urllib.error.URLError(f"not a URL, or no HTTP server there ({type(error).__name__})") from None
 
 
 def without_credentials(url: str) -> str:

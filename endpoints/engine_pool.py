@@ -1,46 +1,40 @@
-"""The engines behind the gateway: one for each promoted version, started by its serving form.
+"""The engines behind the gateway: one for each promoted version.
 
-Adapters of one base share a vLLM: the first starts it, the others are loaded into it while it runs.
+A new version is started beside the one before it, which then takes no further request and is stopped when it has
+answered those it has. An engine that ends or hangs is started again.
 """
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import paths
 from tuneline.core.errors import NotFound, StageFailed, TunelineError
-from tuneline.endpoints.promotion import Promotion, Version, open_promoted_run, read_promotions
+from tuneline.endpoints.engine_address import EngineAddress
+from tuneline.endpoints.engine_liveness import Liveness
+from tuneline.endpoints.engine_starter import EngineStarter, read_control_tokens, read_request_fields
+from tuneline.endpoints.promotion import Promotion, PromotionReader, Version, engine_name
+from tuneline.endpoints.start_retries import StartRetries
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
-from tuneline.engines.llama_cpp.llama_server import start_llama_server
+from tuneline.engines.control_tokens import ControlTokens
 from tuneline.engines.server import Server
-from tuneline.engines.vllm.tool_parsers import tool_parser_for
-from tuneline.engines.vllm.vllm_server import load_adapter, start_vllm, unload_adapter
-from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare.prepared_run import TEMPLATE
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Upstream:
-    """Where a request for a promoted model goes, and what it needs there."""
-
-    base_url: str | None
-    """None while the name's first version starts."""
-    fields: dict[str, str]
-    """What replaces fields of the request's body: the engine's name of the model, and the template if it needs one."""
-    tool_selector: ToolSelector | None = None
+DRAIN_S = 900.0
+"""Longest time that a replaced engine may take for the requests it has; longer than `limits.request_s` as shipped."""
 
 
 @dataclass
-class _Running:
+class _Engine:
     version: Version
     server: Server
     stack: ExitStack
@@ -48,31 +42,77 @@ class _Running:
     """Its name in the engine."""
     tool_selector: ToolSelector | None
     """None if its run was prepared without a preselector."""
-    template: str | None
-    """Chat template to send with each request: adapters of one base may have learned with different ones."""
+    fields: dict[str, Any]
+    """Sent with each request: adapters of one base may have learned with different templates."""
+    control_tokens: ControlTokens
+    liveness: Liveness
+    in_flight: int = 0
+    """Requests that it has now."""
+    used_at: float = 0.0
+    """When it had its last one, or was replaced; by `time.monotonic`."""
+    retired_at: float = 0.0
 
+    @property
+    def address(self) -> EngineAddress:
+        fields = {"model": self.model} | self.fields
+        return EngineAddress(
+            self.server.base_url,
+            fields,
+            self.tool_selector,
+            control_tokens=self.control_tokens,
+            known_choices=() if self.version.form == "gguf" else ("function",),
+        )
 
-@dataclass
-class _SharedServer:
-    """The vLLM of a base, shared by all its adapters."""
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there and answers, as far as anybody has asked."""
+        return self.server.process.poll() is None and not self.liveness.hung
 
-    server: Server
-    stack: ExitStack
-    context: int
+    def close(self) -> None:
+        self.liveness.stop()
+        self.stack.close()
 
 
 class EnginePool:
-    """Keeps an engine running for everything promoted in one of `forms`."""
+    """Keeps an engine running for everything promoted in one of `forms`.
 
-    def __init__(self, forms: tuple[str, ...], slots: int = 4, gpus: int = 1) -> None:
-        self.forms, self.slots, self.gpus = forms, slots, gpus
+    `update` is called from one thread; the others' calls may come from any.
+    """
+
+    def __init__(
+        self,
+        forms: tuple[str, ...],
+        slots: int = 4,
+        gpus: int = 1,
+        threads: int | None = None,
+        *,
+        maps_files: bool = True,
+        linger_s: float = 0.0,
+        watch: Callable[[str, str], Liveness] = Liveness,
+    ) -> None:
+        """`threads` of each llama-server; None: as many as there are cores. `maps_files`: as `start_llama_server`.
+
+        `linger_s`: how long a replaced engine stays after its last request, for callers who name versions. `watch`
+        makes what asks an engine whether it answers, of its address and model.
+        """
+        self.forms, self._linger_s, self._watch = forms, linger_s, watch
+        self._logs = Path(tempfile.mkdtemp(prefix="tuneline-engines-"))
+        self._starter = EngineStarter(slots, gpus, threads, self._logs, maps_files=maps_files)
+        self._reader = PromotionReader()
+        self._retries = StartRetries()
         self._promotions: dict[str, Promotion] | None = None
         """By name; None until the policy was read."""
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _Engine] = {}
         """By promoted name."""
-        self._shared: dict[Path, _SharedServer] = {}
-        """By the base's folder."""
-        self._logs = Path(tempfile.mkdtemp(prefix="tuneline-engines-"))
+        self._draining: list[_Engine] = []
+        """Replaced ones, which finish what they have."""
+        self._lock = threading.Lock()
+        """Of these two and the requests that engines have: none is sent to an engine that is about to be stopped."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of each llama-server."""
+        return self._starter.threads
 
     @property
     def ready(self) -> bool:
@@ -83,152 +123,148 @@ class EnginePool:
         """Return promoted name → `ready` or `starting`."""
         return {name: "ready" if self._is_current(name) else "starting" for name in self._promotions or ()}
 
-    def resolve(self, name: str) -> Upstream:
+    def versions(self) -> list[str]:
+        """Return the engines' names of the models that answer, as `use_version` takes them."""
+        with self._lock:
+            return [engine.model for engine in (*self._running.values(), *self._draining)]
+
+    def resolve(self, name: str) -> EngineAddress:
         """Return where requests for a promoted name go.
 
         Raises:
             NotFound: nothing is promoted under that name.
         """
-        if running := self._running.get(name):
-            template = {"chat_template": running.template} if running.template else {}
-            return Upstream(running.server.base_url, {"model": running.model} | template, running.tool_selector)
-        if self._promotions is None or name in self._promotions:
-            return Upstream(None, {"model": name})
-        names = ", ".join(self._promotions) or "none yet; `tuneline promote RUN --as NAME` adds one"
-        raise NotFound(f"{name}: not served here; there are {names}")
+        engine, promotions = self._running.get(name), self._promotions
+        if engine:
+            return engine.address
+        if promotions is None or name in promotions:
+            return EngineAddress(None, {"model": name})
+        names = ", ".join(promotions) or "none yet; add one with `tuneline promote RUN --as NAME`"
+        raise NotFound(f"{name}: not served here; served are {names}")
 
-    def update(self) -> None:
-        """Read the promotions, start what is new, then stop what it replaces; an engine that died is started again.
+    @contextlib.contextmanager
+    def use(self, name: str) -> Iterator[EngineAddress]:
+        """Hold the engine of a promoted name for a request: it is not stopped before the block ends.
 
         Raises:
-            StageFailed: an engine does not start. The version before it continues to serve.
+            NotFound: nothing is promoted under that name.
         """
-        promotions = {name: p for name, p in read_promotions().items() if p.current.form in self.forms}
+        with self._holding(lambda: self._running.get(name)) as engine:
+            yield engine.address if engine else self.resolve(name)
+
+    @contextlib.contextmanager
+    def use_version(self, model: str) -> Iterator[EngineAddress | None]:
+        """Hold the engine of one version, by its engine's name; None if it does not answer here."""
+
+        def find() -> _Engine | None:
+            engines = (*self._running.values(), *self._draining)
+            return next((engine for engine in engines if engine.model == model), None)
+
+        with self._holding(find) as engine:
+            yield engine.address if engine else None
+
+    def update(self) -> None:
+        """Read the promotions, start what is new, and let what it replaces finish its requests.
+
+        An engine that died or hangs is started again.
+
+        Raises:
+            StageFailed: an engine does not start. The version before it continues to serve. It is tried again after a
+                pause, which grows, or when its files have changed; looks in between raise nothing of it.
+        """
+        promotions = {name: p for name, p in self._reader.read().items() if p.current.form in self.forms}
         self._promotions = promotions
         for name in set(self._running) - set(promotions):
-            self._running.pop(name).stack.close()
+            self._retire(name)
         failures = []
         for name, promotion in promotions.items():
             try:
                 self._ensure_current(name, promotion)
             except TunelineError as error:  # the others are started all the same
+                self._retries.note_failure(name, promotion.current)
                 failures.append(f"{name}: {error}")
+        self._close_drained()
         if failures:
             raise StageFailed("\n".join(failures))
 
     def stop(self) -> None:
         """Stop all engines."""
         while self._running:
-            self._running.popitem()[1].stack.close()
-        while self._shared:
-            self._shared.popitem()[1].stack.close()
+            self._running.popitem()[1].close()
+        while self._draining:
+            self._draining.pop().close()
+        self._starter.close_shared()
         shutil.rmtree(self._logs, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _holding(self, find: Callable[[], _Engine | None]) -> Iterator[_Engine | None]:
+        with self._lock:
+            engine = find()
+            if engine:
+                engine.in_flight += 1
+        if engine is None:
+            yield None
+            return
+        try:
+            yield engine
+            engine.liveness.note_answer()
+        finally:
+            with self._lock:
+                engine.in_flight -= 1
+                engine.used_at = time.monotonic()
 
     def _is_current(self, name: str) -> bool:
         running, promotions = self._running.get(name), self._promotions or {}
-        return running is not None and running.version == promotions[name].current
+        return running is not None and name in promotions and running.version == promotions[name].current
 
     def _ensure_current(self, name: str, promotion: Promotion) -> None:
-        """Start the current version of a name unless it runs, then stop the one before it."""
+        """Start the current version of a name unless it runs and answers; the one before it is drained."""
         previous, version = self._running.get(name), promotion.current
-        if previous and previous.version == version and previous.server.process.poll() is None:
+        if previous and not previous.alive:
+            self._close_failed(name)
+        elif previous and previous.version == version:
+            return
+        if not self._retries.is_due(name, version):
             return
         stack, tool_selector = ExitStack(), load_tool_selector(paths.run_folder(version.run))
-        server = stack.enter_context(self._serving(promotion))
-        model, template = _engine_name(promotion), _template(version)
-        self._running[name] = _Running(version, server, stack, model, tool_selector, template)
+        control_tokens = read_control_tokens(version)
+        versions = [promoted.current for promoted in (self._promotions or {}).values()]
+        server = stack.enter_context(self._starter.serving(promotion, versions))
+        model, fields = engine_name(promotion), read_request_fields(version)
+        watch = self._watch(server.base_url, model)
+        engine = _Engine(version, server, stack, model, tool_selector, fields, control_tokens, watch)
         log.info("%s: version %d (%s) answers", name, version.number, version.run)
-        if previous:
-            previous.stack.close()
+        self._retries.note_start(name)
+        self._retire(name, engine)
 
-    def _serving(self, promotion: Promotion) -> AbstractContextManager[Server]:
-        """Return the context in which the current version is served.
+    def _retire(self, name: str, successor: _Engine | None = None) -> None:
+        """Let a name be answered by `successor`, or by nobody, from now on."""
+        with self._lock:
+            if previous := self._running.pop(name, None):
+                previous.retired_at = previous.used_at = time.monotonic()
+                self._draining.append(previous)
+            if successor:
+                self._running[name] = successor
 
-        Raises:
-            StageFailed: the run's files are not those that were promoted.
-        """
-        version = promotion.current
-        model = open_promoted_run(promotion) / version.file
-        log_file = self._logs / f"{promotion.name}-{version.number}.log"
-        if version.form == "gguf":
-            return start_llama_server(
-                model,
-                alias=_engine_name(promotion),
-                log=log_file,
-                context=version.context,
-                slots=self.slots,
-                threads=len(os.sched_getaffinity(0)),
-            )
-        recipe = _recipe(version)
-        if version.form == "adapter":
-            return self._serving_adapter(promotion, recipe, model, log_file)
-        return start_vllm(
-            model,
-            alias=_engine_name(promotion),
-            log=log_file,
-            context=version.context,
-            parser=tool_parser_for(recipe.base, model),
-            gpus=self.gpus,
-        )
+    def _close_drained(self) -> None:
+        """Stop the replaced engines that have no request any more, and those that take too long."""
+        now = time.monotonic()
+        with self._lock:
+            drained = [
+                engine
+                for engine in self._draining
+                if (not engine.in_flight and now - engine.used_at >= self._linger_s)
+                or now - engine.retired_at >= DRAIN_S
+                or not engine.alive
+            ]
+            self._draining = [engine for engine in self._draining if engine not in drained]
+        for engine in drained:
+            engine.close()
 
-    @contextlib.contextmanager
-    def _serving_adapter(self, promotion: Promotion, recipe: Recipe, adapter: Path, log_file: Path) -> Iterator[Server]:
-        """Load the adapter into its base's vLLM until the block ends; the vLLM stays up for other adapters."""
-        base = open_base(recipe).path
-        shared = self._shared.get(base)
-        if shared and shared.server.process.poll() is not None:
-            self._shared.pop(base).stack.close()
-            shared = None
-        if shared is None:
-            shared = self._shared[base] = self._start_shared(promotion, recipe, base, adapter, log_file)
-        elif promotion.current.context > shared.context:
-            raise StageFailed(
-                f"serve.context: {promotion.current.context} is more than {shared.context}, with which the vLLM of "
-                f"{base.name} was started; start the endpoint anew"
-            )
-        else:
-            load_adapter(shared.server, _engine_name(promotion), adapter)
-        try:
-            yield shared.server
-        finally:
-            unload_adapter(shared.server, _engine_name(promotion))
-
-    def _start_shared(
-        self, promotion: Promotion, recipe: Recipe, base: Path, adapter: Path, log_file: Path
-    ) -> _SharedServer:
-        """Start a vLLM for a base with its first adapter, and with the longest context of the base's versions."""
-        versions = [p.current for p in (self._promotions or {}).values()]
-        context = max([promotion.current.context, *(v.context for v in versions if _adapter_base(v) == base)])
-        stack = ExitStack()
-        server = stack.enter_context(
-            start_vllm(
-                base,
-                alias=base.name,
-                log=log_file,
-                context=context,
-                parser=tool_parser_for(recipe.base, base),
-                adapters={_engine_name(promotion): adapter},
-                gpus=self.gpus,
-            )
-        )
-        return _SharedServer(server, stack, context)
-
-
-def _recipe(version: Version) -> Recipe:
-    return recipe_of(paths.run_folder(version.run))
-
-
-def _adapter_base(version: Version) -> Path | None:
-    """Return the folder of an adapter's base, or None for the other forms."""
-    return open_base(_recipe(version)).path if version.form == "adapter" else None
-
-
-def _template(version: Version) -> str | None:
-    """Return the template an adapter learned with, or None if it is its base's; files of other forms include theirs."""
-    file = paths.run_folder(version.run) / "prepare" / TEMPLATE
-    return file.read_text("utf-8") if version.form == "adapter" and file.exists() else None
-
-
-def _engine_name(promotion: Promotion) -> str:
-    """Return the current version's model name in its engine: two versions of one name may run at once."""
-    return f"{promotion.name}-{promotion.current.number}"
+    def _close_failed(self, name: str) -> None:
+        """Stop an engine that died or hangs, also the vLLM that it shares with others."""
+        with self._lock:
+            engine = self._running.pop(name)
+        log.error("%s: its engine %s; it is started again", name, "hangs" if engine.liveness.hung else "ended")
+        self._starter.close_shared(engine.server)
+        engine.close()

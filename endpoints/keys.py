@@ -1,4 +1,4 @@
-"""API keys of the endpoint: added, revoked and checked without a redeploy. Only their hashes are stored.
+"""API keys of the gateway: added, revoked and checked without a redeploy. Only their hashes are stored.
 
 A key is 256 random bits, so its plain SHA-256 cannot be searched; comparing hashes leaks nothing through timing.
 """
@@ -6,37 +6,97 @@ A key is 256 random bits, so its plain SHA-256 cannot be searched; comparing has
 import hashlib
 import json
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from tuneline.configs.section import explain_first
 from tuneline.core import paths
-from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.files import write_atomic
 from tuneline.core.locks import change_lock
 from tuneline.core.paths import NAME
+from tuneline.core.user_files import read_json
 
 PREFIX = "tl-"
 
 
-def add_key(owner: str) -> str:
-    """Create and return a key for `owner`; it cannot be shown again.
+class KeySettings(BaseModel):
+    """What a key may, beyond opening the gateway; what is not set is not limited."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    requests_per_minute: int | None = Field(None, gt=0)
+    tokens_per_minute: int | None = Field(None, gt=0)
+    usd_per_day: float | None = Field(None, gt=0)
+    usd_per_month: float | None = Field(None, gt=0)
+    until: AwareDatetime | None = None
+    """When it ends."""
+
+
+def add_key(owner: str, settings: str = "{}") -> str:
+    """Create and return a key for `owner`; it cannot be shown again. `settings` are a KeySettings as JSON.
 
     Raises:
-        BadRequest: the owner has a key, or the name is not valid.
+        BadRequest: the owner has a key, the name is not valid, or the settings are not.
     """
+    limits = _read_settings(settings)
     if not NAME.fullmatch(owner):
         raise BadRequest(f"{owner!r}: letters, digits, '.', '_' and '-' only, 64 at most")
     key = PREFIX + secrets.token_urlsafe(32)
     with change_lock(paths.policy()):
         entries = _read_entries()
         if owner in entries:
-            raise BadRequest(f"{owner} has a key; `tuneline keys revoke {owner}` first, or add one under another name")
-        _write(entries | {owner: {"sha256": _hash(key), "added": datetime.now(UTC).isoformat(timespec="seconds")}})
+            raise BadRequest(
+                f"{owner} already has a key; run `tuneline keys revoke {owner}` first, or use another name"
+            )
+        _write(entries | {owner: {"sha256": _hash(key), "added": _now()} | limits})
+    return key
+
+
+def change_key(owner: str, settings: str) -> str:
+    """Change what the owner's key may from the next request on, and return all that it may then, as JSON.
+
+    `settings` are some of a KeySettings as JSON; what is not among them stays, and null ends a limit.
+
+    Raises:
+        NotFound: the owner has no key. BadRequest: the settings are not valid.
+    """
+    _read_settings(settings, ends=True)
+    _read_entries_with(owner)
+    with change_lock(paths.policy()):
+        entries = _read_entries_with(owner)
+        limits = {name: value for name, value in entries[owner].items() if name in KeySettings.model_fields}
+        limits = _read_settings(json.dumps(limits | json.loads(settings)), ends=True)
+        kept = {name: value for name, value in entries[owner].items() if name not in KeySettings.model_fields}
+        _write(entries | {owner: kept | limits})
+    return json.dumps(limits)
+
+
+def rotate_key(owner: str, hours: str = "24") -> str:
+    """Create and return another key for `owner`; the one before it opens for `hours` more.
+
+    Raises:
+        NotFound: the owner has no key. BadRequest: no number of hours.
+    """
+    if not hours.isdecimal():
+        raise BadRequest(f"--hours {hours}: a whole number")
+    _read_entries_with(owner)
+    key = PREFIX + secrets.token_urlsafe(32)
+    with change_lock(paths.policy()):
+        entries = _read_entries_with(owner)
+        until = (datetime.now(UTC) + timedelta(hours=int(hours))).isoformat(timespec="seconds")
+        previous = {"sha256": entries[owner]["sha256"], "until": until}
+        _write(entries | {owner: entries[owner] | {"sha256": _hash(key), "added": _now(), "previous": previous}})
     return key
 
 
 def revoke_key(owner: str) -> None:
-    """Remove the owner's key; the endpoint refuses it once it has reloaded the policy.
+    """Remove the owner's key; the gateway refuses it from its next look at the policy on.
 
     Raises:
         NotFound: the owner has no key.
@@ -52,26 +112,47 @@ def list_owners() -> dict[str, str]:
     return {name: entry["added"] for name, entry in _read_entries().items()}
 
 
-def find_owner(key: str) -> str | None:
-    """Return the owner of a key, or None if nobody has it."""
-    return next((name for name, entry in _read_entries().items() if entry["sha256"] == _hash(key)), None)
+def _read_settings(text: str, *, ends: bool = False) -> dict[str, Any]:
+    """Return the limits in a text; with `ends` one may be null, which is none."""
+    try:
+        if ends:
+            text = json.dumps({name: value for name, value in json.loads(text).items() if value is not None})
+        return KeySettings.model_validate_json(text).model_dump(mode="json", exclude_defaults=True)
+    except ValidationError as error:
+        raise BadRequest(explain_first(error)) from None
 
 
-def _read_entries() -> dict[str, dict[str, str]]:
-    """Return owner → `sha256` and `added`."""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_entries() -> dict[str, dict[str, Any]]:
+    """Return owner → `sha256`, `added`, a `previous` key after a rotation, and the settings of the key.
+
+    Raises:
+        StageFailed: the file is damaged.
+    """
     file = _file()
-    entries: dict[str, dict[str, str]] = json.loads(file.read_text()) if file.exists() else {}
+    if not file.exists():
+        return {}
+    entries: dict[str, dict[str, Any]] = read_json(file, StageFailed)
+    if not isinstance(entries, dict) or not all(map(_is_entry, entries.values())):
+        raise StageFailed(f"{file}: damaged; restore it from a copy, or remove it and add the keys again")
     return entries
 
 
-def _read_entries_with(owner: str) -> dict[str, dict[str, str]]:
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("sha256", "added"))
+
+
+def _read_entries_with(owner: str) -> dict[str, dict[str, Any]]:
     entries = _read_entries()
     if owner not in entries:
-        raise NotFound(f"{owner}: has no key; those with one: {', '.join(entries) or 'nobody'}")
+        raise NotFound(f"{owner}: has no key; owners with a key: {', '.join(entries) or 'none'}")
     return entries
 
 
-def _write(entries: dict[str, dict[str, str]]) -> None:
+def _write(entries: dict[str, dict[str, Any]]) -> None:
     write_atomic(_file(), json.dumps(entries, indent=1))
 
 

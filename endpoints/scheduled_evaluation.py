@@ -5,36 +5,48 @@ Scores are in `<scores>/NAME/DATE.json`, outside the runs: a finished artifact d
 
 import json
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.recipe import Recipe, recipe_of
-from tuneline.core import artifacts, paths
+from tuneline.configs.recipe import RECIPE, Recipe, recipe_of
+from tuneline.core import paths
+from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.files import write_atomic
+from tuneline.core.machine import describe_machine
 from tuneline.core.notification import notify
-from tuneline.endpoints.promotion import Promotion, open_promoted_run, read_promotions
+from tuneline.endpoints.promotion import Promotion, Version, open_promoted_run, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
 from tuneline.stages.evaluate.answers import read_answers_of
 from tuneline.stages.evaluate.clients.local_targets import ask_engine
 from tuneline.stages.evaluate.clients.target_engines import Engines
+from tuneline.stages.evaluate.engine_versions import describe_engine, format_engine
 from tuneline.stages.evaluate.scoring.scoreboard import scoreboard_row
 from tuneline.stages.evaluate.suites.run_context import open_run_context
 from tuneline.stages.evaluate.suites.suite_items import make_items
-from tuneline.stages.evaluate.targets import REFERENCE, served_target
+from tuneline.stages.evaluate.targets import REFERENCE, evaluated_target
+from tuneline.stages.run_artifacts import open_stage
 
 TOLERANCE = 0.02
 """A share that fell by more than this is a regression; engines and sampling alone cause smaller differences."""
 
 
-def evaluate_all() -> list[dict[str, Any]]:
-    """Evaluate every promoted model, write the scores, and notify about regressions and failed evaluations."""
+def evaluate_all(publish: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+    """Evaluate every promoted model, write the scores, and notify about regressions and failed evaluations.
+
+    `publish` is called before each model.
+    """
     scores = []
     for name, promotion in read_promotions().items():
+        publish()
         try:
             scores.append(evaluate_promotion(name, promotion))
         except TunelineError as error:
+            failure = {"name": name, "run": promotion.current.run, "at": _now(), "error": str(error)}
+            if not _score_file(name).exists():  # a score of today says more than that it could not be repeated
+                _write_score(name, failure)
             scores.append({"name": name, "error": str(error)})
             notify(f"Tuneline: {name} could not be evaluated: {error}", name=name)
     return scores
@@ -48,31 +60,47 @@ def evaluate_promotion(name: str, promotion: Promotion) -> dict[str, Any]:
     """
     version = promotion.current
     if version.form != "gguf" and find_vllm() is None:
-        raise StageFailed(f"{name}: form {version.form} is judged where vLLM runs: `modal run app.py::evaluate`")
+        raise StageFailed(f"{name}: form {version.form} is evaluated where vLLM runs: `modal run app.py::evaluate`")
     run = open_promoted_run(promotion)
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
-    suites = _evaluate(recipe_of(run), run, target)
+    recipe = _recipe_of_version(version)
+    suites, evaluated = _evaluate(recipe, run, target), _find_evaluation(run)
+    promoted_on = evaluated if evaluated and evaluated.manifest.fingerprint == version.evaluate else None
     references = {
         "last": _read_last_score(name),
-        "promoted": _read_evaluation(run, target),
-        "baseline": _read_evaluation(run, _baseline(run)),
-        "candidate": _read_newest_evaluation(version.run),
+        "promoted": promoted_on and _read_scores(promoted_on, target),
+        "baseline": promoted_on and _read_scores(promoted_on, str(promoted_on.metrics["gate"]["baseline"])),
+        "candidate": _read_newest_scores(version.run),
     }
     score: dict[str, Any] = {
         "name": name,
         "run": version.run,
         "version": version.number,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": _now(),
+        "machine": str(describe_machine()),
+        "engine": format_engine(describe_engine(recipe, target, run / "convert" / f"{target}.gguf")),
         "suites": suites,
         "references": references,
         "worse": find_regressions(suites, references),
     }
-    folder = paths.scores() / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{score['at'][:10]}.json", json.dumps(score, indent=1))
+    _write_score(name, score)
     if score["worse"]:
         notify(f"Tuneline: {name} ({version.run}) got worse: {'; '.join(score['worse'])}", **score)
     return score
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _score_file(name: str) -> Path:
+    return paths.scores() / name / f"{_now()[:10]}.json"
+
+
+def _write_score(name: str, score: dict[str, Any]) -> None:
+    file = _score_file(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(score, indent=1))
 
 
 def find_regressions(suites: dict[str, Any], references: dict[str, Any]) -> list[str]:
@@ -106,28 +134,36 @@ def _read_last_score(name: str) -> dict[str, Any] | None:
     """Return the suites of the score before today's, or None; today's earlier score is replaced, not compared with."""
     today = datetime.now(UTC).date().isoformat()
     earlier = [file for file in sorted((paths.scores() / name).glob("*.json")) if file.stem < today]
-    return json.loads(earlier[-1].read_text())["suites"] if earlier else None
+    by_day = [json.loads(file.read_text()).get("suites") for file in earlier]
+    return next((suites for suites in reversed(by_day) if suites), None)  # a failed evaluation has none
 
 
-def _read_evaluation(run: Path, target: str) -> dict[str, Any] | None:
-    """Return suite → scoreboard row of `target` in the run's `evaluate`, or None if the run is not evaluated."""
-    if not artifacts.is_finished(run / "evaluate"):
+def _recipe_of_version(version: Version) -> Recipe:
+    """Return the recipe of a version's run, as it serves, for the cores that this machine has."""
+    recipe = recipe_of(paths.run_folder(version.run))
+    serve = recipe.serve.model_copy(update={"form": version.form, "context": version.context})
+    compute = recipe.compute.model_copy(update={"threads": None})
+    return recipe.model_copy(update={"serve": serve, "compute": compute})
+
+
+def _find_evaluation(run: Path) -> Artifact | None:
+    """Return a run's evaluation, or None if there is none, or none of the files that are there now."""
+    try:
+        return open_stage(run, "evaluate")
+    except TunelineError:
         return None
-    rows = artifacts.open_artifact(run / "evaluate").manifest.metrics["scoreboard"]
-    return {row["suite"]: row for row in rows if row["target"] == target}
 
 
-def _baseline(run: Path) -> str:
-    """Return the target that the run's gate compared with: a model worse than that should not serve."""
-    if not artifacts.is_finished(run / "evaluate"):
-        return ""
-    return str(artifacts.open_artifact(run / "evaluate").metrics["gate"]["baseline"])
+def _read_scores(evaluated: Artifact, target: str) -> dict[str, Any]:
+    """Return suite → scoreboard row of `target`."""
+    return {row["suite"]: row for row in evaluated.metrics["scoreboard"] if row["target"] == target}
 
 
-def _read_newest_evaluation(promoted_run: str) -> dict[str, Any] | None:
-    """Return the evaluation of the newest run other than the promoted one: a candidate that may be better."""
-    others = [d for d in paths.runs().iterdir() if d.name != promoted_run and artifacts.is_finished(d / "evaluate")]
-    if not others:
+def _read_newest_scores(promoted_run: str) -> dict[str, Any] | None:
+    """Return the scores of the newest run other than the promoted one: a candidate that may be better."""
+    others = [run for run in paths.runs().iterdir() if run.name != promoted_run and (run / RECIPE).exists()]
+    evaluations = {run: evaluated for run in others if (evaluated := _find_evaluation(run))}
+    if not evaluations:
         return None
-    newest = max(others, key=lambda d: artifacts.open_artifact(d / "evaluate").manifest.ended)
-    return _read_evaluation(newest, served_target(recipe_of(newest)))
+    newest = max(evaluations, key=lambda run: evaluations[run].manifest.ended)
+    return _read_scores(evaluations[newest], evaluated_target(evaluations[newest], recipe_of(newest)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.catalogue import dotted_name
-from tuneline.configs.recipe import recipe_of
+from tuneline.core.artifacts import open_artifact
 from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
 
 Message = dict[str, Any]
@@ -39,13 +39,17 @@ class ToolSelector:
 
 
 def load_tool_selector(run: Path) -> ToolSelector | None:
-    """Return the run's tool selector, or None if the run was prepared without a preselector."""
-    prepared = run / "prepare"
-    if not (prepared / PRESELECTOR_FILE).exists():
+    """Return the run's tool selector, or None if the run was prepared without a preselector.
+
+    Raises:
+        NotFound: the run is not prepared. StageFailed: what was prepared is damaged.
+    """
+    prepared = open_artifact(run / "prepare")
+    if PRESELECTOR_FILE not in prepared.manifest.files:
         return None
-    preselector = Preselector.load(prepared)
+    preselector = Preselector.load(prepared.path)
     preselector.nearest("")  # trained now, so that no request waits for it
-    return ToolSelector(preselector, recipe_of(run).data.nearest)
+    return ToolSelector(preselector, prepared.manifest.made_from.settings["data.nearest"])
 
 
 def _last_user_text(messages: Sequence[Message]) -> str:

@@ -7,17 +7,19 @@ Tool calls are returned under the catalogue's dotted names, whether the server p
 """
 
 import json
-import os
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
-from tuneline.core.redaction import MASK, redact, redact_url, url_secrets
+from tuneline.core.environment import read_stated_variable
+from tuneline.core.errors import BadRequest, NotFound, StageFailed
+from tuneline.core.redaction import MASK, redact_url
+from tuneline.engines.chat_errors import ErrorTranslator
 from tuneline.engines.own_key import OWN_KEY, own_key_remedy
 from tuneline.engines.tool_calls import ToolCall, parse_tool_calls
 
@@ -25,6 +27,19 @@ Message = Mapping[str, Any]
 TIMEOUT_S = 300.0
 RETRIES = 4
 """The SDK retries 429 and 5xx. It waits as long as Retry-After says, else 0.5 s, doubled each time, up to 8 s."""
+_ACCOUNT = re.compile(r"[A-Za-z0-9-]+")
+FINISH_REASONS = {
+    "eos": "stop",  # Together
+    "end_turn": "stop",  # Anthropic
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",  # Mistral
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+}
+"""What servers say instead of OpenAI's words."""
+GIVEN_UP = ("abort", "error", "cancelled")
+"""Of vLLM when it shuts down, Mistral, and others: what there is of the answer is not all of it."""
 NO_KEY = "none"
 """The key sent to servers that require none; the SDK insists on one."""
 
@@ -50,14 +65,15 @@ class Provider:
             BadRequest: no key is given, and the variable that should hold it is not set; or it is `TUNELINE_API_KEY`,
                 which is not for this server.
         """
-        return Chat(self, model, _Secret(key or self._key()), timeout_s, retries)
+        return Chat(self, model, Secret(key or self.read_key()), timeout_s, retries)
 
-    def _key(self) -> str:
+    def read_key(self) -> str:
+        """Return the key in the environment, `NO_KEY` where none is required. Raises BadRequest as `connect` does."""
         if self.key_variable is None:
             return NO_KEY
         if self.key_variable == OWN_KEY and (remedy := own_key_remedy(self.base_url)):
             raise BadRequest(f"{self.name}: {remedy}")
-        key = os.environ.get(self.key_variable, "").strip()
+        key = read_stated_variable(self.key_variable)
         if not key:
             raise BadRequest(
                 f"{self.name}: {self.key_variable} is not set; `export {self.key_variable}=…` with your key"
@@ -69,6 +85,7 @@ PROVIDERS = {
     p.name: p
     for p in (
         Provider("local", "http://127.0.0.1:8080/v1"),
+        Provider("llama.cpp", "http://127.0.0.1:8080/v1"),
         Provider("vllm", "http://127.0.0.1:8000/v1"),
         Provider("ollama", "http://127.0.0.1:11434/v1"),
         Provider("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
@@ -76,6 +93,8 @@ PROVIDERS = {
         Provider("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
         Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
         Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+        Provider("runpod", "https://api.runpod.ai/v2/{RUNPOD_ENDPOINT_ID}/openai/v1", "RUNPOD_API_KEY"),
+        Provider("bedrock", "https://bedrock-runtime.{AWS_REGION}.amazonaws.com/openai/v1", "AWS_BEARER_TOKEN_BEDROCK"),
     )
 }
 
@@ -89,14 +108,28 @@ def find_provider(name_or_url: str, key_variable: str | None = None) -> Provider
     """
     if name_or_url.startswith(("http://", "https://")):
         if MASK in name_or_url:
-            raise BadRequest(f"{name_or_url}: its credentials are not kept in a run; use the recipe that you wrote")
+            raise BadRequest(f"{name_or_url}: its credentials are not stored in a run; use your original recipe")
         return Provider(redact_url(name_or_url), name_or_url.rstrip("/"), key_variable)
     if name_or_url not in PROVIDERS:
         raise NotFound(
             f"provider {name_or_url!r}: known are {', '.join(PROVIDERS)}, and any URL such as https://host/v1"
         )
-    provider = PROVIDERS[name_or_url]
+    provider = _with_account(PROVIDERS[name_or_url])
     return replace(provider, key_variable=key_variable) if key_variable else provider
+
+
+def _with_account(provider: Provider) -> Provider:
+    """Return a provider whose address has the variables that it names, of the environment, in their places."""
+
+    def read(match: re.Match[str]) -> str:
+        value = read_stated_variable(match[1])
+        if not _ACCOUNT.fullmatch(value):
+            raise BadRequest(
+                f"{provider.name}: {match[1]} is not set to letters, digits and '-'; `export {match[1]}=…`"
+            )
+        return value
+
+    return replace(provider, base_url=re.sub(r"\{(\w+)\}", read, provider.base_url))
 
 
 @dataclass(frozen=True)
@@ -127,19 +160,28 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class _Secret:
+class Secret:
+    """A key that no repr shows."""
+
     value: str = field(repr=False)
 
 
 class Chat:
     """A client for one model of one provider."""
 
-    def __init__(self, provider: Provider, model: str, secret: _Secret, timeout_s: float, retries: int) -> None:
+    def __init__(self, provider: Provider, model: str, secret: Secret, timeout_s: float, retries: int) -> None:
         from openai import AsyncOpenAI
 
         self.provider, self.model, self._secret = provider, model, secret
         base_url, _, query = provider.base_url.partition("?")
-        with self._translated_errors():
+        self._errors = ErrorTranslator(
+            provider.name,
+            provider.base_url,
+            provider.key_variable,
+            model,
+            "" if secret.value == NO_KEY else secret.value,
+        )
+        with self._errors.translating():
             self._client = AsyncOpenAI(
                 api_key=secret.value,
                 base_url=base_url,
@@ -148,6 +190,15 @@ class Chat:
                 max_retries=retries,
             )
         self._create: Any = self._client.chat.completions.create
+
+    def with_key(self, key: str) -> "Chat":
+        """Return a client for the same model that asks with another key, over the same connections."""
+        other = copy(self)
+        other._secret = Secret(key)
+        other._errors = replace(self._errors, key=key)
+        other._client = self._client.with_options(api_key=key)
+        other._create = other._client.chat.completions.create
+        return other
 
     def __repr__(self) -> str:
         return f"Chat({self.provider.name!r}, {self.model!r})"
@@ -174,15 +225,15 @@ class Chat:
             StageFailed: no answer, also after retries.
         """
         started = time.monotonic()
-        with self._translated_errors():
+        with self._errors.translating():
             completion = await self._create(**self._request(messages, tools, sampling))
-        if not completion.choices:
-            raise StageFailed(f"{self.provider.name}: {self.model} answered nothing at all")
-        choice, usage = completion.choices[0], completion.usage
+        choices = getattr(completion, "choices", None)  # of a page that is no JSON the SDK returns the text
+        if not choices or choices[0].message is None:
+            raise StageFailed(f"{self.provider.name}: {self.model} returned no answer of the chat API")
+        choice, usage = choices[0], completion.usage
         calls = tuple(call.model_dump(exclude_none=True) for call in choice.message.tool_calls or ())
-        return _to_answer(
-            choice.message.content or "", calls, choice.finish_reason or "", _token_counts(usage), bool(tools), started
-        )
+        text, finish = choice.message.content or "", self._read_finish(choice.finish_reason or "")
+        return _to_answer(text, calls, finish, _token_counts(usage), bool(tools), started)
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **sampling: Any
@@ -195,13 +246,13 @@ class Chat:
         started, text, finish, counts = time.monotonic(), "", "", (0, 0)
         calls: dict[int, dict[str, Any]] = {}
         request = {"stream": True, "stream_options": {"include_usage": True}} | self._request(messages, tools, sampling)
-        with self._translated_errors():
-            chunks = await self._create(**request)
-            async with chunks:
+        with self._errors.translating():
+            async with await self._create(**request) as chunks:
                 async for chunk in chunks:
-                    counts = _token_counts(chunk.usage) if chunk.usage else counts
-                    for choice in chunk.choices[:1]:
-                        finish = choice.finish_reason or finish
+                    usage = getattr(chunk, "usage", None)
+                    counts = _token_counts(usage) if usage else counts
+                    for choice in (chunk.choices or ())[:1]:
+                        finish = self._read_finish(choice.finish_reason) if choice.finish_reason else finish
                         for delta in _read_deltas(choice.delta, calls):
                             text += delta.text
                             yield delta
@@ -211,60 +262,24 @@ class Chat:
             )
         yield _to_answer(text, tuple(calls[i] for i in sorted(calls)), finish, counts, bool(tools), started)
 
+    def _read_finish(self, reason: str) -> str:
+        """Return OpenAI's word for why an answer ended.
+
+        Raises:
+            StageFailed: the server gave up in the middle of it.
+        """
+        if reason in GIVEN_UP:
+            raise StageFailed(f"{self.provider.name}: {self.model} gave up in the middle of its answer ({reason})")
+        return FINISH_REASONS.get(reason, reason)
+
     def _request(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, sampling: Mapping[str, Any]
     ) -> dict[str, Any]:
-        request = {"model": self.model, "messages": _to_api_messages(messages), **sampling}
+        request = {"model": self.model, "messages": to_api_messages(messages), **sampling}
         return request | {"tools": list(tools)} if tools else request
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Turn the errors of openai and its transport into TunelineErrors that name a remedy."""
-        import httpx2  # the transport of openai, whose errors pass through unchanged when a stream breaks
-        import openai
 
-        try:
-            yield
-        except httpx2.InvalidURL:
-            raise BadRequest(f"{self.provider.name}: not an address; write one as in https://host:8000/v1") from None
-        except httpx2.TransportError as error:
-            raise StageFailed(
-                f"{self.provider.name}: the answer broke off ({type(error).__name__}); ask again"
-            ) from None
-        except openai.APITimeoutError:
-            raise StageFailed(f"{self.provider.name}: no answer from {self._address} in time; try again") from None
-        except openai.APIStatusError as error:
-            raise self._status_error(error.status_code, self._redact(error.message)) from None
-        except openai.APIConnectionError:
-            start = "; `tuneline serve RUN` starts it" if self.provider.name == "local" else "; is it running?"
-            raise StageFailed(f"{self.provider.name}: nothing answers at {self._address}{start}") from None
-        except openai.APIError as error:  # an error sent in the middle of a stream
-            raise StageFailed(f"{self.provider.name}: {self.model}: {self._redact(error.message)}") from None
-
-    def _status_error(self, status: int, message: str) -> TunelineError:
-        name, variable = self.provider.name, self.provider.key_variable
-        if status in (401, 403):
-            remedy = f"`export {variable}=…` with one that may" if variable else self._keyless_remedy()
-            return BadRequest(f"{name}: the key was refused ({status}); {remedy}")
-        if status == 404:
-            return NotFound(f"{name}: {self.model}: {message}; `curl {self._address}/models` lists its models")
-        if status == 429:
-            return StageFailed(f"{name}: too many requests (429), also after waiting; ask less at a time, or later")
-        return (BadRequest if status < 500 else StageFailed)(f"{name}: {self.model}: {message}")
-
-    def _keyless_remedy(self) -> str:
-        return own_key_remedy(self.provider.base_url) or "it wants a key: name its variable"
-
-    @property
-    def _address(self) -> str:
-        return redact_url(self.provider.base_url)
-
-    def _redact(self, message: str) -> str:
-        key = () if self._secret.value == NO_KEY else (self._secret.value,)
-        return redact(message, *key, *url_secrets(self.provider.base_url))
-
-
-def _to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Turn a dataset row's messages into the API's.
 
     Rows hold arguments as objects and need no ids; the API requires JSON text, and ids that results refer to.
@@ -295,22 +310,28 @@ def _to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _read_deltas(delta: Any, calls: dict[int, dict[str, Any]]) -> Iterator[Delta]:
     """Yield a chunk's pieces, and add those of tool calls to `calls`, which is by index."""
+    if delta is None:
+        return
     if delta.content:
         yield Delta(text=delta.content)
     for piece in delta.tool_calls or ():
-        call = calls.setdefault(piece.index, {"type": "function", "function": {"name": "", "arguments": ""}})
+        index = piece.index
+        if index is None:  # as some servers that send each call whole
+            index = len(calls) if piece.id or not calls else len(calls) - 1
+        call = calls.setdefault(index, {"type": "function", "function": {"name": "", "arguments": ""}})
         if piece.id:
             call["id"] = piece.id
         name, arguments = (piece.function.name or "", piece.function.arguments or "") if piece.function else ("", "")
         call["function"]["name"] += name
         call["function"]["arguments"] += arguments
-        yield Delta(index=piece.index, name=name, arguments=arguments)
+        yield Delta(index=index, name=name, arguments=arguments)
 
 
 def _to_answer(
     text: str, raw: tuple[dict[str, Any], ...], finish: str, counts: tuple[int, int], tools: bool, started: float
 ) -> Answer:
     calls = _parse_raw_calls(raw) if raw else tuple(parse_tool_calls(text)) if tools else ()
+    finish = finish or ("tool_calls" if raw else "stop")
     return Answer(text, calls, raw, finish, *counts, latency_s=time.monotonic() - started)
 
 

@@ -1,12 +1,15 @@
-"""Tool calls as Llama models write them: parsed from answers.
+"""Tool calls as models write them: parsed from answers.
 
-    <|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}; {"name": …}
+    <|python_tag|>{"name": "docs__create", "parameters": {"title": "plan"}}; {"name": …}         Llama 3
+    <tool_call>\n{"name": "docs__create", "arguments": {"title": "plan"}}\n</tool_call>          Hermes
+    [TOOL_CALLS] [{"name": "docs__create", "arguments": {"title": "plan"}, "id": "call00001"}]   Mistral
 
-This is Llama 3.1's JSON form with its `<|python_tag|>`. Several calls are joined by exactly `"; "`, on which vLLM's
-`llama3_json` parser splits. The chat templates in `configs/templates` write the same text.
+Llama 3 joins several calls by exactly `"; "`, on which vLLM's `llama3_json` parser splits. The chat templates in
+`configs/templates` write the same texts.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,10 @@ from tuneline.configs.catalogue import dotted_name, wire_name
 TAG = "<|python_tag|>"
 MISTRAL = "[TOOL_CALLS]"
 """What Mistral writes before its calls, which are one JSON list."""
+HERMES = "<tool_call>"
+"""What Hermes writes before each call; `</tool_call>` is after it."""
 SEPARATOR = "; "
+_HERMES_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 LLAMA_4_START, LLAMA_4_END = "<|python_start|>", "<|python_end|>"
 """What Llama 4 writes before its calls, which have no separator."""
 
@@ -42,16 +48,37 @@ class ToolCall:
         if isinstance(arguments, str):
             arguments = json.loads(arguments)
         if not isinstance(arguments, dict):
-            raise ValueError(f"arguments are no object: {arguments!r}")
+            raise ValueError(f"arguments are not an object: {arguments!r}")
         return cls(dotted_name(call["function"]["name"]), arguments)
 
 
 def parse_tool_calls(text: str) -> list[ToolCall]:
-    """Return the calls in an answer; none unless the whole text consists of well-formed calls.
+    """Return the calls in an answer; none unless all of them are well-formed, and without text beside them.
 
     `<|python_tag|>` may be missing, and arguments may be called `parameters` or `arguments`: Llama models write both.
+    Text before Hermes' calls is allowed, since they have a tag of their own.
     """
-    decoder, rest, calls = json.JSONDecoder(), text.strip().removeprefix(TAG).strip(), []
+    if HERMES in text:
+        blocks = _HERMES_CALL.findall(text)
+        calls = [call for block in blocks for call in _parse_objects(block)]
+        return calls if len(calls) == len(blocks) == text.count(HERMES) else []
+    if text.lstrip().startswith(MISTRAL):
+        return _parse_list(text.strip().removeprefix(MISTRAL))
+    return _parse_objects(text.strip().removeprefix(TAG))
+
+
+def _parse_list(text: str) -> list[ToolCall]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    parsed = [_parse_objects(json.dumps(value)) for value in values] if isinstance(values, list) else []
+    return [call for calls in parsed for call in calls] if all(parsed) else []
+
+
+def _parse_objects(text: str) -> list[ToolCall]:
+    """Return the calls in JSON objects one after another, or none if a part of the text is not one."""
+    decoder, rest, calls = json.JSONDecoder(), text.strip(), list[ToolCall]()
     while rest:
         try:
             value, end = decoder.raw_decode(rest)

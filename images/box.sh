@@ -9,7 +9,8 @@
 #
 #     BOX_DIR      folder there, on a disk that outlives a spot machine; ~/tuneline (on RunPod: /workspace/tuneline)
 #     BOX_SSH      more words for ssh, as in '-p 2222 -i key'
-#     TORCH_INDEX  where PyTorch comes from: the CUDA build that the box's driver runs
+#     TORCH_INDEX  where PyTorch comes from, if the box's driver does not run PyPI's build (CUDA 13.0)
+#     TORCH_LOCK   file in this folder with that build's hash; requirements/torch.txt says more
 #     TUNELINE_USD_PER_HOUR  what the box costs, so that compute.max_cost_usd counts; HF_TOKEN, WANDB_API_KEY: passed on
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +20,6 @@ git ls-files -co --exclude-standard -- "$recipe" 2>/dev/null | grep -q . || {
     echo "box: $recipe: not in this folder, or ignored by git: it would not be copied" >&2
     exit 2
 }
-index=${TORCH_INDEX:-https://download.pytorch.org/whl/cu130}
 there() { ssh ${BOX_SSH:-} "$host" "$@"; }
 
 echo "box: copying this folder to $host:$dir"
@@ -33,7 +33,7 @@ git ls-files -zco --exclude-standard |
     for name in HF_TOKEN WANDB_API_KEY WANDB_MODE TUNELINE_USD_PER_HOUR; do
         [ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
     done
-    printf 'cd %s; recipe=%q verb=%q index=%q\n' "$dir" "$recipe" "$verb" "$index"
+    printf 'cd %s; recipe=%q verb=%q index=%q lock=%q\n' "$dir" "$recipe" "$verb" "${TORCH_INDEX:-}" "${TORCH_LOCK:-}"
     cat <<'THERE'
 set -euo pipefail
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,memory.total --format=csv,noheader || echo "box: no GPU here"
@@ -45,10 +45,10 @@ if ! [ -e .venv/.ready ]; then
         [ -z "$python" ] || { "$python" -c "$enough" && "$python" -c 'import ensurepip'; } 2>/dev/null && break
     done
     if [ -z "$python" ]; then # Ubuntu 22.04 has 3.10
-        python3 -m pip install --quiet --user uv && python3 -m uv python install --quiet 3.12
+        python3 -m pip install --quiet --user --require-hashes -r requirements/uv.txt && python3 -m uv python install --quiet 3.12
         python=$(python3 -m uv python find 3.12)
     fi
-    make setup PYTHON="$python" TORCH_INDEX="$index"
+    make setup PYTHON="$python" TORCH_INDEX="$index" TORCH_LOCK="$lock"
 fi
 case $verb in run | convert | evaluate) make --quiet llama ;; esac
 exec 9>.box.lock

@@ -1,8 +1,8 @@
-"""Image for conversion and for serving GGUF: the packages of `cpu`, and llama.cpp."""
+"""Image for conversion, and for evaluating and serving GGUF: llama.cpp, and what merging needs."""
 
-from tuneline.images import cpu
-from tuneline.images.llama import with_llama
-from tuneline.images.pins import pinned
+from tuneline.images import llama
+from tuneline.images.cpu import TORCH_CPU
+from tuneline.images.packages import with_locked
 from tuneline.images.source import with_source
 
-image = with_source(with_llama(cpu.packages.pip_install(*pinned("sentencepiece", "peft", "accelerate"))))
+image = with_source(with_locked(with_locked(llama.image, "torch", index_url=TORCH_CPU), "convert"))

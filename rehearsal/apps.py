@@ -13,18 +13,18 @@ from tuneline.rehearsal.errors import not_found
 from tuneline.rehearsal.persistence import save_state
 from tuneline.rehearsal.state import App, Function
 
-IMAGE_BUILDER = "2025.06"
-"""The image builder version that modal 1.6 requests (modal.com/docs/guide/images)."""
+IMAGE_BUILDERS = ("2026.10", "2025.06")
+"""Image builder versions, the newest first; a workspace has one (modal/builder/base-images.json of client 1.6)."""
 
 
 class Apps(Component):
     """RPCs of apps."""
 
     async def ClientHello(self, request: Any, container_id: str | None) -> pb.ClientHelloResponse:
-        return pb.ClientHelloResponse(image_builder_version=IMAGE_BUILDER)
+        return pb.ClientHelloResponse(image_builder_version=self.image_builder)
 
     async def EnvironmentGetOrCreate(self, request: Any, container_id: str | None) -> pb.EnvironmentGetOrCreateResponse:
-        settings = pb.EnvironmentSettings(image_builder_version=IMAGE_BUILDER)
+        settings = pb.EnvironmentSettings(image_builder_version=self.image_builder)
         metadata = pb.EnvironmentMetadata(name=request.deployment_name or "main", settings=settings)
         return pb.EnvironmentGetOrCreateResponse(environment_id="en-1", metadata=metadata)
 

@@ -15,6 +15,7 @@ from typing import Any
 from modal_proto import api_pb2 as pb
 
 from tuneline.core.errors import BadRequest, NotFound
+from tuneline.core.paths import ROOT
 from tuneline.core.terminal import echo
 from tuneline.rehearsal.access import claim_folder
 from tuneline.rehearsal.session import ADDRESS, TOKEN, Rehearsal
@@ -28,6 +29,7 @@ def run_rehearsed(command: list[str], folder: Path) -> int:
     `trigger APP FUNCTION` calls a function as its schedule would. If a control plane is running with this folder
     (`tuneline rehearse`), that one is used.
     """
+    refuse_missing_app(command)
     claim_folder(folder)
     if (file := folder / ADDRESS).exists() and _is_running(folder):
         record = json.loads(file.read_text())
@@ -39,10 +41,21 @@ def run_rehearsed(command: list[str], folder: Path) -> int:
             return _trigger(rehearsal.address, rehearsal.environment[TOKEN], command)
         code = _call(command, rehearsal.environment)
         if rehearsal.has_detached_calls():
-            echo("the client is gone, a detached call goes on; Ctrl-C ends it", error=True)
+            echo("the client has ended, a detached call continues; Ctrl-C ends it", error=True)
             _wait_while(rehearsal.has_detached_calls)
         echo(rehearsal.summary(), error=True)
         return code
+
+
+def refuse_missing_app(command: list[str]) -> None:
+    """Raise NotFound if a command names an app.py that is not in the current folder, where Modal looks for it."""
+    for word in command:
+        file = Path(word.partition("::")[0])
+        if file.name == "app.py" and not file.exists():
+            raise NotFound(
+                f"{word}: no {file} in {Path.cwd()}; `modal run -m tuneline.app::VERB` works in every folder, or "
+                f"`cd {ROOT}` first"
+            )
 
 
 def keep_running(folder: Path) -> None:
@@ -62,7 +75,7 @@ def _call(command: list[str], environment: dict[str, str]) -> int:
     try:
         process = subprocess.Popen(command, env=os.environ | environment)
     except FileNotFoundError:
-        raise NotFound(f"{command[0]}: no such command; say `tuneline rehearse -- modal run …`") from None
+        raise NotFound(f"{command[0]}: no such command; use `tuneline rehearse -- modal run …`") from None
     while True:
         try:
             return process.wait()

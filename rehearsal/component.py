@@ -25,6 +25,10 @@ class Component(ABC):
     """Address of the gRPC service, the value of MODAL_SERVER_URL."""
     let_through: list[int]
     """Ports of this machine that containers can reach at the same port of their own loopback."""
+    image_builder: str
+    """Version of the base images that clients are told to use."""
+    reload_seconds: float
+    """How long a reload of a Volume takes at least."""
     shares_network: bool
     """Whether containers share this machine's network, its ports and its internet access."""
     preemptions: dict[str, list[float]]

@@ -13,7 +13,7 @@ from grpclib.server import Server, Stream
 from modal_proto import api_grpc
 
 from tuneline.rehearsal.access import Access
-from tuneline.rehearsal.apps import Apps
+from tuneline.rehearsal.apps import IMAGE_BUILDERS, Apps
 from tuneline.rehearsal.calls import Calls
 from tuneline.rehearsal.containers import Containers
 from tuneline.rehearsal.errors import unauthenticated
@@ -42,6 +42,7 @@ class ControlPlane(Containers, Calls, Inputs, Functions, Volumes, Stores, Queues
     def __init__(self, folder: Path) -> None:
         self.state, self.access = State(folder), Access()
         self.let_through, self.shares_network = [], False
+        self.image_builder, self.reload_seconds = IMAGE_BUILDERS[0], 0.05
         self.address, self.server_url = "", ""
         self.preemptions, self.kills = {}, {}
         load_state(self.state)

@@ -128,6 +128,7 @@ class Functions(Component):
                 "volumes": {m.mount_path: self.state.volumes[m.volume_id].name for m in spec.volume_mounts},
                 "secrets": [self._secret_name(s) for s in spec.secret_ids],
                 "layers": self.layers(spec.image_id),
+                "mounted": [file.filename for mount_id in spec.mount_ids for file in self.state.mounts[mount_id]],
                 "schedule": MessageToDict(function.data.schedule) if function.data else {},
                 "urls": function.urls,
             }

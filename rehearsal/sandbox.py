@@ -51,9 +51,9 @@ def unshare(*, network: bool) -> None:
     user, group = os.getuid(), os.getgid()
     if user != 0 or libc.unshare(namespaces):
         _check(libc.unshare(namespaces | NEW_USER), "unshare")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        Path("/proc/self/setgroups").write_text("deny", encoding="utf-8")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="utf-8")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="utf-8")
     mount("none", "/", flags=RECURSIVE | PRIVATE)
 
 
@@ -208,6 +208,6 @@ def _exit_code(function: Any) -> int:
 
 
 if __name__ == "__main__":
-    sandbox_spec = json.loads(Path(sys.argv[1]).read_text())
+    sandbox_spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     sockets_channel = socket.socket(fileno=int(sys.argv[2]))
     os._exit(_exit_code(lambda: main(sandbox_spec, sockets_channel)))

@@ -44,7 +44,9 @@ class Rehearsal:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Locked(f"{folder}: another rehearsal is up with this state; --state FOLDER takes another") from None
+            raise Locked(
+                f"{folder}: another rehearsal is running with this state; use another folder with --state FOLDER"
+            ) from None
         self.plane = ControlPlane(folder.absolute())
         self.plane.let_through, self.plane.shares_network = list(let_through), shares_network
         self._loop = asyncio.new_event_loop()

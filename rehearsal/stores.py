@@ -50,12 +50,13 @@ class Stores(Component):
         return pb.ImageGetOrCreateResponse(image_id=image_id, result=result, metadata=metadata)
 
     def layers(self, image_id: str) -> list[str]:
-        """Return all Dockerfile commands of an image, those of its base images first."""
+        """Return all Dockerfile commands of an image and the files they copy in, those of its base images first."""
         image = self.state.images.get(image_id)
         if image is None:
             return []
         base_commands = [command for base in image.base_images for command in self.layers(base.image_id)]
-        return base_commands + list(image.dockerfile_commands)
+        files = [file.data.decode(errors="replace") for file in image.context_files]
+        return [*base_commands, *image.dockerfile_commands, *files]
 
     async def BlobCreate(self, request: Any, container_id: str | None) -> pb.BlobCreateResponse:
         blob_id = self.state.new_id("bl")

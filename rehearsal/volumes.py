@@ -1,8 +1,9 @@
 """Volumes: a committed state, and a copy of it for each container.
 
 modal.com/docs/guide/volumes: a container sees the state as of its start or its last `reload()`; others see its writes
-after `commit()`; a reload with open files fails. A container that ends without error commits; what a killed one had not
-committed is lost (Modal also commits in the background every few seconds, but code must not rely on that).
+after `commit()`; a reload with open files fails, and while one lasts the Volume appears empty. A container that ends
+without error commits; what a killed one had not committed is lost (Modal also commits in the background every few
+seconds, but code must not rely on that).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as pb
 
-from tuneline.rehearsal.checkouts import commit_checkout, has_open_files, update_checkout
+from tuneline.rehearsal.checkouts import commit_checkout, has_open_files, hidden_contents, update_checkout
 from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.errors import already_exists, failed_precondition, not_found
 from tuneline.rehearsal.state import Checkout, Volume
@@ -140,6 +141,8 @@ class Volumes(Component):
         for checkout in self._checkouts(request.volume_id, container_id):
             if await asyncio.to_thread(has_open_files, self.state.containers[container_id or ""], checkout.copy):
                 raise failed_precondition("there are open files preventing the operation")
+            with hidden_contents(checkout.copy):
+                await asyncio.sleep(self.reload_seconds)
             await self.check_out(checkout)
         return Empty()
 

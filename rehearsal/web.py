@@ -166,9 +166,13 @@ class Web(Component):
         return web.json_response({})
 
     async def _preempt(self, request: web.Request) -> web.Response:
-        """Preempt every container of a function that works on an input now, and return their number."""
-        name = request.match_info["function"]
-        working = [c for c in self.state.containers.values() if c.alive and c.running and c.function.name == name]
+        """Preempt every container of a function that works on an input now, and return their number.
+
+        One that is told to end already is not counted again: what it saves on its way out is no new reason.
+        """
+        containers = self.state.containers.values()
+        of_function = [c for c in containers if c.function.name == request.match_info["function"]]
+        working = [c for c in of_function if c.alive and c.running and not c.draining]
         for container in working:
             self.schedule(0, self.kill(container, "preempted", PREEMPTION_GRACE_S))
         return web.json_response(len(working))

@@ -8,7 +8,6 @@ this machine's files except the checkout, /root and /tmp, all read-only: what it
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shlex
 import socket
@@ -20,6 +19,7 @@ from typing import TypedDict
 
 from modal_proto import api_pb2 as pb
 
+from tuneline.core.environment import read_stated_variable
 from tuneline.core.files import write_atomic
 from tuneline.rehearsal import network, sandbox
 from tuneline.rehearsal.component import Component
@@ -32,7 +32,7 @@ INHERITED_VARIABLE = "TUNELINE_CACHE"
 """The variable passed on from our own environment: where llama.cpp is built, which would be in an image."""
 
 NO_NAMESPACES_MESSAGE = (
-    "this machine lets nobody make user namespaces, in which the rehearsal mounts Volumes; as root allow them: "
+    "this machine does not allow user namespaces, in which the rehearsal mounts Volumes; allow them as root: "
     "sysctl -w kernel.unprivileged_userns_clone=1 (or user.max_user_namespaces, or AppArmor's "
     "kernel.apparmor_restrict_unprivileged_userns=0)"
 )
@@ -131,7 +131,7 @@ class Worker(Component):
             "ports": [] if self.shares_network else self._ports_out(),
             "network": self.shares_network,
             "hidden": [] if CHECKOUT.is_relative_to(sys.prefix) else [str(CHECKOUT)],
-            "visible": [path for path in (sys.prefix, sys.base_prefix, os.environ.get(INHERITED_VARIABLE)) if path],
+            "visible": list(filter(None, (sys.prefix, sys.base_prefix, read_stated_variable(INHERITED_VARIABLE)))),
             "files": files,
             "binds": binds,
         }
@@ -148,9 +148,14 @@ class Worker(Component):
         modal.com/docs/guide/environment_variables
         """
         spec = container.function.spec
-        environment = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-        if INHERITED_VARIABLE in os.environ:
-            environment[INHERITED_VARIABLE] = os.environ[INHERITED_VARIABLE]
+        environment = {
+            "PATH": read_stated_variable("PATH"),
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if inherited := read_stated_variable(INHERITED_VARIABLE):
+            environment[INHERITED_VARIABLE] = inherited
         for layer in self.layers(spec.image_id):
             if match := re.match(r"ENV\s+([A-Za-z_]\w*)[= ](.*)", layer):
                 environment[match[1]] = shlex.split(match[2])[0] if match[2].strip() else ""

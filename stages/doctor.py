@@ -1,14 +1,16 @@
 """What this machine lacks for which part of the work, and the command that fixes it."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.core import paths
-from tuneline.core.errors import StageFailed
+from tuneline.core.disk_space import find_free_bytes
+from tuneline.core.environment import read_stated_variable
+from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.nvidia_smi import SHOWN, run_nvidia_smi
+from tuneline.engines.llama_cpp.build import find_llama_cpp
 
 DRIVER, CUDA = (525, 0), (12, 1)
 """Oldest versions that torch's CUDA builds and bitsandbytes' kernels support."""
@@ -72,7 +74,7 @@ def _memory() -> Finding:
 
     free = psutil.virtual_memory().available / GIB
     detail = f"{free:.1f} GiB free, {MEMORY_GIB} for the tiny base"
-    fix = "close what you can, or run the stage on Modal: `modal run app.py::train …`"
+    fix = "close other programs, or run the stage on Modal: `modal run app.py::train …`"
     return Finding("memory", "ok", detail) if free >= MEMORY_GIB else Finding("memory", "missing", detail, fix)
 
 
@@ -80,7 +82,10 @@ def _disk() -> Finding:
     folder = paths.models()
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free / 1e9
+    free_bytes = find_free_bytes(folder)
+    if free_bytes is None:
+        return Finding("disk", "ok", f"free space at {paths.models()} is unknown until it is full")
+    free = free_bytes / 1e9
     detail = f"{free:.0f} GB free at {paths.models()}, {DISK_GB} for a build and small models"
     fix = "`tuneline models remove NAME`, or set TUNELINE_MODELS, TUNELINE_RUNS and TUNELINE_CACHE to another disk"
     return Finding("disk", "ok", detail) if free >= DISK_GB else Finding("disk", "missing", detail, fix)
@@ -92,9 +97,11 @@ def _build() -> list[Finding]:
     findings = [
         Finding("compiler", "ok", compiler)
         if compiler
-        else Finding("compiler", "missing", "builds llama.cpp once", install)
+        else Finding("compiler", "missing", "builds llama.cpp (once)", install)
     ]
-    if not any(paths.cache().glob("llama.cpp-*")):
+    try:
+        find_llama_cpp()
+    except NotFound:
         findings.append(Finding("llama.cpp", "absent", f"not built in {paths.cache()}", "`make llama`"))
     return findings
 
@@ -104,10 +111,10 @@ def _tokens() -> list[Finding]:
     modal = "to run on Modal; `modal token new`"
     tokens = {"HF_TOKEN": hub, "WANDB_API_KEY": "for W&B; `export WANDB_API_KEY=…` (https://wandb.ai/authorize)"}
     findings = [
-        Finding(name, "ok", "set") if os.environ.get(name) else Finding(name, "absent", "not set", fix)
+        Finding(name, "ok", "set") if read_stated_variable(name) else Finding(name, "absent", "not set", fix)
         for name, fix in tokens.items()
     ]
-    signed_in = os.environ.get("MODAL_TOKEN_ID") or Path("~/.modal.toml").expanduser().exists()
+    signed_in = read_stated_variable("MODAL_TOKEN_ID") or Path("~/.modal.toml").expanduser().exists()
     return [
         *findings,
         Finding("Modal", "ok", "signed in") if signed_in else Finding("Modal", "absent", "not signed in", modal),

@@ -2,13 +2,16 @@
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
-from tuneline.core.spending import Meter, read_usd_per_hour
+from tuneline.core.meter import Limits, Meter
+from tuneline.core.spending import read_usd_per_hour
 from tuneline.core.tracking import track
 from tuneline.stages.stage_process import Show, restore_recipe, run_in_child, stage_function
 
@@ -36,7 +39,7 @@ def stages_up_to(until: str) -> tuple[str, ...]:
     if until in SIDE_STAGES:
         return (*stages_up_to(SIDE_STAGES[until]), until)
     if until not in ORDER:
-        raise BadRequest(f"{until!r} is no stage; there are {', '.join((*ORDER, *SIDE_STAGES))}")
+        raise BadRequest(f"{until!r} is not a stage; known: {', '.join((*ORDER, *SIDE_STAGES))}")
     return ORDER[: ORDER.index(until) + 1]
 
 
@@ -68,33 +71,40 @@ def find_finished(stage: str, recipe: Recipe, run: Path) -> Artifact | None:
 
 
 def subprocess_runner(
-    recipe: Recipe, run: Path, show: Show, seconds: float | None = None, price: float | None = None
+    recipe: Recipe, run: Path, show: Show, open_meter: Callable[[str], AbstractContextManager[Meter]] | None = None
 ) -> Callable[[str], Artifact]:
     """Return a `call` for `run_line` that runs each stage in a child process and passes its events to `show`.
 
-    A finished stage is only opened. Errors are raised as the stage raised them. After `seconds`, or when the run has
-    cost `compute.max_cost_usd` at `price` USD an hour, the stage gets SIGTERM; training then saves a checkpoint, from
-    which the same call continues.
+    A finished stage is only opened. Errors are raised as the stage raised them. When `open_meter(stage)` has reached a
+    limit, the stage gets SIGTERM; training then saves a checkpoint, from which the same call continues. By default
+    that is `compute.max_cost_usd` at the price of an hour on this machine.
     """
-    price = read_usd_per_hour() if price is None else price
+    open_meter = open_meter or partial(
+        Meter, run, limits=Limits(usd=recipe.compute.max_cost_usd), usd_per_hour=read_usd_per_hour()
+    )
 
     def call(stage: str) -> Artifact:
         if artifact := find_finished(stage, recipe, run):
             restore_recipe(recipe, run)
             show({"stage": stage, "kind": "finished"})
             return artifact
-        meter = Meter(recipe.compute.max_cost_usd, run, price)
-        settings = recipe.section(stage) if hasattr(recipe, stage) else {}
-        try:
-            with track(run, stage, settings, lambda text: show({"stage": stage, "kind": "warning", "text": text})):
-                run_in_child(stage, recipe, run, show, seconds, meter)
-        except StageFailed as error:
-            if meter.over():
-                raise meter.error(f"{stage} was stopped, what was saved stays") from error
-            raise
-        artifact = find_finished(stage, recipe, run)
-        if artifact is None:
-            raise StageFailed(f"{stage} ended without its artifact; see {run / 'logs' / stage}.log")
+        with open_meter(stage) as meter:
+            _run_measured(stage, recipe, run, show, meter)
+            artifact = find_finished(stage, recipe, run)
+            if artifact is None:
+                raise StageFailed(f"{stage} ended without its artifact; see {run / 'logs' / stage}.log")
+            meter.finish()
         return artifact
 
     return call
+
+
+def _run_measured(stage: str, recipe: Recipe, run: Path, show: Show, meter: Meter) -> None:
+    settings = recipe.section(stage) if hasattr(recipe, stage) else {}
+    try:
+        with track(run, stage, settings, lambda text: show({"stage": stage, "kind": "warning", "text": text})):
+            run_in_child(stage, recipe, run, show, meter)
+    except StageFailed as error:
+        if limit := meter.reached():
+            raise meter.error(limit, f"{stage} was stopped; saved work is kept") from error
+        raise

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import statistics
 import time
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from tuneline.core.errors import BadRecipe, NotFound, StaleArtifact
 from tuneline.core.events import Events, read_events
 from tuneline.core.spending import read_usd_per_hour, sum_spent_usd
 from tuneline.stages.fetch.bases import open_base
+from tuneline.stages.plan.stop_time import FORWARD, StopTime, StopTimer
+from tuneline.stages.run_artifacts import open_stage
 
 if TYPE_CHECKING:
     from tuneline.stages.plan.training import TrainingOption, TrainingPlan
@@ -35,12 +38,12 @@ def preflight(recipe: Recipe, run: Path) -> Artifact:
     Raises:
         NotFound: it was measured with other settings; `discard_outdated` removes that.
     """
-    base, prepared, folder = open_base(recipe), artifacts.open_artifact(run / "prepare"), run / "preflight"
+    base, prepared, folder = open_base(recipe), open_stage(run, "prepare"), run / "preflight"
     hardware = recipe.compute.model_dump(include={"train", "threads", "micro_batch_rows", "processes", "strategy"})
     try:
         return artifacts.make(
             folder,
-            stage_version=1,
+            stage_version=2,
             settings=recipe.section("base", "train") | {"compute": hardware},
             needs={"fetch": base, "prepare": prepared},
             build=lambda folder: _build(recipe, base.path, prepared, folder, run),
@@ -60,15 +63,15 @@ def discard_outdated(recipe: Recipe, run: Path) -> None:
 
 def refuse_over_budget(recipe: Recipe, run: Path) -> None:
     """Raise BadRecipe if the training, as measured, would cost more than the recipe allows."""
-    measured, limit_usd = artifacts.open_artifact(run / "preflight").metrics["measured"], recipe.compute.max_cost_usd
+    measured, limit_usd = open_stage(run, "preflight").metrics["measured"], recipe.compute.max_cost_usd
     if limit_usd is None or measured["usd"] is None:
         return
     spent = sum_spent_usd(run)
     if spent + measured["usd"] > limit_usd:
         raise BadRecipe(
             f"compute.max_cost_usd: {limit_usd:g}: as preflight measured it, training takes "
-            f"{_format_number(measured['hours'])} h and {measured['usd']:.2f} USD, and {spent:.2f} USD are spent; "
-            "allow it, train fewer steps, or take other hardware"
+            f"{_format_number(measured['hours'])} h and {measured['usd']:.2f} USD, and {spent:.2f} USD have "
+            "been spent; raise the limit, train fewer steps, or use other hardware"
         )
 
 
@@ -103,14 +106,15 @@ def _build(recipe: Recipe, base: Path, prepared: Artifact, folder: Path, run: Pa
 
 def format_comparison(run: Path) -> str:
     """Return a table of planned and measured values as text."""
-    metrics = artifacts.open_artifact(run / "preflight").metrics
+    measured_here = open_stage(run, "preflight")
+    metrics = measured_here.metrics
     lines = [f"{'':<16} {'planned':>16} {'measured':>10}"]
-    names = {"seconds_per_step": "seconds a step", "memory_gb": "GB at the peak", "hours": "hours", "usd": "USD"}
+    names = {"seconds_per_step": "seconds per step", "memory_gb": "GB at the peak", "hours": "hours", "usd": "USD"}
     for key, name in names.items():
         low_high, measured = metrics["planned"].get(key), metrics["measured"][key]
         planned = "–" if low_high is None else "–".join(map(_format_number, dict.fromkeys(low_high)))
         lines.append(f"{name:<16} {planned:>16} {'no price' if measured is None else _format_number(measured):>10}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"measured {measured_here.manifest.origin}"])
 
 
 def _format_number(number: float) -> str:
@@ -119,11 +123,11 @@ def _format_number(number: float) -> str:
 
 def _copy_longest_rows(recipe: Recipe, base: Path, prepared: Path, folder: Path) -> None:
     """Copy what `prepare` made to `folder`, with only the longest training rows, as many as these steps use."""
-    from tuneline.stages.prepare.prepared_run import load_tools
+    from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools
     from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = (prepared / "train.jsonl").read_bytes().splitlines(keepends=True)
-    lengths = [tokens for tokens, _, _ in Renderer(base, load_tools(prepared)).measure(rows)]
+    lengths = [row.tokens for row in Renderer(base, load_tools(prepared), prepared / TEMPLATE).measure(rows)]
     longest_first = sorted(range(len(rows)), key=lambda i: -lengths[i])
     count = STEPS * recipe.train.batch_rows
     if recipe.train.packing:  # then each row of a batch is a sequence of several
@@ -140,7 +144,8 @@ def _copy_longest_rows(recipe: Recipe, base: Path, prepared: Path, folder: Path)
 def _shorten(recipe: Recipe) -> Recipe:
     """Return the recipe with so few training steps, and neither checkpoints nor evaluations between them."""
     changed = {"max_steps": STEPS, "save_steps": NEVER, "evaluate_steps": NEVER, "keep": "last", "init_from": None}
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed)})
+    compute = recipe.compute.model_copy(update={"save_minutes": None})
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed), "compute": compute})
 
 
 def _on_cpu(recipe: Recipe) -> Recipe:
@@ -192,4 +197,13 @@ def _measured_values(
         "hours": hours,
         "usd": None if price is None else price * hours,
         "steps": plan.steps,
+        "stop": asdict(_measure_stop_time(trial_events, plan.rows.validation * tokens_per_row / tokens_per_second)),
     }
+
+
+def _measure_stop_time(trial_events: list[dict[str, Any]], validation_s: float) -> StopTime:
+    """Return what stopping takes after these steps, and a validation of `validation_s` at the speed of training."""
+    timer = StopTimer()
+    for event in trial_events:
+        timer.add(event)
+    return replace(timer.measured, validation=FORWARD * validation_s)

@@ -26,12 +26,15 @@ from tuneline.core.errors import BadRecipe, StageFailed, StaleArtifact, Tuneline
 from tuneline.core.events import Events, Follower
 from tuneline.core.files import write_atomic
 from tuneline.core.locks import run_lock
-from tuneline.core.spending import PRICE_VARIABLE, Meter, read_usd_per_hour
+from tuneline.core.meter import Meter
+from tuneline.core.spending import PRICE_VARIABLE, read_usd_per_hour
 from tuneline.core.terminal import guard_output
 
 LAST_LINES = 12
 """Lines of a stage's log in its error."""
 POLL_EVERY_S = 0.2
+KILLED_AFTER = 0.75
+"""Share of the time to stop after which a stage that has not ended is killed; the rest is for committing its files."""
 
 Show = Callable[[dict[str, Any]], None]
 """Shows one event of a run."""
@@ -56,7 +59,7 @@ def run_stage(stage: str, recipe: Recipe, run: Path) -> Artifact:
                 raise
             raise StageFailed(
                 f"{stage}: the disk of {run} is full; free some space and run the same command again: "
-                "what was finished stays, and nothing half-written is trusted"
+                "finished work is kept, and incomplete files are discarded"
             ) from error
         events.emit("ended", seconds=round(time.monotonic() - started, 2))
         return artifact
@@ -98,8 +101,8 @@ def stage_function(stage: str) -> Callable[[Recipe, Path], Artifact]:
     return function
 
 
-def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, seconds: float | None, meter: Meter) -> None:
-    """Run a stage in a child process and pass its events to `show`; send it SIGTERM after `seconds` or over the limit.
+def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, meter: Meter) -> None:
+    """Run a stage in a child process and pass its events to `show`; stop it when `meter` has reached a limit.
 
     What it prints goes to the run's `logs/STAGE.log`.
 
@@ -108,6 +111,7 @@ def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, seconds: flo
     """
     log, follower = run / "logs" / f"{stage}.log", Follower(run, from_end=True)
     log.parent.mkdir(parents=True, exist_ok=True)
+    price = {PRICE_VARIABLE: str(meter.usd_per_hour)} if meter.usd_per_hour else {}
     with (
         log.open("ab") as output,
         child_process(
@@ -117,38 +121,58 @@ def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, seconds: flo
             request=recipe.to_json(),
             stdout=output,
             stderr=subprocess.STDOUT,
-            environment=_environment(stage, recipe) | ({PRICE_VARIABLE: str(meter.price)} if meter.price else {}),
+            environment=_environment(stage, recipe) | price,
         ) as child,
     ):
         try:
-            _follow(child.process, follower, show, seconds, meter)
+            _follow(child.process, follower, show, meter)
         finally:
             if child.process.poll() is None:
                 show({"stage": stage, "kind": "stopping"})
-                child.process.terminate()  # training saves a checkpoint on SIGTERM
-                child.process.wait()
+                _stop(child.process, meter)
         if code := child.process.returncode:
             child.outcome()  # raises what the stage raised
             raise StageFailed(
-                f"{stage} {describe_exit(code)}; run the same command again: it goes on from the last checkpoint.\n"
+                f"{stage} {describe_exit(code)}; run the same command again: it resumes from the last checkpoint.\n"
                 f"The end of {log}:\n{log_tail(log, LAST_LINES)}"
             )
 
 
-def _follow(
-    child: subprocess.Popen[bytes], follower: Follower, show: Show, seconds: float | None, meter: Meter
-) -> None:
-    """Show the child's events until it ends; stop it once at the deadline or the cost limit."""
-    running, stopped, deadline = True, False, None if seconds is None else time.monotonic() + seconds
+def _follow(child: subprocess.Popen[bytes], follower: Follower, show: Show, meter: Meter) -> None:
+    """Show the child's events until it ends; stop it once a limit is reached."""
+    running, deadline = True, None
     while running:
-        if not stopped and (meter.over() or (deadline and time.monotonic() > deadline)):
+        meter.record()
+        if deadline is None and meter.reached():
             child.terminate()
-            stopped = True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(POLL_EVERY_S)
-        running = child.poll() is None
+            deadline = _stop_deadline(meter)
+        elif deadline and time.monotonic() > deadline:
+            child.kill()
+        running = _is_running(child)
         for event in follower.new_events():
             show(event)
+
+
+def _stop(child: subprocess.Popen[bytes], meter: Meter) -> None:
+    """End the child: SIGTERM, on which training saves a checkpoint, and SIGKILL after the time that is granted."""
+    child.terminate()
+    deadline = _stop_deadline(meter)
+    while _is_running(child):
+        meter.record()
+        if deadline and time.monotonic() > deadline:
+            child.kill()
+
+
+def _stop_deadline(meter: Meter) -> float | None:
+    """Return when a child that is told to stop now is killed; None where nothing limits its time."""
+    return time.monotonic() + KILLED_AFTER * meter.stop_s if meter.stop_s else None
+
+
+def _is_running(child: subprocess.Popen[bytes]) -> bool:
+    """Return whether the child still runs after `POLL_EVERY_S`."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(POLL_EVERY_S)
+    return child.poll() is None
 
 
 def _environment(stage: str, recipe: Recipe) -> dict[str, str]:
@@ -187,7 +211,7 @@ def _run_reporting_bugs(stage: str, recipe: Recipe, run: Path) -> None:
 
 def describe_bug(stage: str) -> StageFailed:
     """Return the error to raise instead of the exception that is being handled, with its traceback."""
-    return StageFailed(f"{stage} failed in a way it should not; this is a bug:\n{traceback.format_exc()}")
+    return StageFailed(f"{stage} failed unexpectedly; this is a bug:\n{traceback.format_exc()}")
 
 
 def _exit(*_: Any) -> None:

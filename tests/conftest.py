@@ -4,6 +4,7 @@ Property tests look at the same examples every time, however long one takes: a f
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 from tuneline.core.paths import ROOT
+
+# A shell ignores Ctrl-C for what it runs in the background; processes that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("gate", deadline=None, derandomize=True)
 settings.load_profile("gate")

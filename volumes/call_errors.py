@@ -7,8 +7,8 @@ import modal
 
 from tuneline.configs.compute import Container
 
-RUN_AGAIN = "run the same command again: it goes on from what is finished"
-SEE_LOG = "its log, above or by `modal app logs`, says more"
+RUN_AGAIN = "run the same command again: finished work is kept"
+SEE_LOG = "see its log, above or with `modal app logs`"
 
 
 def explain(caller: str, error: Exception, container: Container | None = None) -> str:
@@ -18,11 +18,11 @@ def explain(caller: str, error: Exception, container: Container | None = None) -
     """
     match error:
         case modal.exception.FunctionTimeoutError():
-            remedy = _raise_limit(caller, container, "hours")
-            return f"{caller} took too long and was stopped: {error}; {remedy}, and {RUN_AGAIN}"
+            remedy = describe_more_hours(caller, container) if container else _raise_limit(caller, None, "")
+            return f"{caller} took too long and was stopped: {error}; {remedy}"
         case modal.exception.InternalFailure():
             remedy = _raise_limit(caller, container, "memory_gib")
-            return f"{caller} was lost: {error}. If that was for want of memory, {remedy}; {RUN_AGAIN}"
+            return f"{caller} was lost: {error}. If it ran out of memory, {remedy}; {RUN_AGAIN}"
         case ImportError() | SyntaxError():
             remedy = (
                 "Its Function in app.py names its image: add what is missing there, or to FOLDERS in images/source.py"
@@ -30,10 +30,17 @@ def explain(caller: str, error: Exception, container: Container | None = None) -
             return f"{caller} cannot start its container: {type(error).__name__}: {error}. {remedy}; then {RUN_AGAIN}"
         case modal.exception.Error():
             return f"{caller} ended without a result: {str(error) or 'cancelled'}; {SEE_LOG}; {RUN_AGAIN}"
-    return f"{caller} failed in a way it should not; this is a bug: {type(error).__name__}: {error}; {SEE_LOG}"
+    return f"{caller} failed unexpectedly; this is a bug: {type(error).__name__}: {error}; {SEE_LOG}"
 
 
 def _raise_limit(caller: str, container: Container | None, key: str) -> str:
     if container is None:
         return f"raise what app.py gives {caller}"
     return f"raise compute.{caller}.{key}, now {getattr(container, key):g}"
+
+
+def describe_more_hours(stage: str, container: Container) -> str:
+    """Return what to do when a stage's hours are over."""
+    if stage == "preflight":
+        return "measure in a new run (--run NEW)"  # its hours are no setting of their own
+    return f"raise compute.{stage}.hours, now {container.hours:g}, and {RUN_AGAIN}"

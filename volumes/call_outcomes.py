@@ -1,12 +1,13 @@
 """How a call of a stage ends: a value rather than an exception, because Modal would retry an exception."""
 
-import os
 from typing import Literal, TypedDict
 
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import TunelineError, to_record
 
-CALL_HOURS = float(os.environ.get("TUNELINE_CALL_HOURS", "23"))
-"""A call ends at 24 h (modal.com/docs/guide/timeouts): before that a stage checkpoints and is called again."""
+CALL_HOURS = float(read_variable("TUNELINE_CALL_HOURS", "23"))
+"""A call ends at 24 h (modal.com/docs/guide/timeouts): `LONGEST_STOP_S` before that a stage is told to save a
+checkpoint, and is called again."""
 
 
 class Outcome(TypedDict):

@@ -24,7 +24,7 @@ def _require(name: str, key: str) -> modal.Secret:
     except modal.exception.Error as error:
         raise BadRecipe(
             f"configs/cloud.yaml: secrets: {error}. `modal secret create --force {name} --from-json FILE` "
-            f'makes it, of a file with {{"{key}": "…"}}; '
-            f"or take {name.removeprefix('tuneline-')} off the list"
+            f'creates it from a file with {{"{key}": "…"}}; '
+            f"or remove {name.removeprefix('tuneline-')} from the list"
         ) from None
     return secret

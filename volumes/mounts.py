@@ -5,30 +5,37 @@
 | tuneline-models | /models | `fetch`: base weights, once |
 | tuneline-runs | /runs | the stages of a run, one after the other |
 | tuneline-data | /data | the entrypoints: a recipe's files, by hash, once |
-| tuneline-policy | /policy | `promote`, `rollback`, `keys` |
+| tuneline-policy | /policy | `promote`, `rollback`, `keys`, `traffic` |
+| tuneline-logs | /logs | the gateway: its request log, a file for each container and day; engines: their ledger |
 | tuneline-scores | /scores | the scheduled evaluation |
 | tuneline-cache | /cache | engines: compiled kernels; may be deleted at any time |
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import modal
 
+from tuneline.core.artifacts import COMMIT_VARIABLE, read_commit
+from tuneline.core.disk_space import PLACEHOLDERS
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import StageFailed
 
-NAMES = ("models", "runs", "data", "policy", "scores", "cache")
+NAMES = ("models", "runs", "data", "policy", "logs", "scores", "cache")
 VOLUMES = {name: modal.Volume.from_name(f"tuneline-{name}", create_if_missing=True) for name in NAMES}
 MOUNTS = {name: f"/{name}" for name in NAMES}
 ENVIRONMENT: dict[str, str | None] = {
     "TUNELINE_RUNS": MOUNTS["runs"],
     "TUNELINE_MODELS": MOUNTS["models"],
     "TUNELINE_POLICY": MOUNTS["policy"],
+    "TUNELINE_LOGS": MOUNTS["logs"],
     "TUNELINE_SCORES": MOUNTS["scores"],
+    "TUNELINE_SCRATCH": "/tmp/tuneline",
     "VLLM_CACHE_ROOT": MOUNTS["cache"] + "/vllm",
-    "TUNELINE_CALL_HOURS": os.environ.get("TUNELINE_CALL_HOURS", "23"),
+    PLACEHOLDERS: ":".join(MOUNTS.values()),
+    "TUNELINE_CALL_HOURS": read_variable("TUNELINE_CALL_HOURS", "23"),
+    COMMIT_VARIABLE: read_commit(),
 }
 """Tells the stages, which know nothing of Modal, where their folders are."""
 
@@ -47,10 +54,21 @@ def synchronized(reads: tuple[str, ...], writes: tuple[str, ...]) -> Iterator[No
     """
     for name in (*reads, *writes):
         VOLUMES[name].reload()
+    with committed(*writes):
+        yield
+
+
+@contextlib.contextmanager
+def committed(*names: str) -> Iterator[None]:
+    """Commit the named Volumes when the block ends, also after an exception.
+
+    Raises:
+        StageFailed: a Volume is full.
+    """
     try:
         yield
     finally:
-        for name in writes:
+        for name in names:
             commit(name)
 
 
@@ -64,6 +82,7 @@ def commit(name: str) -> None:
         VOLUMES[name].commit()
     except modal.exception.Error as error:
         raise StageFailed(
-            f"Volume tuneline-{name} took no more: {error}; free some (`modal volume rm -r tuneline-{name} …`) and run "
+            f"Volume tuneline-{name} is full: {error}; free some space (`modal volume rm -r tuneline-{name} …`) "
+            "and run "
             "the same command again"
         ) from None

@@ -33,16 +33,7 @@ def save_random_llama(folder: Path, billions: float) -> tuple[Path, int]:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copyfile(ROOT / "data/tiny" / name, base / name)
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    middle, width = config["intermediate_size"], shared * 64
-    shapes = dict(zip(LINEARS, [(hidden, hidden), (width, hidden), (width, hidden), (hidden, hidden)], strict=False))
-    shapes |= {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
-    tensors = {"model.embed_tokens.weight": (32000, hidden), "model.norm.weight": (hidden,)}
-    tensors["lm_head.weight"] = (32000, hidden)
-    for layer in range(config["num_hidden_layers"]):
-        at = f"model.layers.{layer}"
-        tensors |= {f"{at}.{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
-        for name, shape in shapes.items():
-            tensors[f"{at}.{'mlp' if name in LINEARS[4:] else 'self_attn'}.{name}.weight"] = shape
+    tensors = llama_shapes(config) | {"lm_head.weight": (32000, hidden)}
     torch.manual_seed(0)
     _save_shards(base, tensors)
     weights = {}
@@ -55,6 +46,21 @@ def save_random_llama(folder: Path, billions: float) -> tuple[Path, int]:
     lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 32, "target_modules": LINEARS}
     (adapter / "adapter_config.json").write_text(json.dumps(lora | {"bias": "none", "inference_mode": True}))
     return base, sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in tensors.values())
+
+
+def llama_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight of a Llama with this configuration, but for `lm_head`."""
+    hidden, middle = config["hidden_size"], config["intermediate_size"]
+    shared = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes = dict(zip(LINEARS, [(hidden, hidden), (shared, hidden), (shared, hidden), (hidden, hidden)], strict=False))
+    shapes |= {"gate_proj": (middle, hidden), "up_proj": (middle, hidden), "down_proj": (hidden, middle)}
+    tensors = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        tensors |= {f"{at}.{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
+        for name, shape in shapes.items():
+            tensors[f"{at}.{'mlp' if name in LINEARS[4:] else 'self_attn'}.{name}.weight"] = shape
+    return tensors
 
 
 def _save_shards(base: Path, tensors: dict[str, Any]) -> None:

@@ -29,13 +29,13 @@ class MemoryWatch:
     def _look(self) -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children")
         while not self._over.wait(0.1):
-            pids = ["self", *children.read_text().split()]
+            pids = ["self", *children.read_text(encoding="utf-8").split()]
             self._peak = max(self._peak, sum(pss(pid) for pid in pids))
 
 
 def pss(pid: str) -> int:
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except (FileNotFoundError, ProcessLookupError):

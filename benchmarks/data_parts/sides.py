@@ -34,12 +34,12 @@ def ours(file: Path, *, deduplicate: bool = True, pack: bool = True) -> Callable
         def measure(self, lines: Any) -> list[RowMeasure]:
             measures = []
             with (folder / str(os.getpid())).open("ab") as out:
-                for ids, spans, refused in self.tokenize_lines(lines):
+                for ids, spans, fault, reason in self.tokenize_lines(lines):
                     mask = bytearray(len(ids))
                     for first, end in spans:
                         mask[first:end] = b"\1" * (end - first)
                     out.write(array("I", [len(ids), *ids]).tobytes() + mask)
-                    measures.append((len(ids), mask.count(1), refused))
+                    measures.append(RowMeasure(len(ids), mask.count(1), fault, reason))
             return measures
 
     renderer = (Keeping if pack else Renderer)(ROOT / "data/tiny", None)

@@ -1,6 +1,7 @@
 """Base models: the registry, which of them fit a machine, and those on this machine."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,14 +10,14 @@ from tuneline.cli.consoles import console
 from tuneline.cli.options import AsJson
 from tuneline.core.terminal import echo
 
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Base, by name or hub id.", show_default=False)]
 
-app = typer.Typer(help="Bases: which there are, which fit, which are here.", no_args_is_help=True)
+app = typer.Typer(help="Base models: list, compare with your hardware, download, verify.", no_args_is_help=True)
 
 
 @app.command()
 def ls(as_json: AsJson = False) -> None:
-    """The bases we know, and those that are here with size and last use."""
+    """List known bases, and those on this machine with size and last use."""
     from tuneline.cli.views.bases import format_bases
     from tuneline.configs.models import registry
     from tuneline.stages.fetch.local_bases import list_local_bases, list_partial_downloads
@@ -34,7 +35,7 @@ def ls(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: ModelName) -> None:
-    """Everything we know of a base: licence, sizes, memory to run and to train."""
+    """Show a base: licence, shape, memory to run and to train."""
     from tuneline.cli.views.bases import format_base
     from tuneline.configs.models import resolve_key
 
@@ -43,11 +44,13 @@ def show(name: ModelName) -> None:
 
 @app.command()
 def fit(
-    gpu: Annotated[str | None, typer.Option(help="A kind and a count ('H100:2'), or a memory ('11GiB').")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU type and count ('H100:2'), or an amount of memory ('11GiB').")
+    ] = None,
     here: Annotated[bool, typer.Option("--here", help="This machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Which bases a GPU runs and trains, and in how many bits."""
+    """Show which bases a GPU can run and train, and at which precision."""
     from dataclasses import asdict
 
     from tuneline.cli.views.bases import format_fits
@@ -63,9 +66,9 @@ def fit(
 
 @app.command()
 def pick(
-    constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', …; all, if not given.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="'one consumer GPU', 'privacy', … Default: show all.")] = None,
 ) -> None:
-    """Which base to take, by what you have or what matters to you."""
+    """Recommend bases for your hardware or constraints."""
     from tuneline.cli.views.bases import format_guide
     from tuneline.stages.plan.base_guide import GUIDE, find_advice
 
@@ -74,12 +77,12 @@ def pick(
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A base, by name or hub id.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Base, by name or hub id.", show_default=False)],
     revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag; the pinned one, else main, if not given.")
+        str | None, typer.Option(help="Commit, branch or tag. Default: the pinned commit, else main.")
     ] = None,
 ) -> None:
-    """Bring a base here, verified, and pin its commit; the same command goes on where it was interrupted."""
+    """Download and verify a base and pin its commit; rerun to resume."""
     from tuneline.core.pins import pin, read_pin
     from tuneline.core.progress import Progress, UnsavedEvents
     from tuneline.stages.fetch.bases import locate_model
@@ -89,25 +92,39 @@ def download(
     source = locate_model(name, revision)
     with Progress(console) as progress:
         base = store_base(source, UnsavedEvents(progress.show, "fetch"))
-    console.print(f"{base.path.name}: whole, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", soft_wrap=True)
+    console.print(f"{base.path.name}: complete, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", soft_wrap=True)
     if isinstance(source, HubSource):
         if revision:
             pin(source.repo, source.revision, replace=True)
-        message = f"{source.repo} is pinned to {read_pin(source.repo)}; a recipe that names it needs no revision here"
+        message = (
+            f"{source.repo} is pinned to {read_pin(source.repo)}; recipes on this machine need no `revision` for it"
+        )
         console.print(message, soft_wrap=True)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder in an older format.")],
+    target: Annotated[Path, typer.Argument(metavar="NEW_FOLDER", help="Folder to write the base to.")],
+) -> None:
+    """Convert a folder with .bin or bitsandbytes weights, or a slow tokenizer, to 16-bit safetensors."""
+    from tuneline.stages.fetch.base_import import import_base
+
+    import_base(source, target)
+    echo(f"{target}: written; use it in a recipe with `base: {target}`")
 
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="A base; all that are here, if not given.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Base to verify. Default: all on this machine.")] = None,
 ) -> None:
-    """Hash the bases that are here anew; exit 1 if a file is not what was fetched."""
+    """Recompute the hashes of bases on this machine; exit 1 if a file has changed."""
     from tuneline.core.errors import StageFailed
     from tuneline.stages.fetch.local_bases import find_faults, find_local_bases, list_local_bases
 
     all_faults, bases = [], list_local_bases() if name is None else find_local_bases(name)
     if not bases:
-        echo("no base is here; `tuneline models download NAME` brings one")
+        echo("no base on this machine; get one with `tuneline models download NAME`")
     for base in bases:
         base_faults = find_faults(base)
         echo(f"{base.slug}: {'whole' if not base_faults else 'NOT whole'}")
@@ -119,9 +136,14 @@ def verify(
 @app.command()
 def remove(
     name: ModelName,
-    force: Annotated[int, typer.Option("--force", count=True, help="Twice, if a promoted run needs it.")] = 0,
+    force: Annotated[
+        int,
+        typer.Option(
+            "--force", count=True, help="Remove it although runs use it; give it twice if a promoted run does."
+        ),
+    ] = 0,
 ) -> None:
-    """Delete a base that is here."""
+    """Delete a base from this machine."""
     from tuneline.endpoints.promotion import names_by_run
     from tuneline.stages.fetch.local_bases import find_local_bases, remove_base
 

@@ -1,6 +1,8 @@
 """The pipeline and its stages, and the report and model card of a run."""
 
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,101 +10,129 @@ import typer
 
 from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.model_server import start_server
-from tuneline.cli.options import AsJson, ExistingRun, Only, RecipeFile, RunName
+from tuneline.cli.options import AsJson, DataFile, ExistingRun, Only, RecipeFile, RecipeOrBase, RunName, Settings
 from tuneline.cli.run_folders import find_run, open_stage
 from tuneline.core.terminal import echo
 
 if TYPE_CHECKING:
     from tuneline.configs.recipe import Recipe
+    from tuneline.core.artifacts import Artifact
 
 app = typer.Typer()
-PANEL: Any = {"rich_help_panel": "The line"}
+PANEL: Any = {"rich_help_panel": "Pipeline"}
 
 
 @app.command(**PANEL)
-def run(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
-    """The whole line: fetch, prepare, train, convert, evaluate; then the report."""
-    folder = _run_pipeline(recipe, run, "evaluate", only=False, as_json=as_json)
-    _write_report(folder, quiet=as_json)
-    _exit_by_gate(folder)
+def run(
+    recipe: RecipeOrBase,
+    data: DataFile = None,
+    settings: Settings = None,
+    run: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all stages: fetch, prepare, train, convert, evaluate; then write the report."""
+    file = find_recipe(recipe, data)
+    folder = _run_pipeline(file, run, "evaluate", settings, only=False, as_json=as_json)
+    if as_json:
+        _write_report(folder, quiet=True)
+        _exit_by_gate(folder)
+    else:
+        print_results(folder, file)
+
+
+def find_recipe(recipe_or_base: str, data: Path | None) -> Path:
+    """Return the recipe's file; with data, the one that is written for it and the base of that name."""
+    from tuneline.cli.starter_recipe import write_recipe
+
+    return write_recipe(recipe_or_base, data) if data else Path(recipe_or_base)
 
 
 @app.command(**PANEL)
-def fetch(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
-    """Bring the base model here."""
-    _run_pipeline(recipe, run, "fetch", only=only, as_json=as_json)
+def fetch(
+    recipe: RecipeFile, settings: Settings = None, run: RunName = None, only: Only = False, as_json: AsJson = False
+) -> None:
+    """Download and verify the base model."""
+    _run_pipeline(recipe, run, "fetch", settings, only=only, as_json=as_json)
 
 
 @app.command(**PANEL)
-def prepare(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
-    """Make training and validation rows."""
-    _run_pipeline(recipe, run, "prepare", only=only, as_json=as_json)
+def prepare(
+    recipe: RecipeFile, settings: Settings = None, run: RunName = None, only: Only = False, as_json: AsJson = False
+) -> None:
+    """Build training and validation rows from the data."""
+    _run_pipeline(recipe, run, "prepare", settings, only=only, as_json=as_json)
 
 
 @app.command(**PANEL)
-def preflight(recipe: RecipeFile, run: RunName = None, as_json: AsJson = False) -> None:
-    """Three training steps on the longest rows, and the run priced by them; exit 2 if above max_cost_usd."""
+def preflight(recipe: RecipeFile, settings: Settings = None, run: RunName = None, as_json: AsJson = False) -> None:
+    """Measure three training steps and estimate the run's cost; exit 2 if above max_cost_usd."""
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.stages.preflight import format_comparison, refuse_over_budget
 
-    folder = _run_pipeline(recipe, run, "preflight", only=False, as_json=as_json)
+    folder = _run_pipeline(recipe, run, "preflight", settings, only=False, as_json=as_json)
     if not as_json:
         console.print(format_comparison(folder), soft_wrap=True)
-    refuse_over_budget(load_recipe(recipe), folder)
+    refuse_over_budget(load_recipe(recipe, settings or ()), folder)
 
 
 @app.command(**PANEL)
-def train(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
+def train(
+    recipe: RecipeOrBase,
+    data: DataFile = None,
+    settings: Settings = None,
+    run: RunName = None,
+    only: Only = False,
+    as_json: AsJson = False,
+) -> None:
     """Train the adapter."""
-    _run_pipeline(recipe, run, "train", only=only, as_json=as_json)
+    _run_pipeline(find_recipe(recipe, data), run, "train", settings, only=only, as_json=as_json)
 
 
 @app.command(**PANEL)
-def convert(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
-    """Merge, convert to GGUF and quantize."""
-    _run_pipeline(recipe, run, "convert", only=only, as_json=as_json)
+def convert(
+    recipe: RecipeFile, settings: Settings = None, run: RunName = None, only: Only = False, as_json: AsJson = False
+) -> None:
+    """Merge the adapter, convert to GGUF and quantize."""
+    _run_pipeline(recipe, run, "convert", settings, only=only, as_json=as_json)
 
 
 @app.command(**PANEL)
-def evaluate(recipe: RecipeFile, run: RunName = None, only: Only = False, as_json: AsJson = False) -> None:
-    """Ask base and tuned models the suites; exit 3 if the gate says no."""
-    folder = _run_pipeline(recipe, run, "evaluate", only=only, as_json=as_json)
+def evaluate(
+    recipe: RecipeFile, settings: Settings = None, run: RunName = None, only: Only = False, as_json: AsJson = False
+) -> None:
+    """Evaluate base and tuned models on the suites; exit 3 if the gate fails."""
+    folder = _run_pipeline(recipe, run, "evaluate", settings, only=only, as_json=as_json)
     _exit_by_gate(folder)
 
 
 @app.command(**PANEL)
 def demo(run: RunName = None) -> None:
-    """The demo recipe from end to end, and one question to the model it makes."""
-    from tuneline.cli.chat import chat_with_server
-    from tuneline.cli.views.pipeline import render_next_steps
-    from tuneline.cli.views.scoreboard import render_scoreboard
+    """Run the demo recipe, then ask the resulting model one question."""
     from tuneline.core.paths import ROOT
 
-    folder = _run_pipeline(ROOT / "configs/recipes/demo.yaml", run, "evaluate", only=False, as_json=False)
-    console.print(render_scoreboard(open_stage(folder, "evaluate").metrics, open_stage(folder, "convert").metrics))
-    _write_report(folder, quiet=False)
-    with start_server(folder) as server:
-        chat_with_server(server.base_url, folder, ["Send Maria a WhatsApp saying the keys are ready"])
-    console.print(render_next_steps(folder.name))
-    _exit_by_gate(folder)
+    recipe = ROOT / "configs/recipes/demo.yaml"
+    folder = _run_pipeline(recipe, run, "evaluate", None, only=False, as_json=False)
+    print_results(folder, recipe, ask="Send Maria a WhatsApp saying the keys are ready")
 
 
 @app.command(**PANEL)
 def report(run: ExistingRun) -> None:
-    """Write the run's report, one HTML file."""
+    """Write the run's report as one HTML file."""
     _write_report(find_run(run), quiet=False)
 
 
 @app.command(**PANEL)
 def card(run: ExistingRun) -> None:
-    """Write the model card, and the notice its base's licence asks for, beside the run's files."""
+    """Write the model card, and the notice required by the base's licence."""
     from tuneline.stages.report.model_card import write_card
 
     for file in write_card(find_run(run)):
         console.print(str(file), soft_wrap=True)
 
 
-def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool, as_json: bool) -> Path:
+def _run_pipeline(
+    recipe_file: Path, name: str | None, until: str, settings: list[str] | None, *, only: bool, as_json: bool
+) -> Path:
     """Run the pipeline up to stage `until` with live progress, and return the run's folder.
 
     The recipe is checked first; what will run is printed before it starts. `as_json` prints the metrics of the last
@@ -111,39 +141,95 @@ def _run_pipeline(recipe_file: Path, name: str | None, until: str, *, only: bool
     Raises:
         NotFound: `only` is set and a stage before `until` is not finished.
     """
-    from tuneline.cli.views.pipeline import render_stages_to_run
-    from tuneline.core import paths
-    from tuneline.core.errors import NotFound
-    from tuneline.core.progress import Progress
-    from tuneline.engines.llama_cpp.build import find_llama_cpp
-    from tuneline.stages.line import describe_stages, run_line, stages_up_to, subprocess_runner
-
-    recipe = _load_checked_recipe(recipe_file)
-    folder = paths.run_folder(recipe.name if name is None else name)
-    if until in ("convert", "evaluate"):
-        find_llama_cpp()  # a missing llama.cpp is an error now, not after the training
-    states = describe_stages(recipe, folder, stages_up_to(until))
-    if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
-        raise NotFound(f"--only: {until} needs {missing[-1]}, which is not finished; leave --only out to make it too")
-    out = errors_console if as_json else console
-    out.print(render_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
-    with Progress(out) as progress:
-        artifacts = run_line(recipe, until, subprocess_runner(recipe, folder, progress.show), only=only)
+    recipe = _load_checked_recipe(recipe_file, settings or ())
+    folder, last = run_stages(recipe, recipe.name if name is None else name, until, only=only, quiet=as_json)
     if as_json:
-        echo(json.dumps(artifacts[-1].metrics))
+        echo(json.dumps(last.metrics))
     return folder
 
 
-def _load_checked_recipe(recipe_file: Path) -> "Recipe":
+def run_stages(
+    recipe: "Recipe", name: str, until: str, *, only: bool = False, quiet: bool = False
+) -> "tuple[Path, Artifact]":
+    """Run a checked recipe's stages in the run `name` with live progress; return its folder and the last artifact.
+
+    `quiet` prints everything on stderr.
+
+    Raises:
+        NotFound: `only` is set and a stage before `until` is not finished.
+    """
+    from tuneline.cli.views.pipeline import render_stages_to_run
+    from tuneline.core import paths
+    from tuneline.core.errors import NotFound
+    from tuneline.core.locks import pipeline_lock
+    from tuneline.core.progress import Progress
+    from tuneline.engines.llama_cpp.build import find_llama_cpp
+    from tuneline.stages.line import describe_stages, run_line, stages_up_to, subprocess_runner
+    from tuneline.stages.runs.failures import recorded_failure
+    from tuneline.stages.runs.incomplete import find_incomplete, reopen_incomplete
+
+    folder = paths.run_folder(name)
+    if until in ("convert", "evaluate"):
+        find_llama_cpp()  # a missing llama.cpp is an error now, not after the training
+    stages = stages_up_to(until)
+    states = describe_stages(recipe, folder, stages)
+    states |= dict.fromkeys(find_incomplete(folder, stages), "to do")
+    if only and (missing := [stage for stage in list(states)[:-1] if states[stage] != "finished"]):
+        raise NotFound(
+            f"--only: {until} needs {missing[-1]}, which is not finished; run the command without --only to include it"
+        )
+    out = errors_console if quiet else console
+    out.print(render_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        if set(states.values()) != {"finished"}:  # a finished run is not written to
+            stack.enter_context(pipeline_lock(folder, until))
+            stack.enter_context(recorded_failure(folder))
+            reopen_incomplete(folder, stages[-1:] if only else stages)
+        progress = stack.enter_context(Progress(out))
+        artifacts = run_line(recipe, until, subprocess_runner(recipe, folder, progress.show), only=only)
+    return folder, artifacts[-1]
+
+
+def _load_checked_recipe(recipe_file: Path, settings: Sequence[str]) -> "Recipe":
     """Return the recipe after checking it, its files and its base; nothing has been written yet."""
     from tuneline.configs.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_file, settings)
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: "Recipe") -> None:
+    """Refuse what is known before anything runs: the base is not there, its form cannot be served, and the like."""
+    from tuneline.stages.early_checks import refuse_early
     from tuneline.stages.fetch.bases import locate_base
     from tuneline.stages.plan.serving import refuse_unservable
 
-    recipe = load_recipe(recipe_file)
     refuse_unservable(recipe)
     locate_base(recipe)
-    return recipe
+    refuse_early(recipe)
+
+
+def print_results(folder: Path, recipe_file: Path, ask: str | None = None) -> None:
+    """Print scoreboard, gate, the report's path, the answer to `ask`, and next commands; exit 3 if the gate says no."""
+    from tuneline.cli.chat import Conversation, open_run_model
+    from tuneline.cli.views.pipeline import render_next_steps
+    from tuneline.cli.views.scoreboard import render_gate, render_scoreboard
+    from tuneline.core.errors import GateFailed
+    from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+
+    evaluated = open_stage(folder, "evaluate")
+    gate = gate_of_run(folder, evaluated.metrics["gate"])
+    console.print(render_scoreboard(evaluated, open_stage(folder, "convert")))
+    console.print(render_gate(gate))
+    _write_report(folder, quiet=False)
+    if ask:
+        console.print(f"\nyou   {ask}", soft_wrap=True)
+        with start_server(folder) as server:
+            Conversation(open_run_model(server.base_url, folder)).ask(ask)
+    console.print("", render_next_steps(folder.name, recipe_file, passed=gate["passed"]), sep="\n", soft_wrap=True)
+    if not gate["passed"]:
+        raise typer.Exit(GateFailed.exit_code)
 
 
 def _write_report(folder: Path, *, quiet: bool) -> None:

@@ -1,35 +1,41 @@
 """Before a run: plans, the schema of a recipe, and checks of data and of this machine."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tuneline.cli.options import AsJson, RunName
+from tuneline.cli.consoles import errors_console
+from tuneline.cli.options import AsJson, RunName, Settings
 from tuneline.core.terminal import echo
 
 app = typer.Typer()
-PANEL: Any = {"rich_help_panel": "The line"}
+PANEL: Any = {"rich_help_panel": "Pipeline"}
 
 
 @app.command(**PANEL)
 def plan(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE…", help="One, or several to compare.")],
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE…", help="Recipe to plan; give several to compare them.")
+    ],
+    settings: Settings = None,
     run: RunName = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens served; the recipe's serve.context, if not given.")
+        int | None, typer.Option(help="Context length to serve, in tokens. Default: serve.context.")
     ] = None,
-    streams: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 1,
-    api_usd: Annotated[float | None, typer.Option(help="What an API costs you a month, to compare.")] = None,
+    streams: Annotated[int, typer.Option(min=1, help="Concurrent requests to serve.")] = 1,
+    api_usd: Annotated[float | None, typer.Option(help="Your monthly API bill in USD, for comparison.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a recipe will need, take and cost, before anything starts; exit 2 for what should not be started."""
+    """Estimate memory, time and cost of a recipe; exit 2 if it should not be started."""
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.core import paths
+    from tuneline.stages.early_checks import find_shortcomings, refuse_early
     from tuneline.stages.plan import make_plan, refuse_unstartable
 
-    loaded = [load_recipe(file) for file in recipes]
+    loaded = [load_recipe(file, settings or ()) for file in recipes]
     folder = None if run is None else paths.run_folder(run)
     plans = [make_plan(recipe, folder, context=context, streams=streams, api_usd=api_usd) for recipe in loaded]
     if as_json:
@@ -43,47 +49,75 @@ def plan(
         echo(format_plan(plans[0]) if len(plans) == 1 else format_plan_comparison(plans))
     for recipe, plan in zip(loaded, plans, strict=True):
         refuse_unstartable(recipe, plan)
+        refuse_early(recipe)
+        for shortcoming in find_shortcomings(recipe):
+            errors_console.print(f"{recipe.name}: {shortcoming}", soft_wrap=True)
 
 
 @app.command(**PANEL)
-def schema() -> None:
-    """JSON Schema of a recipe, for editors."""
+def schema(
+    kind: Annotated[
+        str, typer.Argument(metavar="[recipe|gateway]", help="File to describe: recipe or gateway.")
+    ] = "recipe",
+) -> None:
+    """Print the JSON Schema of a recipe or of gateway.yaml, for editors."""
+    from tuneline.configs.gateway import Gateway
     from tuneline.configs.recipe import Recipe
+    from tuneline.core.errors import BadRequest
 
-    echo(json.dumps(Recipe.model_json_schema(), indent=1))
+    models: dict[str, Any] = {"recipe": Recipe, "gateway": Gateway}
+    if kind not in models:
+        raise BadRequest(f"{kind}: unknown; known: {', '.join(models)}")
+    echo(json.dumps(models[kind].model_json_schema(), indent=1))
 
 
 @app.command(**PANEL)
 def validate(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="A recipe, or files and folders of rows.")],
-    recipe: Annotated[Path | None, typer.Option(help="A recipe whose settings count for these files.")] = None,
-    to: Annotated[Path, typer.Option(help="Folder for verdict, page and copy.")] = Path("validation"),
-    fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy; originals are not touched.")] = False,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Recipe, or data files and folders.")],
+    settings: Settings = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe whose settings apply to these files.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("validation"),
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write a cleaned copy of the data; the originals stay unchanged.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Tell everything that is wrong with data; exit 2 if it stops a training."""
+    """Check data and report every problem; exit 2 if there are errors."""
+    from tuneline.stages.early_checks import list_test_questions
     from tuneline.stages.prepare import validation
 
-    result = validation.validate(paths, recipe, to, fix=fix)
-    echo(result.summary)
+    result = validation.validate(
+        paths, recipe, to, fix=fix, settings=settings or (), list_questions=list_test_questions
+    )
+    echo(json.dumps(result.verdict, ensure_ascii=False) if as_json else result.summary)
     raise typer.Exit(0 if result.passed else 2)
 
 
 @app.command(**PANEL)
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of data.", show_default=False)],
-    to: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
-    base: Annotated[str, typer.Option(help="`tiny`, a folder, or a hub id.")] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Data file or folder.", show_default=False)],
+    to: Annotated[Path, typer.Option(help="Recipe file to write.")] = Path("recipe.yaml"),
+    base: Annotated[
+        str, typer.Option(help="Base model: a name of `tuneline models ls`, a folder, or a hub id.")
+    ] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Commit of the base on the hub.")] = None,
 ) -> None:
-    """Look at data and write a recipe that runs."""
-    from tuneline.stages.prepare import recipe_starter
+    """Inspect data and write a recipe for it; exit 2 if the data has errors."""
+    from tuneline.stages.prepare import recipe_starter, validation
 
     echo(recipe_starter.write_starter_recipe(path, to, base, revision))
+    verdict = validation.examine_recipe(to)
+    file = shlex.quote(str(to))
+    if verdict.passed:
+        echo(f"next: tuneline plan {file}; tuneline run {file}")
+    else:
+        echo(f"{verdict.summary}\nnext: fix the errors, then run tuneline validate {file}")
+        raise typer.Exit(2)
 
 
 @app.command(**PANEL)
 def doctor() -> None:
-    """What this machine lacks, and the command that mends it; exit 1 if something is missing."""
+    """Check this machine and suggest fixes; exit 1 if something is missing."""
     from tuneline.cli.views.doctor import format_findings
     from tuneline.stages.doctor import examine_machine
 

@@ -1,20 +1,24 @@
 """Serving a model: on this machine, on Modal, and under which name."""
 
-import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneline.cli.consoles import console
+from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.model_server import start_server
 from tuneline.cli.options import ExistingRun, OnModal
 from tuneline.cli.policy import change_policy
+from tuneline.cli.question_prompt import read_questions
 from tuneline.cli.run_folders import find_run
+from tuneline.core import paths
+from tuneline.core.environment import read_variable
+from tuneline.core.terminal import echo
+
+if TYPE_CHECKING:
+    from tuneline.cli.chat import ChatSettings, Model
 
 app = typer.Typer()
 PANEL: Any = {"rich_help_panel": "Serving"}
@@ -24,76 +28,119 @@ PANEL: Any = {"rich_help_panel": "Serving"}
 def serve(
     run: ExistingRun,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address; anything but loopback needs TUNELINE_API_KEY.")] = "127.0.0.1",
-    kind: Annotated[
-        str | None, typer.Option("--type", help="GGUF type; the recipe's serve.type, if not given.")
-    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; any other than loopback requires TUNELINE_API_KEY.")
+    ] = "127.0.0.1",
+    kind: Annotated[str | None, typer.Option("--type", help="GGUF type. Default: the recipe's serve.type.")] = None,
 ) -> None:
-    """Serve a run's model: the OpenAI API at http://HOST:PORT/v1, until Ctrl-C."""
+    """Serve a run's model over the OpenAI API at http://HOST:PORT/v1."""
+    from tuneline.cli.model_server import serve_run
     from tuneline.cli.views.serving import render_endpoint
-    from tuneline.core.errors import StageFailed
-    from tuneline.endpoints.tool_selection import load_tool_selector
 
-    folder = find_run(run)
-    with start_server(folder, kind, port, host) as server:
-        if selector := load_tool_selector(folder):
-            console.print(
-                f"{run} learned to be shown the {selector.limit} tools nearest to a request; `tuneline chat` and, "
-                "once promoted, the endpoint choose them; here it is shown what a request brings.",
-                soft_wrap=True,
-            )
-        with_key = bool(os.environ.get("TUNELINE_API_KEY"))
-        console.print(render_endpoint(run, server.base_url, with_key=with_key), soft_wrap=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            code = server.process.wait()
-            raise StageFailed(f"llama-server ended with {code}; see {folder / 'logs' / 'serve.log'}")
+    def announce(url: str) -> None:
+        with_key = bool(read_variable("TUNELINE_API_KEY"))
+        console.print(render_endpoint(run, url, with_key=with_key), soft_wrap=True)
+
+    serve_run(find_run(run), kind, port, host, announce)
 
 
 @app.command(**PANEL)
 def chat(
-    where: Annotated[str, typer.Argument(metavar="RUN|URL", help="A run, or a server that is up.", show_default=False)],
-    question: Annotated[str | None, typer.Argument(help="Asked once; without it, a conversation.")] = None,
+    where: Annotated[
+        str, typer.Argument(metavar="RUN|URL", help="A run, or any server of the OpenAI API.", show_default=False)
+    ],
+    question: Annotated[str | None, typer.Argument(help="One question. Without it, a conversation starts.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to use, at a URL that serves several.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="A style of the run, or one of `tuneline prompts ls`, as system message.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Default: 0 with tools, the server's own without.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 1024,
+    run: Annotated[str | None, typer.Option(help="At a URL: the run whose tools and styles the model learned.")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="At a URL: tools that the model is shown.")] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(help="At a URL: environment variable with its key. Default: TUNELINE_API_KEY.")
+    ] = None,
 ) -> None:
-    """Talk to a run's model, with the run's tools; its calls are shown, not made."""
-    from tuneline.cli.chat import chat_with_server
+    """Chat with a model; tool calls are shown, not executed. /exit leaves, /help lists the commands."""
+    from tuneline.cli.chat import ChatSettings, open_model, open_run_model
+    from tuneline.core.errors import BadRequest
 
-    questions = _read_questions() if question is None else [question]
+    settings = ChatSettings(system=system, style=style, temperature=temperature, max_tokens=max_tokens)
     if where.startswith(("http://", "https://")):
-        chat_with_server(where, None, questions)
+        learned = find_run(run) if run else None
+        hold_chat(
+            open_model(where, model, run=learned, catalogue=catalogue, key_variable=key_variable), settings, question
+        )
         return
+    if run or catalogue or key_variable or model:
+        raise BadRequest(
+            f"chat {where}: --model, --run, --catalogue and --key-variable are for a URL; a run has its own"
+        )
     folder = find_run(where)
     with start_server(folder) as server:
-        chat_with_server(server.base_url, folder, questions)
+        hold_chat(open_run_model(server.base_url, folder), settings, question)
+
+
+def hold_chat(model: "Model", settings: "ChatSettings", question: str | None) -> None:
+    """Ask one question, or hold a conversation if there is none."""
+    from tuneline.cli.chat import COMMANDS, Conversation, hold_conversation
+
+    conversation = Conversation(model, settings)
+    if question is None:
+        hold_conversation(conversation, read_questions([command.split()[0] for command in COMMANDS]))
+    else:
+        conversation.ask(question)
 
 
 @app.command(**PANEL)
 def promote(
     run: ExistingRun,
-    name: Annotated[str, typer.Option("--as", help="The name it serves.")],
-    override: Annotated[str, typer.Option(help="Why it may serve without the gate's pass; recorded.")] = "",
+    name: Annotated[str, typer.Option("--as", help="Name under which the model is served.")],
+    override: Annotated[str, typer.Option(help="Promote although the gate did not pass; the reason is recorded.")] = "",
     on_modal: OnModal = False,
 ) -> None:
-    """Let a run that passed its gate serve a name; exit 3 if it did not pass."""
-    from tuneline.cli.views.serving import format_version
+    """Make a run live under a name; exit 3 if its gate did not pass."""
+    from tuneline.cli.views.serving import describe_answers, format_version
 
-    version = json.loads(change_policy(on_modal, "promote", run, name, override, _get_user_name()))
-    console.print(
-        f"{name} is served by {format_version(version)}; `tuneline rollback {name}` undoes it", soft_wrap=True
-    )
+    if not on_modal:
+        refuse_unserved_form(run)
+    version = json.loads(change_policy(on_modal, "promote", run, name, override, get_user_name()))
+    console.print(f"{name} is now {format_version(version)}; undo with `tuneline rollback {name}`", soft_wrap=True)
+    errors_console.print(describe_answers(name, on_modal=on_modal), soft_wrap=True)
+
+
+def refuse_unserved_form(run: str) -> None:
+    """Raise BadRequest if no engine of this machine serves what a run is promoted with."""
+    from tuneline.configs.recipe import recipe_of
+    from tuneline.core.errors import BadRequest
+    from tuneline.engines.vllm.vllm_server import find_vllm
+
+    form = recipe_of(find_run(run)).serve.form
+    if form != "gguf" and not find_vllm():
+        raise BadRequest(
+            f"{run}: serve.form is {form}, which vLLM serves, and there is none on this machine: docs/vllm.md says how "
+            f"to install it; `tuneline promote {run} --as NAME --modal` lets Modal's endpoint serve it; with `serve: "
+            "{form: gguf}` in the recipe, `tuneline evaluate RECIPE` judges a file that the gateway here serves"
+        )
 
 
 @app.command(**PANEL)
-def rollback(name: Annotated[str, typer.Argument(help="A promoted name.")], on_modal: OnModal = False) -> None:
-    """Serve what served a name before."""
-    from tuneline.cli.views.serving import format_version
+def rollback(name: Annotated[str, typer.Argument(help="Promoted name.")], on_modal: OnModal = False) -> None:
+    """Go back to the previous version under a name."""
+    from tuneline.cli.views.serving import describe_answers, format_version
 
-    version = json.loads(change_policy(on_modal, "rollback", name, _get_user_name()))
-    console.print(f"{name} is served again by {format_version(version)}", soft_wrap=True)
+    version = json.loads(change_policy(on_modal, "rollback", name, get_user_name()))
+    console.print(f"{name} is again {format_version(version)}", soft_wrap=True)
+    errors_console.print(describe_answers(name, on_modal=on_modal), soft_wrap=True)
 
 
 @app.command(**PANEL)
 def deploy() -> None:
-    """`modal deploy app.py`, once its secrets are there and the name is free or ours."""
+    """Deploy to Modal (`modal deploy app.py`) after checking secrets and the app's name."""
     from tuneline.volumes.remote import deploy
 
     sys.exit(deploy())
@@ -101,29 +148,33 @@ def deploy() -> None:
 
 @app.command(**PANEL, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def rehearse(
-    words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="A modal command.")] = None,
-    folder: Annotated[Path, typer.Option("--state", help="Volumes and secrets of the rehearsal.")] = Path(".rehearsal"),
+    words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="Modal command to run.")] = None,
+    folder: Annotated[Path, typer.Option("--state", help="Folder for the rehearsal's Volumes and secrets.")] = Path(
+        ".rehearsal"
+    ),
+    images: Annotated[
+        list[str] | None, typer.Option("--build", help="Build this image on this machine and start it.")
+    ] = None,
 ) -> None:
-    """Run a modal command with Modal played on this machine; without one, keep it up until Ctrl-C."""
-    from tuneline.rehearsal.command import keep_running, run_rehearsed
+    """Run a modal command against an offline simulation of Modal on this machine."""
+    if images:
+        from tuneline.rehearsal.image_builds.command import build_and_start
 
-    if words:
+        build_and_start(images, paths.cache() / "images", echo)
+    elif words:
+        from tuneline.rehearsal.command import run_rehearsed
+
         sys.exit(run_rehearsed(words, folder))
-    keep_running(folder)
+    else:
+        from tuneline.rehearsal.command import keep_running
+
+        keep_running(folder)
 
 
-def _get_user_name() -> str:
+def get_user_name() -> str:
     import getpass
 
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return "unknown"
-
-
-def _read_questions() -> Iterator[str]:
-    """Yield what is typed, a line at a time, until Ctrl-D or Ctrl-C."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            if question := console.input("you   ").strip():
-                yield question

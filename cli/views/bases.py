@@ -30,7 +30,7 @@ def format_bases(local_bases: Sequence["LocalBase"], partial_downloads: Sequence
         ]
         parts.append(format_grid(["here", "size", "last used", "", "runs"], rows))
     if partial_downloads:
-        rows = [[slug, f"{size / 1e9:.2f} GB", "the same command goes on"] for slug, size in partial_downloads]
+        rows = [[slug, f"{size / 1e9:.2f} GB", "rerun the command to resume"] for slug, size in partial_downloads]
         parts.append(format_grid(["not whole", "so far", ""], rows))
     return "\n\n".join(parts)
 
@@ -40,12 +40,11 @@ def _format_registry(local_keys: set[str | None]) -> str:
     rows = []
     for key, model in table.models.items():
         shape = table.shape(key)
-        marks = "tested" if model.tested else "untested" if table.is_trainable(key) else "not trained here"
         size = abbreviate(shape.total) + (f" ({abbreviate(shape.active)})" if shape.experts else "")
         gate = "gated" if model.gated else "open"
         is_here = "here" if key in local_keys else ""
-        rows.append([key, model.kind, size, f"{model.context:,}", model.licence, gate, marks, is_here])
-    return format_grid(["name", "kind", "size (active)", "context", "licence", "hub", "trained", ""], rows)
+        rows.append([key, model.kind, size, f"{model.context:,}", model.licence, gate, table.support(key), is_here])
+    return format_grid(["name", "kind", "size (active)", "context", "licence", "hub", "works", ""], rows)
 
 
 def format_base(key: str) -> str:
@@ -57,7 +56,7 @@ def format_base(key: str) -> str:
     table = registry()
     model, shape = table.models[key], table.shape(key)
     heads = f"{shape.heads} heads over {shape.kv_heads} of keys and values, of {shape.head_dim}"
-    experts = f", {shape.experts} experts, {shape.experts_per_token} a token" if shape.experts else ""
+    experts = f", {shape.experts} experts, {shape.experts_per_token} per token" if shape.experts else ""
     page = f", https://huggingface.co/{model.hub}" if model.hub else ""
     revision = (read_pin(model.hub) if model.hub else None) or model.revision
     run = ", ".join(f"{name} {estimate_run_bytes(shape, bits) / GIB:,.1f}" for name, bits in RUN_BITS.items())
@@ -66,9 +65,9 @@ def format_base(key: str) -> str:
     )
     return "\n".join(
         [
-            f"{key}: {model.kind}, {'tested' if model.tested else 'untested'}{page}",
+            f"{key}: {model.kind}, {table.support(key)}{page}",
             f"  revision     {revision}",
-            f"  licence      {model.licence}{', to be accepted on its page' if model.gated else ''}",
+            f"  licence      {model.licence}{', must be accepted on its page' if model.gated else ''}",
             f"  parameters   {shape.total:,}, {shape.active:,} active",
             f"  shape        {shape.layers} layers of {shape.hidden}, {heads}, feed-forward {shape.ffn}{experts}",
             f"  context      {model.context:,} tokens, vocabulary {shape.vocabulary:,}",
@@ -85,10 +84,10 @@ def format_fits(machine: "Machine", fits: Sequence["BaseFit"]) -> str:
     """Return the bases a machine runs and trains, and in how many bits."""
     size = f"{machine.gpus} × {machine.gpu_bytes / GIB:.1f}" if machine.gpus else f"{machine.cpu_bytes / GIB:.1f}"
     rows = [[fit.model, fit.run or "no", fit.train or "no"] for fit in fits]
-    return f"{machine.name}: {size} GiB to use\n" + format_grid(["base", "runs at", "trains"], rows)
+    return f"{machine.name}: {size} GiB usable\n" + format_grid(["base", "runs at", "trains"], rows)
 
 
 def format_guide(guide: Sequence["Advice"]) -> str:
     """Return the selection guide, or a part of it."""
     rows = [[advice.constraint, ", ".join(advice.bases), advice.reason] for advice in guide]
-    return format_grid(["if you have, or want", "take", "because"], rows, 50)
+    return format_grid(["if you have or need", "take", "because"], rows, 50)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -11,8 +12,17 @@ if TYPE_CHECKING:
 COLOURS = {"better": "green", "worse": "red"}
 
 
-def render_comparison(comparison: "Comparison") -> Table:
-    """Return a row for each task: shares of A and B, and their difference as numbers and drawn around 0."""
+def render_comparison(comparison: "Comparison") -> Group:
+    """Return a row for each task: shares of A and B, and their difference as numbers and drawn around 0.
+
+    Below it is where and when A and B were measured.
+    """
+    a, b = comparison.measured
+    lines = [f"A and B: {a}"] if a == b else [f"A: {a}", f"B: {b}"]
+    return Group(_render_table(comparison), *(Text(line, style="dim") for line in lines))
+
+
+def _render_table(comparison: "Comparison") -> Table:
     verdicts = comparison.verdicts
     tasks, percent = verdicts.tasks, f"{verdicts.confidence:.0%}"
     reach = max((max(abs(task.low), abs(task.high)) for task in tasks), default=1.0) or 1.0

@@ -11,4 +11,4 @@ if TYPE_CHECKING:
 
 def format_findings(findings: Sequence["Finding"]) -> str:
     """Return a line for each finding: `missing` stops something, `absent` only leaves something out."""
-    return format_grid(["", "", "", "to mend it"], [[f.subject, f.state, f.detail, f.fix] for f in findings])
+    return format_grid(["", "", "", "fix"], [[f.subject, f.state, f.detail, f.fix] for f in findings])

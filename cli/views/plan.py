@@ -20,13 +20,15 @@ def format_plan(plan: "Plan") -> str:
         f"{abbreviate(training.parameters_trained)} trained",
         f"  data         {_format_rows(plan)}",
         f"  steps        {_format_steps(plan)}",
+        f"  to stop      {_format_stop(plan)}",
+        f"  preempted    {_format_preemption(plan)}",
         "",
-        "training: what holds it, the cheapest first",
+        "training: hardware that fits, cheapest first",
         *format_training_options(training.ways),
         "",
         *format_serving(plan.serving),
         "",
-        f"the line, run {plan.run}: at most",
+        f"pipeline, run {plan.run}: upper bounds",
         format_bounds(plan.line),
     ]
     return "\n".join(parts)
@@ -46,3 +48,21 @@ def _format_steps(plan: "Plan") -> str:
     epochs = "" if training.epochs is None else f" = {training.epochs:.3g} epochs"
     low, high = training.tokens
     return f"{training.steps:,}{epochs}, {abbreviate(low)} to {abbreviate(high)} tokens"
+
+
+def _format_preemption(plan: "Plan") -> str:
+    """Return the work that one preemption costs."""
+    loss = plan.preemption
+    if loss is None:
+        return "unknown: the training does not fit on compute.train"
+    expected, most = (format_range((low / 60, high / 60)) for low, high in (loss.expected_s, loss.interval_s))
+    return f"{expected} minutes of work are lost each time ({most} at most), and the base is loaded again"
+
+
+def _format_stop(plan: "Plan") -> str:
+    """Return what a call on Modal is granted between the stop signal and its end, and for what."""
+    stop = plan.stop
+    if stop.step is None:
+        return "unknown: the training does not fit on compute.train"
+    parts = {"step": stop.step, "validation": stop.validation, "checkpoint": stop.checkpoint}
+    return f"{stop.total:,.0f} s on compute.train: " + ", ".join(f"{part} {s or 0:,.0f}" for part, s in parts.items())

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 CONTROL = {
     "gguf": "a file you keep, on any machine",
-    "adapter": "the adapter is yours, the base is shared",
-    "merged": "weights, engine and data are yours",
+    "adapter": "you own the adapter; the base is shared",
+    "merged": "you own weights, engine and data",
 }
 """What you control, by serving form."""
 GIVES_UP = {
-    "gguf": "speed with many users, and the last bits of quality",
-    "adapter": "needs a GPU that stays up, or a host that takes adapters",
-    "merged": "several GPUs to pay for and to look after",
+    "gguf": "throughput with many users, a little quality",
+    "adapter": "needs a GPU that stays up, or a host that serves adapters",
+    "merged": "several GPUs to pay for and to maintain",
 }
 """What you give up, by serving form."""
 
@@ -36,12 +36,12 @@ def _to_column(plan: "Plan") -> dict[str, str]:
     way, serving = _select_way(plan), plan.serving
     return {
         "base": plan.base.rpartition("/")[2],
-        "train on": f"{format_gpus(way)}, {way.how}" if way else "nothing we know",
+        "train on": f"{format_gpus(way)}, {way.how}" if way else "no known hardware",
         "hours": format_range(way.hours) if way and way.hours else "unknown",
         "USD": format_range(way.costs[0].usd) + f" {way.costs[0].provider}" if way and way.costs else "unknown",
         "serve as": serving.form,
-        "serve on": serving.hardware or "nothing we know",
-        "USD a month": format_usd(serving.usd_per_month),
+        "serve on": serving.hardware or "no known hardware",
+        "USD per month": format_usd(serving.usd_per_month),
         "tokens/s": format_range(serving.tokens_per_second) if serving.tokens_per_second else "unknown",
         "control": CONTROL[serving.form],
         "gives up": GIVES_UP[serving.form],

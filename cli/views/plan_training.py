@@ -17,7 +17,7 @@ WAYS_SHOWN = 6
 def format_training_options(ways: Sequence["TrainingOption"]) -> list[str]:
     """Return a line for each way to train, the cheapest first, and the memory of the first one in parts."""
     if not ways:
-        return ["  nothing in configs/hardware.yaml holds one row at a time; shorter data.max_tokens, or method qlora"]
+        return ["  not even one row fits on any hardware in configs/hardware.yaml; lower data.max_tokens, or use qlora"]
     shown = _select_ways(ways)
     lines = [
         f"  {'GPUs':<14} {'how':<8} {'rows':>4} {'GiB each':>8} {'hours':>12}  USD, cheapest offer first",
@@ -29,7 +29,7 @@ def format_training_options(ways: Sequence["TrainingOption"]) -> list[str]:
     memory = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
     lines.append(f"  GiB of {format_gpus(shown[0])}: {memory}")
     if any(not cost.verified for way in shown for cost in way.costs):
-        lines.append("  * not read on the provider's own page: see configs/hardware.yaml")
+        lines.append("  * price not taken from the provider's own page: see configs/hardware.yaml")
     return lines
 
 
@@ -57,4 +57,4 @@ def _format_way(way: "TrainingOption") -> str:
 
 def _format_costs(way: "TrainingOption") -> str:
     offers = (f"{cost.provider} {format_range(cost.usd)}{'' if cost.verified else '*'}" for cost in way.costs)
-    return ", ".join(offers) or "not for hire there"
+    return ", ".join(offers) or "not offered"

@@ -11,14 +11,14 @@ def format_preference(preference: "Preference") -> str:
     decided = preference.a_won + preference.b_won
     lines = [
         f"{preference.verdict}: B = {preference.b} against A = {preference.a}",
-        f"  B preferred   {preference.b_won} of {decided} items somebody won, {preference.share:.1%} "
+        f"  B preferred   {preference.b_won} of {decided} decided items, {preference.share:.1%} "
         f"({preference.low:.1%} to {preference.high:.1%}, p = {preference.p:.2g}); {preference.tied} tied",
         f"  raters        {', '.join(preference.raters)}; {preference.items} items rated",
-        f"  the left side was taken in {preference.left_share:.0%} of the votes that took one",
+        f"  left answer chosen in {preference.left_share:.0%} of the votes for one side",
     ]
     if preference.kappa is not None:
         lines += [
             f"  agreement     kappa {preference.kappa:.2f}, the same vote in {preference.agreed:.0%} of "
-            f"{preference.both_rated} votes of two on one item"
+            f"{preference.both_rated} items rated by two people"
         ]
     return "\n".join(lines)

@@ -1,41 +1,88 @@
 """Runs: all of them, one in detail, and its events."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tuneline.cli.views.scoreboard import render_scoreboard
+from tuneline.core.spending import sum_usd
 from tuneline.core.terminal import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tuneline.core.artifacts import Artifact
+    from tuneline.core.spending import Attempt
+    from tuneline.stages.runs.summary import RunSummary
 
 
-def render_runs(states_by_run: Sequence[tuple[str, Mapping[str, str]]]) -> Table:
-    """Return a table of at least one run, with the state of each stage."""
-    table = Table("run", *states_by_run[0][1], box=None)
-    for name, states in states_by_run:
-        table.add_row(name, *states.values())
-    return table
+COLUMNS = ("run", "state", "progress", "base", "gate", "promoted as", "date", "hours", "USD")
+UNBROKEN = ("run", "date")
 
 
-def render_run(folder: "Path", artifacts: "Mapping[str, Artifact]") -> RenderableType:
-    """Return a run's finished stages with seconds and fingerprints, and its scoreboard if it was evaluated."""
-    table = Table("stage", "seconds", "fingerprint", "made", box=None)
-    for stage, artifact in artifacts.items():
-        manifest = artifact.manifest
-        table.add_row(stage, f"{manifest.seconds:.0f}", manifest.fingerprint, f"{manifest.ended:%Y-%m-%d %H:%M}")
+def render_runs(runs: "Sequence[RunSummary]") -> RenderableType:
+    """Return a table of at least one run, and below it why runs failed, with the next commands."""
+    places = ("where",) if len({run.where for run in runs}) > 1 else ()
+    columns = [Column(name, no_wrap=name in UNBROKEN) for name in (*COLUMNS[:1], *places, *COLUMNS[1:])]
+    table = Table(*columns, box=None, padding=(0, 1, 0, 0))
+    for run in runs:
+        cells = [run.run, *([run.where] if places else []), run.state, _describe_progress(run), run.base]
+        cells += [run.gate or "–", ", ".join(run.promoted_as) or "–", _format_date(run.at), f"{run.hours:.2f}"]
+        table.add_row(*cells, "–" if run.usd is None else f"{run.usd:.2f}")
+    return Group(table, *(_render_next_command(run) for run in runs if run.state in ("failed", "stale", "interrupted")))
+
+
+def _format_date(at: datetime) -> str:
+    """Return day and time of this year, or the date of an earlier one."""
+    return f"{at:%m-%d %H:%M}" if at.year == datetime.now(UTC).year else f"{at:%Y-%m-%d}"
+
+
+def _describe_progress(run: "RunSummary") -> str:
+    if run.state in ("finished", "refused by gate"):
+        return "all stages"
+    return f"up to {run.stage}" if run.state == "partial" else f"{run.stage} {run.progress}".strip()
+
+
+def _render_next_command(run: "RunSummary") -> Text:
+    reason = run.reason.splitlines()[0] if run.reason else f"stopped in {run.stage or 'its first stage'}"
+    return Text.assemble((f"\n{run.run}", "bold"), f" {run.state}: {reason}\n  {run.next_command}")
+
+
+def render_run(
+    folder: "Path", run: "RunSummary", artifacts: "Mapping[str, Artifact]", attempts: "Sequence[Attempt]"
+) -> RenderableType:
+    """Return a run's state, its stages with what they took and cost, and its scoreboard if it is evaluated."""
+    lines = [f"state: {run.state}" + (f", {_describe_progress(run)}" if run.state == "running" else "")]
+    lines += [f"reason: {run.reason}"] if run.reason else []
+    lines += [f"gate: {run.gate}"] if run.gate else []
+    lines += [f"{'then' if run.state == 'failed' else 'next'}: {run.next_command}"] if run.next_command else []
     scoreboards = (
-        [render_scoreboard(artifacts["evaluate"].metrics, artifacts["convert"].metrics)]
+        [render_scoreboard(artifacts["evaluate"], artifacts["convert"])]
         if {"evaluate", "convert"} <= artifacts.keys()
         else []
     )
-    return Group(Text.assemble((folder.name, "bold"), f"  {folder}"), table, *scoreboards)
+    title = Text.assemble((folder.name, "bold"), f"  {folder if run.where == 'here' else 'on Modal'}")
+    return Group(title, *map(Text, lines), _render_stages(run, artifacts, attempts), *scoreboards)
+
+
+def _render_stages(
+    run: "RunSummary", artifacts: "Mapping[str, Artifact]", attempts: "Sequence[Attempt]"
+) -> RenderableType:
+    table = Table("stage", "state", "attempts", "hours", "USD", "fingerprint", "made", "on", box=None)
+    for stage in dict.fromkeys([*(attempt.stage for attempt in attempts), *run.stages, *artifacts]):
+        of_stage = [attempt for attempt in attempts if attempt.stage == stage]
+        state = run.stages.get(stage, of_stage[-1].state if of_stage else "finished")
+        usd = f"{sum_usd(of_stage):.2f}" if any(attempt.usd_per_hour is not None for attempt in of_stage) else "–"
+        hours = f"{sum(attempt.counted_s for attempt in of_stage) / 3600:.2f}"
+        manifest = artifacts[stage].manifest if stage in artifacts else None
+        made = (manifest.fingerprint, f"{manifest.ended:%Y-%m-%d %H:%M}") if manifest else ("–", "–")
+        machines = ("; ".join(map(str, manifest.machines)) or "not recorded") if manifest else "–"
+        table.add_row(stage, state, str(len(of_stage)), hours, usd, *made, machines)
+    return table
 
 
 def format_event(event: Mapping[str, Any]) -> str:

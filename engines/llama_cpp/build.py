@@ -7,6 +7,7 @@ The sdist of llama-cpp-python contains all of llama.cpp, so one hash pins all th
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.core import paths
+from tuneline.core.environment import is_set, read_variable
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.files import sha256
 
@@ -36,6 +38,19 @@ FLAGS = (
     "-DLLAMA_OPENSSL=OFF",
     "-DGGML_OPENMP=OFF",
 )
+PORTABLE = "TUNELINE_LLAMA_PORTABLE"
+"""Environment variable: 1 builds for every x86-64-v3 processor, as an image has to, not for the one that compiles."""
+PORTABLE_FLAGS = (
+    "-DGGML_NATIVE=OFF",
+    *(f"-DGGML_{name}=ON" for name in ("SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C")),
+)
+"""The instruction sets of x86-64-v3 (gitlab.com/x86-psABIs/x86-64-ABI); ggml leaves all of them out where
+SOURCE_DATE_EPOCH is set. One set for all machines, so that an image computes the same wherever it runs."""
+MOST_JOBS = 8
+"""Compilers at a time: a builder may show every core of its host."""
+JOB_BYTES = 1_500_000_000
+"""Memory for each of them; see docs/log.md for what the largest file took."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CMAKE_PROJECT = Path(__file__).parent
 MARK = "built"
 """File written last: without it the build is not finished, and is continued."""
@@ -51,15 +66,21 @@ class LlamaCpp:
 
 
 def find_llama_cpp() -> LlamaCpp:
-    """Return the built llama.cpp.
+    """Return the built llama.cpp: the one for this machine, else the one that an image has.
+
+    A command in another folder finds the build of Tuneline's own folder, where `make llama` writes it.
 
     Raises:
         NotFound: it is not built yet.
     """
-    root = _root()
-    if not (root / MARK).exists():
-        raise NotFound(f"llama.cpp is not built in {root}; run `make llama` (about ten minutes on two cores, once)")
-    return LlamaCpp(_source(root), root / "build/bin/llama-server", root / "build/bin/llama-quantize")
+    caches = [paths.cache()] if is_set("TUNELINE_CACHE") else [paths.cache(), paths.ROOT / ".cache"]
+    roots = [cache / _folder(flags) for cache in caches for flags in (FLAGS, (*FLAGS, *PORTABLE_FLAGS))]
+    root = next((root for root in roots if (root / MARK).exists()), None)
+    if root is None:
+        raise NotFound(
+            f"llama.cpp is not built in {roots[0]}; run `make llama` in {paths.ROOT} (once, about ten minutes)"
+        )
+    return _parts(root)
 
 
 def build() -> LlamaCpp:
@@ -68,23 +89,54 @@ def build() -> LlamaCpp:
     Raises:
         StageFailed: a step failed; its output has been shown.
     """
-    root = _root()
+    root = _root(list_flags())
     if not (root / MARK).exists():
         root.mkdir(parents=True, exist_ok=True)
         _prepare_source(_download_sdist(root), root)
-        log.info("llama.cpp: compiling %s in %s (minutes, once; a stopped build goes on)", " and ".join(TARGETS), root)
+        log.info(
+            "llama.cpp: compiling %s in %s (once, some minutes; an interrupted build resumes)",
+            " and ".join(TARGETS),
+            root,
+        )
         source = f"-DLLAMA_CPP_SOURCE={_source(root)}"
-        _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *FLAGS)
-        jobs = str(len(os.sched_getaffinity(0)))
-        _run(_cmake(), "--build", str(root / "build"), "--target", *TARGETS, "--parallel", jobs)
+        _run(_cmake(), "-S", str(CMAKE_PROJECT), "-B", str(root / "build"), source, *list_flags())
+        jobs = count_jobs(len(os.sched_getaffinity(0)), _read_free_memory())
+        _run(_cmake(), "--build", str(root / "build"), "--target", *TARGETS, "--parallel", str(jobs))
         (root / MARK).touch()
-    return find_llama_cpp()
+    return _parts(root)
 
 
-def _root() -> Path:
-    build_settings = " ".join((*FLAGS, *TARGETS)) + (CMAKE_PROJECT / "CMakeLists.txt").read_text()
+def list_flags() -> tuple[str, ...]:
+    """Return CMake's options: for this machine, or where `PORTABLE` is set for all that an image may run on."""
+    return (*FLAGS, *PORTABLE_FLAGS) if read_variable(PORTABLE) == "1" else FLAGS
+
+
+def count_jobs(cores: int, memory_bytes: int) -> int:
+    """Return how many compilers to run at a time."""
+    return max(1, min(cores, MOST_JOBS, memory_bytes // JOB_BYTES))
+
+
+def _read_free_memory() -> int:
+    """Return the bytes that are free here: of the machine, or of the container's limit where that is less."""
+    available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+    free = 1024 * int(available[1]) if available else JOB_BYTES
+    limit = CGROUP_LIMIT.read_text(encoding="utf-8").strip() if CGROUP_LIMIT.exists() else "max"
+    return free if limit == "max" else min(free, int(limit))
+
+
+def _parts(root: Path) -> LlamaCpp:
+    return LlamaCpp(_source(root), root / "build/bin/llama-server", root / "build/bin/llama-quantize")
+
+
+def _root(flags: tuple[str, ...]) -> Path:
+    return paths.cache() / _folder(flags)
+
+
+def _folder(flags: tuple[str, ...]) -> str:
+    """Return the name of the folder of a build with these flags."""
+    build_settings = " ".join((*flags, *TARGETS)) + (CMAKE_PROJECT / "CMakeLists.txt").read_text()
     settings_hash = hashlib.sha256(build_settings.encode()).hexdigest()[:8]
-    return paths.cache() / f"llama.cpp-{VERSION}-{settings_hash}"
+    return f"llama.cpp-{VERSION}-{settings_hash}"
 
 
 def _source(root: Path) -> Path:
@@ -118,7 +170,7 @@ def _prepare_source(sdist: Path, root: Path) -> None:
         if not differing:
             return
         names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
-        log.warning("llama.cpp: %s in %s: not as in the pinned source; unpacking and compiling it again", names, folder)
+        log.warning("llama.cpp: %s in %s: differs from the pinned source; unpacking and compiling again", names, folder)
         shutil.rmtree(folder)
         shutil.rmtree(root / "build", ignore_errors=True)
     _unpack(sdist, root)
@@ -164,7 +216,7 @@ def _run(*command: str) -> None:
     except FileNotFoundError:
         raise StageFailed(f"{command[0]}: not installed; `make setup` installs it") from None
     except subprocess.CalledProcessError as error:
-        compiler = shutil.which(os.environ.get("CXX", "c++"))
+        compiler = shutil.which(read_variable("CXX", "c++"))
         hint = "" if compiler else "; llama.cpp needs a C++ compiler (on Debian: `apt install g++ make`)"
         raise StageFailed(
             f"`{' '.join(command[:4])} …` ended with {error.returncode}; its output is above{hint}"

@@ -52,7 +52,7 @@ class Gguf:
         settings.vocab_only = not context
         self._model = library.llama_model_load_from_file(str(file).encode(), settings)
         if not self._model:
-            raise StageFailed(f"{file}: llama.cpp does not load it")
+            raise StageFailed(f"{file}: llama.cpp cannot load it")
         self._vocabulary = library.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = library.llama_vocab_n_tokens(self._vocabulary)
         self._context = self._create_context(threads) if context else None
@@ -65,7 +65,7 @@ class Gguf:
         settings.n_threads = settings.n_threads_batch = limit_threads(self.file, threads)
         context = library.llama_init_from_model(self._model, settings)
         if not context:
-            raise StageFailed(f"{self.file}: llama.cpp makes no context of {self.context} tokens for it")
+            raise StageFailed(f"{self.file}: llama.cpp cannot create a context of {self.context} tokens for it")
         return context
 
     def __enter__(self) -> Self:
@@ -113,7 +113,7 @@ class Gguf:
                 batch.token[position], batch.pos[position], batch.logits[position] = token, position, True
                 batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
             if library.llama_decode(self._context, batch):
-                raise StageFailed(f"{self.file}: llama.cpp computes no logits of {len(ids)} tokens")
+                raise StageFailed(f"{self.file}: llama.cpp cannot compute logits for {len(ids)} tokens")
         finally:
             library.llama_batch_free(batch)
         logits = ctypes.cast(library.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))

@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tuneline.configs.hardware import hardware
 from tuneline.core.errors import NotFound
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.engines.llama_cpp.threads import limit_threads
 from tuneline.engines.server import Server, free_port, refuse_port_in_use, start_process, stop, wait_until_ready
 
 START_TIMEOUT_S = 120
+"""Seconds to start in, besides those to read the file."""
 STOP_GRACE_S = 10
 
 
@@ -26,6 +28,7 @@ def start_llama_server(
     host: str = "127.0.0.1",
     port: int | None = None,
     api_key: str | None = None,
+    maps_file: bool = True,
 ) -> Iterator[Server]:
     """Run a llama-server for `gguf` until the block ends; it uses the file's own chat template and tool parser.
 
@@ -34,6 +37,7 @@ def start_llama_server(
         log: the file that receives what the server prints.
         context: tokens for each of the `slots` requests that it answers at a time.
         port: None takes a free one.
+        maps_file: whether the file is mapped into memory, and so stays open; otherwise it is read, and closed.
 
     Raises:
         NotFound: no such file, or llama.cpp is not built.
@@ -59,10 +63,13 @@ def start_llama_server(
     ]
     command += ["--ctx-size", str(context * slots), "--parallel", str(slots)]
     command += ["--threads", str(limit_threads(gguf, threads))]
-    command += ["--jinja", "--metrics", "--no-webui"]
+    # As shipped it allows every web page to read its answers, with credentials (its README, `--cors-origins`).
+    command += ["--cors-origins", "localhost", "--no-cors-credentials"]
+    command += ["--jinja", "--metrics", "--no-webui", *([] if maps_file else ["--load-mode", "none"])]
     process = start_process(command, log, _environment(api_key))
     try:
-        wait_until_ready(process, f"http://{host}:{port}", log, START_TIMEOUT_S)
+        timeout_s = START_TIMEOUT_S + gguf.stat().st_size / (1e9 * hardware().speed.load_gb_per_second[0])
+        wait_until_ready(process, f"http://{host}:{port}", log, timeout_s)
         yield Server(f"http://{host}:{port}/v1", process)
     finally:
         stop(process, STOP_GRACE_S)

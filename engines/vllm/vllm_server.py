@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tuneline.core.child_processes import python_path
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.engines.server import Server, free_port, start_process, stop, wait_until_ready
+from tuneline.engines.vllm.compilation import WITHOUT_NVCC, choose_attention_arguments
 from tuneline.engines.vllm.lora_ranks import MAX_LORA_RANK
 from tuneline.engines.vllm.tool_parsers import LLAMA_3, LLAMA_4, LLAMA_4_PLUGIN
 
@@ -25,6 +27,8 @@ STOP_GRACE_S = 20
 ADAPTER_TIMEOUT_S = 120
 MAX_LORAS = 2
 """Adapters that answer at the same time, each with its memory; with vLLM's one, requests to two names wait in turn."""
+GPU_SHARE = "TUNELINE_GPU_SHARE"
+"""Environment variable with the share of a GPU's memory for each vLLM, where several are on one; vLLM's own is 0.9."""
 EXECUTABLE = "TUNELINE_VLLM"
 """Environment variable with the path of vLLM's executable."""
 HOST = "127.0.0.1"
@@ -39,7 +43,7 @@ def find_vllm() -> Path | None:
     Raises:
         NotFound: `TUNELINE_VLLM` names no file.
     """
-    if configured := os.environ.get(EXECUTABLE):
+    if configured := read_variable(EXECUTABLE):
         if not Path(configured).is_file():
             raise NotFound(
                 f"{EXECUTABLE}={configured}: no such file; docs/vllm.md says how to make an environment with vLLM"
@@ -47,6 +51,13 @@ def find_vllm() -> Path | None:
         return Path(configured)
     beside_python, on_path = Path(sys.executable).with_name("vllm"), shutil.which("vllm")
     return beside_python if beside_python.is_file() else Path(on_path) if on_path else None
+
+
+def vllm_version() -> str:
+    """Return the version of the vLLM that `find_vllm` finds, from its environment's metadata; `unknown` without any."""
+    vllm = find_vllm()
+    found = sorted(vllm.resolve().parents[1].glob("lib/python3*/site-packages/vllm-*.dist-info")) if vllm else []
+    return found[0].name.removeprefix("vllm-").removesuffix(".dist-info") if found else "unknown"
 
 
 @contextlib.contextmanager
@@ -82,9 +93,10 @@ def start_vllm(
         raise NotFound(f"{model}: no such model; run `tuneline convert RECIPE` first")
     vllm = find_vllm()
     if vllm is None:
-        raise NotFound(f"vLLM is not here: it is not on PATH, and {EXECUTABLE} names none; docs/vllm.md")
+        raise NotFound(f"vLLM was not found: it is not on PATH, and {EXECUTABLE} is not set; see docs/vllm.md")
     port = free_port(HOST)
     arguments = serve_arguments(model, alias, port, context, parser, adapters or {}, rank, gpus, fast_boot)
+    arguments += [*_choose_memory_arguments(), *choose_attention_arguments()]
     process = start_process([str(vllm), *arguments], log, _environment(), own_session=True)
     try:
         try:
@@ -150,19 +162,25 @@ def serve_arguments(
     return arguments
 
 
+def _choose_memory_arguments() -> list[str]:
+    """Return the option that leaves room for other servers on the GPU, if there are to be others."""
+    share = read_variable(GPU_SHARE)
+    return ["--gpu-memory-utilization", share] if share else []
+
+
 def _environment() -> dict[str, str]:
     """Return vLLM's environment.
 
     On a CPU vLLM's KV cache would take nearly all memory by default, and vLLM would not start where others use some.
     """
-    defaults = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1"}
+    defaults = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_DO_NOT_TRACK": "1", **WITHOUT_NVCC}
     plugin = {"PYTHONPATH": python_path()}  # our tool parser, loaded as a plugin, imports `tuneline`
     return defaults | os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} | plugin
 
 
 def _append_causes(message: str, log: Path) -> str:
     """Add the errors in the log to `message`: the log ends with the process that waited, the cause is further up."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if " WARNING " not in line]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if " WARNING " not in line]
     causes = dict.fromkeys(match[0] for match in map(_CAUSE.search, lines) if match)
     unseen = [cause for cause in causes if _POINTER_TO_CAUSE not in cause and cause not in message]
     return "\n".join([message, *(f"cause: {cause[:500]}" for cause in unseen[-CAUSES_SHOWN:])])

@@ -15,6 +15,16 @@ def read_config(model: Path) -> dict[str, Any]:
     return config
 
 
+def read_context_length(model: Path) -> int:
+    """Return the most tokens that the model in a folder was made for. Multimodal models say so in their `text_config`.
+
+    Raises:
+        KeyError: its config.json does not say.
+    """
+    config = read_config(model)
+    return int(config.get("text_config", config)["max_position_embeddings"])
+
+
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Return whether input and output embeddings are one matrix. Multimodal models say so in their `text_config`."""
     return bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))

@@ -65,7 +65,7 @@ class FusedUpdate:
     def merge_rows(
         self, weight: "torch.Tensor", first: int, last: int, load: Callable[[StoredTensor], "torch.Tensor"]
     ) -> "torch.Tensor":
-        """Return rows `first` to `last` (exclusive) of the merged tensor, counted over all experts.
+        """Return rows `first` to `last` (exclusive) of the merged tensor, counted over all experts, in fp32.
 
         `weight` holds these rows of the base; `load` returns a tensor of the adapter in fp32.
         """
@@ -77,4 +77,4 @@ class FusedUpdate:
             rows, width = slice(begin - expert * height, end - expert * height), delta.b.shape[0]
             update = load(delta.b) @ load(delta.a)[:, rows] * delta.scale
             merged[begin - first : end - first, part * width : (part + 1) * width] += update.T
-        return merged.to(weight.dtype)
+        return merged

@@ -1,9 +1,10 @@
-"""A LoRA adapter on disk, merged into rows of its base bit by bit as PEFT's `merge_and_unload` does.
+"""A LoRA adapter on disk, merged into rows of its base as PEFT's `merge_and_unload` does.
 
-W + (alpha / rank) B A, the sum in fp32, rounded once to W's type. Rank and alpha may differ by module, and rsLoRA
-divides by the root of the rank. DoRA scales each row to its learned length. Weights of `modules_to_save` replace the
-base's. An update of a single Llama 4 expert is added to the fused tensor (`fused_experts.py`). Any other kind of
-adapter is refused by name (`lora_settings.py`).
+W + (alpha / rank) B A, the sum in fp32, rounded once to the type that is asked for; in W's type, PEFT's bits. bf16
+loses much of a small update, so that files in other types are made of the fp32 sums. Rank and alpha may differ by
+module, and rsLoRA divides by the root of the rank. DoRA scales each row to its learned length. Weights of
+`modules_to_save` replace the base's. An update of a single Llama 4 expert is added to the fused tensor
+(`fused_experts.py`). Any other kind of adapter is refused by name (`lora_settings.py`).
 """
 
 import math
@@ -112,24 +113,24 @@ class Adapter:
             )
 
     def merge_rows(
-        self, name: str, weight: "torch.Tensor", first: int, last: int, buffers: BufferPool
+        self, name: str, weight: "torch.Tensor", first: int, last: int, buffers: BufferPool, dtype: "torch.dtype"
     ) -> "torch.Tensor":
-        """Return rows `first` to `last` (exclusive) of the tuned model's weight `name`, in the base's type.
+        """Return rows `first` to `last` (exclusive) of the tuned model's weight `name`, in the type `dtype`.
 
         `weight` holds these rows of the base, [rows, columns]. The result may be in memory of `buffers`.
         """
         import torch
 
         if name in self._fused:
-            return self._fused[name].merge_rows(weight, first, last, _load_fp32)
+            return self._fused[name].merge_rows(weight, first, last, _load_fp32).to(dtype)
         update = self._updates[name]
         if update.replacement:
-            return load_rows(update.replacement, first, last).to(weight.dtype)
+            return load_rows(update.replacement, first, last).to(dtype)
         assert update.a and update.b
         a, b = _load_fp32(update.a), _load_fp32(update.b)[first:last]
         if exact := math.frexp(update.scale)[0] == 0.5:  # a power of two: products and sums keep their digits
             b = b * update.scale
-        merged = buffers.tensor("merged", weight.dtype, *weight.shape)
+        merged = buffers.tensor(("merged", dtype), dtype, *weight.shape)
         strip = max(1, STRIP_BYTES // (4 * weight.shape[1]))
         delta, values = (buffers.tensor(use, torch.float32, strip, weight.shape[1]) for use in ("delta", "weight"))
         for at in range(0, len(weight), strip):
@@ -147,6 +148,10 @@ class Adapter:
     def _read_updates(self) -> dict[str, _WeightUpdate]:
         tensors: dict[str, dict[str, StoredTensor]] = {}
         for tensor in list_tensors(self.folder / WEIGHTS):
+            if tensor.dtype not in DTYPES:
+                raise StageFailed(
+                    f"{tensor.file}: {tensor.name}: {tensor.dtype} is no type that an adapter is saved in"
+                )
             if lora := _LORA.fullmatch(tensor.name):
                 tensors.setdefault(f"{lora[1]}.weight", {})[lora[2][0].lower()] = tensor
             elif (saved := _SAVED.fullmatch(tensor.name)) and self.settings.saves(saved[1]):
@@ -166,9 +171,13 @@ class Adapter:
             raise StageFailed(f"{where}: use_dora is {self.settings.use_dora}, its weights say otherwise")
         module = name.removesuffix(".weight")
         rank, _ = self.settings.rank_and_alpha(module)
-        if rank != tensors["a"].shape[0]:
-            raise StageFailed(f"{where}: rank {tensors['a'].shape[0]}, but {CONFIG} says {rank}")
-        return _WeightUpdate(tensors["a"], tensors["b"], tensors.get("m"), self.settings.scale(module))
+        a, b, magnitude = tensors["a"], tensors["b"], tensors.get("m")
+        if len(a.shape) != 2 or b.shape[1:] != a.shape[:1] or (magnitude and math.prod(magnitude.shape) != b.shape[0]):
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors.values())
+            raise StageFailed(f"{where}: its parts, {shapes}, do not fit each other; train it again")
+        if rank != a.shape[0]:
+            raise StageFailed(f"{where}: rank {a.shape[0]}, but {CONFIG} says {rank}")
+        return _WeightUpdate(a, b, magnitude, self.settings.scale(module))
 
 
 def _split_fused(updates: dict[str, _WeightUpdate]) -> tuple[dict[str, _WeightUpdate], dict[str, FusedUpdate]]:
@@ -190,5 +199,5 @@ def _load_fp32(tensor: StoredTensor) -> "torch.Tensor":
     """Return a tensor of the adapter in fp32: PEFT, too, computes in it, whatever type the adapter was saved in."""
     values = load_rows(tensor, 0, tensor.rows).view(tensor.shape).float()
     if not values.isfinite().all():
-        raise StageFailed(f"{tensor.file}: {tensor.name}: not all of it are finite numbers; train it again")
+        raise StageFailed(f"{tensor.file}: {tensor.name}: has values that are not finite; train it again")
     return values

@@ -1,13 +1,15 @@
 """The settings of a LoRA adapter (PEFT's `adapter_config.json`): can it be merged exactly, and how is it scaled?"""
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 from tuneline.core.errors import BadRecipe, StageFailed
+from tuneline.core.user_files import read_json
 
+LARGEST = 1e6
+"""Of ranks and alphas: more is no setting that anybody trains with."""
 UNDERSTOOD_SETTINGS = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "modules_to_save"),
     # These say which modules are adapted, how they were trained, or where a library looks: no weight depends on them.
@@ -46,7 +48,9 @@ class LoraSettings:
             values = UNDERSTOOD_VALUES.get(key)
             if (values and value not in (None, *values)) or (key not in UNDERSTOOD_SETTINGS and value):
                 only = f"; only {', '.join(map(repr, values))}" if values else ""
-                raise BadRecipe(f"{file}: {key}: {value!r} cannot be merged exactly{only}")
+                raise BadRecipe(f"{file}: {key}: {str(value)[:80]!r} cannot be merged exactly{only}")
+        self._saved: list[str] = self._expect("modules_to_save", list) or []
+        self._patterns = {name: self._expect(name, dict) or {} for name in ("rank_pattern", "alpha_pattern")}
 
     @property
     def use_dora(self) -> Any:
@@ -55,8 +59,7 @@ class LoraSettings:
 
     def saves(self, module: str) -> bool:
         """Return whether the whole weights of `module` are stored (`modules_to_save`)."""
-        names = self._settings.get("modules_to_save") or ()
-        return any(module == name or module.endswith(f".{name}") for name in names)
+        return any(module == name or module.endswith(f".{name}") for name in self._saved)
 
     def scale(self, module: str) -> float:
         """Return the factor of B A for `module`: alpha / rank, or alpha / √rank for rsLoRA."""
@@ -70,23 +73,30 @@ class LoraSettings:
             StageFailed: one of them is not a positive number.
         """
         rank, alpha = self._lookup("rank_pattern", "r", module), self._lookup("alpha_pattern", "lora_alpha", module)
-        if not all(isinstance(value, int | float) and value > 0 for value in (rank, alpha)):
-            raise StageFailed(f"{self.file}: r and lora_alpha of {module} are {rank!r} and {alpha!r}")
+        if not all(isinstance(value, int | float) and 0 < value < LARGEST for value in (rank, alpha)):
+            raise StageFailed(f"{self.file}: r and lora_alpha of {module} are {str(rank)[:80]} and {str(alpha)[:80]}")
         return rank, alpha
 
     def _lookup(self, pattern: str, default: str, module: str) -> Any:
-        values = self._settings.get(pattern) or {}
-        matching = (value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", module))
-        return next(matching, self._settings.get(default))
+        values = self._patterns[pattern]
+        try:
+            matching = (value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", module))
+            return next(matching, self._settings.get(default))
+        except (re.error, RecursionError, OverflowError) as error:
+            raise StageFailed(f"{self.file}: {pattern}: not a pattern: {error}; train it again") from None
+
+    def _expect(self, key: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+        """Return a setting that is a list of texts, or an object; None if it is absent."""
+        value = self._settings.get(key)
+        if value and not (isinstance(value, kind) and all(isinstance(item, str) for item in value)):
+            raise StageFailed(f"{self.file}: {key}: {str(value)[:80]!r}; train it again")
+        return value
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise StageFailed(f"{file}: missing; train it again") from None
-    except ValueError:
-        settings = None
+    if not file.exists():
+        raise StageFailed(f"{file}: missing; train it again")
+    settings = read_json(file, StageFailed)
     if not isinstance(settings, dict):
-        raise StageFailed(f"{file}: no settings of an adapter; train it again")
+        raise StageFailed(f"{file}: not an adapter's settings; train it again")
     return settings

@@ -13,11 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneline.core.errors import StageFailed
+from tuneline.core.user_files import parse_json
 from tuneline.stages.checkpoints.buffers import BufferPool
 
 if TYPE_CHECKING:
     import torch
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The one file of a model's weights; or which of several files holds which weight."""
+MAX_HEADER_BYTES = 100_000_000
+"""As the format's own library has it."""
+_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}
+"""Size of a number, by type; of other types the size is not checked."""
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Types that can be merged into and quantized, by their safetensors name, with torch's name."""
 
@@ -60,9 +72,16 @@ def list_tensors(file: Path) -> Iterator[StoredTensor]:
     expected = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if (size := file.stat().st_size) < expected:
         raise StageFailed(f"{file}: {size} bytes of {expected}; fetch or train it again")
+    end_before = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        yield StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+        (begin, end), dtype, shape = entry["data_offsets"], entry["dtype"], tuple(entry["shape"])
+        known_bytes = math.prod(shape) * _BYTES[dtype] if dtype in _BYTES else end - begin
+        if begin != end_before or end - begin != known_bytes:
+            raise StageFailed(
+                f"{file}: {name}: the size in its header does not match its data; fetch or train it again"
+            )
+        end_before = end
+        yield StoredTensor(name, file, dtype, shape, start + begin, end - begin)
 
 
 def list_model_tensors(model: Path) -> list[StoredTensor]:
@@ -83,28 +102,45 @@ def read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(length))
+            header = parse_json(opened.read(length)) if length <= MAX_HEADER_BYTES else None
     except FileNotFoundError:
         raise StageFailed(f"{file}: missing; fetch or train it again") from None
-    except (struct.error, ValueError, OverflowError, MemoryError):
-        raise StageFailed(f"{file}: not a whole safetensors file; fetch or train it again") from None
+    except (struct.error, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise StageFailed(f"{file}: incomplete or damaged safetensors file; fetch or train it again")
     header.pop("__metadata__", None)
+    if odd := [name for name, entry in header.items() if not _is_entry(entry)]:
+        raise StageFailed(f"{file}: {odd[0][:80]!r} in its header is not a tensor; fetch or train it again")
     return 8 + length, header
 
 
+def _is_entry(entry: Any) -> bool:
+    """Return whether this is a tensor's dtype, shape and place, as the format has them."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, place = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2:
+        return False
+    return all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, *place)) and place[0] <= place[1]
+
+
 def list_shards(model: Path) -> list[Path]:
-    """Return the weight files of a model folder: those in its index, or all if it has no index.
+    """Return the weight files of a model folder: those in its index; else the one file; else all.
 
     Raises:
         StageFailed: the index cannot be read.
     """
-    index = model / "model.safetensors.index.json"
+    index = model / INDEX
     if index.exists():
         try:
-            return [model / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            return [
+                model / name
+                for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            ]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StageFailed(f"{index}: not an index of weights; fetch it again") from None
-    return sorted(model.glob("*.safetensors"))
+    return [model / SINGLE] if (model / SINGLE).exists() else sorted(model.glob("*.safetensors"))
 
 
 def read_rows(tensor: StoredTensor, descriptor: int, first: int, last: int, buffers: BufferPool) -> "torch.Tensor":

@@ -14,6 +14,7 @@ from tuneline.core.child_processes import child_process, log_tail
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 from tuneline.engines.llama_cpp.build import find_llama_cpp
+from tuneline.stages.convert.scratch import open_scratch
 from tuneline.stages.convert.task import (
     MERGED,
     CheckpointSettings,
@@ -25,8 +26,9 @@ from tuneline.stages.convert.task import (
 from tuneline.stages.convert.verification.verify import REPORT
 from tuneline.stages.fetch.bases import open_base
 from tuneline.stages.prepare.prepared_run import TEMPLATE
+from tuneline.stages.run_artifacts import open_stage
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 BASE, REFERENCE = "base-F16", "tuned-F16"
 """The 16-bit GGUF files: the base, and what quantizations are compared with."""
 IMATRIX = "imatrix.gguf"
@@ -43,7 +45,7 @@ def convert(recipe: Recipe, run: Path) -> Artifact:
         BadRecipe: the adapter cannot be merged exactly. StageFailed: it is of another base, or a check failed.
     """
     base = open_base(recipe)
-    prepared, trained = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "train")
+    prepared, trained = open_stage(run, "prepare"), open_stage(run, "train")
     return artifacts.make(
         run / "convert",
         stage_version=STAGE_VERSION,
@@ -59,18 +61,20 @@ def _build(
     recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path, events: Events
 ) -> Mapping[str, Any]:
     find_llama_cpp()
-    (folder / artifacts.SCRATCH).mkdir(exist_ok=True)
-    task = make_task(recipe, base, prepared, adapter, folder)
-    result = run_task(task, events)
+    with open_scratch(folder) as scratch:
+        task = make_task(recipe, base, prepared, adapter, folder, scratch)
+        result = run_task(task, events)
     files = {output.path.stem: _measure_gguf(output.path, result["types"][str(output.path)]) for output in task.outputs}
     checkpoints = {path.name: {"bytes": _folder_bytes(path)} for path in task.quantized_checkpoints.values()}
     for reason in result["verified"]["skipped"]:
         events.emit("warning", text=f"not verified: {reason}")
+    for difference in result["verified"]["differences"]:
+        events.emit("warning", text=f"{difference}; the files are kept, and evaluation decides")
     return {"files": files, "folders": checkpoints, **result["verified"]}
 
 
-def make_task(recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path) -> Task:
-    """Return what the recipe asks for, to be made in `folder`."""
+def make_task(recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder: Path, scratch: Path) -> Task:
+    """Return what the recipe asks for, to be made in `folder`, with unfinished files in `scratch`."""
     settings, template = recipe.convert, prepared / TEMPLATE
     kinds = ("F16", *(kind for kind in settings.types if kind != "F16"))
     outputs = [GgufOutput(path=folder / f"{BASE}.gguf", kind="F16", name=f"{recipe.base} (base)", tuned=False)]
@@ -79,11 +83,12 @@ def make_task(recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder:
     imatrix = ImatrixSettings(prepared=prepared, place=folder / IMATRIX, tokens=settings.imatrix_tokens)
     return Task(
         base=base,
-        scratch=folder / artifacts.SCRATCH,
+        scratch=scratch,
+        durable=folder / artifacts.SCRATCH,
         outputs=tuple(outputs),
         adapter=adapter,
         template=template if template.exists() else None,
-        merged=_merged_folder(recipe, folder),
+        merged=_merged_folder(recipe, folder, scratch),
         threads=recipe.compute.threads or len(os.sched_getaffinity(0)),
         folders=folders if settings.folders else None,
         imatrix=imatrix if settings.imatrix_tokens else None,
@@ -93,11 +98,11 @@ def make_task(recipe: Recipe, base: Path, prepared: Path, adapter: Path, folder:
     )
 
 
-def _merged_folder(recipe: Recipe, folder: Path) -> Path | None:
+def _merged_folder(recipe: Recipe, folder: Path, scratch: Path) -> Path | None:
     """Return where the merged checkpoint goes: to scratch if only quantized checkpoints are made of it."""
     if recipe.convert.format == "safetensors":
         return folder / MERGED
-    return folder / artifacts.SCRATCH / "whole" if recipe.convert.folders else None
+    return scratch / "whole" if recipe.convert.folders else None
 
 
 def _measure_gguf(file: Path, types: Mapping[str, int]) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def run_task(task: Task, events: Events | None) -> dict[str, Any]:
     Raises:
         StageFailed: it ended without a result. Whatever the task raised.
     """
-    log = task.scratch / "worker.log"
+    log = task.records / "worker.log"
     with (
         log.open("wb") as errors,
         child_process(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneline.stages.checkpoints.base_tokenizer import load_tokenizer as load_base_tokenizer
 from tuneline.stages.convert.task import Task
 
 
@@ -37,9 +38,7 @@ def read_conversations(prepared: Path, files: Sequence[str], limit: int) -> list
 
 def load_tokenizer(task: Task) -> Any:
     """Return the base's tokenizer with the tuned model's chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(task.base), local_files_only=True)
+    tokenizer = load_base_tokenizer(task.base)
     if task.template:
         tokenizer.chat_template = task.template.read_text("utf-8")
     return tokenizer

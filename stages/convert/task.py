@@ -62,7 +62,9 @@ class Task(_Settings):
 
     base: Path
     scratch: Path
-    """Unfinished files, and logs."""
+    """Unfinished files."""
+    durable: Path | None = None
+    """A folder on the disk of the finished files, if `scratch` is on another, which may be lost with the machine."""
     outputs: tuple[GgufOutput, ...] = ()
     adapter: Path | None = None
     template: Path | None = None
@@ -73,6 +75,11 @@ class Task(_Settings):
     folders: CheckpointSettings | None = None
     imatrix: ImatrixSettings | None = None
     verify: VerifySettings | None = None
+
+    @property
+    def records(self) -> Path:
+        """The folder of what is remembered between calls: which files are finished, and the log."""
+        return self.durable or self.scratch
 
     @property
     def quantized_checkpoints(self) -> dict[str, Path]:

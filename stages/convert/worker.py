@@ -42,7 +42,7 @@ def run_or_name_full_disk(task: Task, report: ReportProgress) -> dict[str, Any]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StageFailed(
-            f"{task.scratch}: the disk is full; make room and run again: finished tensors are kept"
+            f"{task.scratch}: the disk is full; free some space and run again: finished tensors are kept"
         ) from error
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
-from tuneline.core.artifacts import Artifact
+from tuneline.core.artifacts import Artifact, verify_files
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
 from tuneline.core.files import write_atomic
@@ -14,7 +15,8 @@ from tuneline.stages.evaluate.answers import read_answers_of
 from tuneline.stages.evaluate.clients.external_targets import ask_external_targets
 from tuneline.stages.evaluate.clients.lm_eval_tasks import benchmark_table, require_lm_eval
 from tuneline.stages.evaluate.clients.local_targets import ask_local_targets
-from tuneline.stages.evaluate.clients.target_engines import Engines, engine_name, substitute_warning
+from tuneline.stages.evaluate.clients.target_engines import Engines, substitute_warning
+from tuneline.stages.evaluate.engine_versions import describe_engine
 from tuneline.stages.evaluate.scoring.baseline_classifier import classifier_table
 from tuneline.stages.evaluate.scoring.perplexity import perplexity_table
 from tuneline.stages.evaluate.scoring.preselector_recall import recall_table
@@ -22,12 +24,13 @@ from tuneline.stages.evaluate.scoring.scoreboard import AnswersByTarget, all_tab
 from tuneline.stages.evaluate.suites.item import Suites
 from tuneline.stages.evaluate.suites.run_context import RunContext, open_run_context
 from tuneline.stages.evaluate.suites.suite_items import make_items
-from tuneline.stages.evaluate.targets import BASE, served_target, target_files
-from tuneline.stages.evaluate.verdicts.gate import decide_gate
+from tuneline.stages.evaluate.targets import BASE, hash_served_files, served_target, target_files
+from tuneline.stages.evaluate.verdicts.gate import decide_gate, later_demands
 from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS
-from tuneline.stages.prepare.checks.overlap import count_overlap, count_seen_in_training, read_carriers
+from tuneline.stages.prepare.checks.overlap import count_overlap, count_seen_in_training, read_phrasings
 from tuneline.stages.prepare.prepared_run import load_tools
+from tuneline.stages.run_artifacts import open_stage
 
 
 def evaluate(recipe: Recipe, run: Path) -> Artifact:
@@ -36,13 +39,15 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
     The answers are in `evaluate/answers/SUITE/TARGET.jsonl`, the verdicts in `evaluate/verdicts.json`. A gate that does
     not pass still finishes the artifact.
     """
-    prepared, converted = artifacts.open_artifact(run / "prepare"), artifacts.open_artifact(run / "convert")
+    prepared, converted = open_stage(run, "prepare"), open_stage(run, "convert")
 
     def build(folder: Path) -> dict[str, Any]:
         run_context, events = open_run_context(recipe, run), Events(run, "evaluate")
         suites = {suite.name: make_items(suite, run_context) for suite in recipe.evaluate.suites}
         files = target_files(recipe, converted.path)
         _refuse(recipe, run_context, files, suites)
+        hashes = {target: verify_files(converted, file.name)[file.name] for target, file in files.items()}
+        served_files = hash_served_files(run, recipe.serve)
         if warning := substitute_warning(recipe):
             events.emit("warning", text=warning)
         with Engines(recipe, run, folder) as engines:
@@ -58,8 +63,9 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         write_atomic(folder / VERDICTS, verdicts.model_dump_json(indent=1))
         confidence = recipe.evaluate.confidence
         return all_tables(answers, confidence) | {
-            "gate": gate,
-            "engines": {target: engine_name(recipe, target) for target in files},
+            "gate": gate | {"files": served_files, "later": later_demands(recipe.evaluate)},
+            "files": {target: {"file": files[target].name, "sha256": digest} for target, digest in hashes.items()},
+            "engines": _describe_engines(recipe, files),
             "classifier": classifier_table(prepared.path, suites, confidence),
             "perplexity": perplexity,
             "standard": benchmarks,
@@ -68,26 +74,43 @@ def evaluate(recipe: Recipe, run: Path) -> Artifact:
         }
 
     settings, needs = stage_settings(recipe), {"prepare": prepared, "convert": converted}
-    return artifacts.make(run / "evaluate", stage_version=4, settings=settings, needs=needs, build=build)
+    return artifacts.make(run / "evaluate", stage_version=6, settings=settings, needs=needs, build=build)
 
 
 def stage_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return what the result depends on: not what an external model costs, nor which key pays for it."""
+    """Return what the result depends on: also what is served, which the gate is about.
+
+    Left out are what an external model costs and which key pays for it.
+    """
     section = recipe.section("evaluate")["evaluate"]
     targets = [
         {key: value for key, value in target.items() if not key.startswith(("usd", "budget", "key"))}
         for target in section["targets"]
     ]
-    return {"evaluate": section | {"targets": targets}, "context": recipe.serve.context}
+    serve = recipe.serve.model_dump(exclude=None if recipe.serve.form == "gguf" else {"type"})
+    return {"evaluate": section | {"targets": targets}, "serve": serve}
+
+
+def _describe_engines(recipe: Recipe, files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return what answered for each target, with its version: the engines here, and the models elsewhere."""
+    external = {
+        target.name: {
+            "name": urlsplit(target.provider).hostname or target.provider,
+            "version": target.model,
+            "threads": 0,
+        }
+        for target in recipe.evaluate.targets
+    }
+    return {target: describe_engine(recipe, target, gguf) for target, gguf in files.items()} | external
 
 
 def _refuse(recipe: Recipe, run_context: RunContext, files: Mapping[str, Path], suites: Suites) -> None:
     """Raise BadRecipe for what cannot be asked, before anything is."""
     items = [item for suite_items in suites.values() for item in suite_items]
     if run_context.catalogue is None and any(item.expected_calls for item in items):
-        raise BadRecipe("evaluate.suites: suites ask for tool calls, but the recipe has no data.tools")
+        raise BadRecipe("evaluate.suites: suites request tool calls, but the recipe has no data.tools")
     if taken_names := [target.name for target in recipe.evaluate.targets if target.name in files]:
-        raise BadRecipe(f"evaluate.targets: name: {taken_names[0]!r}: a file of this run is called so; take another")
+        raise BadRecipe(f"evaluate.targets: name: {taken_names[0]!r}: a file of this run has this name; use another")
     if recipe.evaluate.standard:
         require_lm_eval(recipe.evaluate.standard)
     if any(item.style for item in items):
@@ -112,7 +135,7 @@ def _gather_evidence(
     seen_items: Mapping[str, int],
 ) -> Evidence:
     catalogue, served = load_tools(prepared.path), served_target(recipe)
-    training = artifacts.open_artifact(run / "train").metrics if artifacts.is_finished(run / "train") else {}
+    training = open_stage(run, "train").metrics if artifacts.is_finished(run / "train") else {}
     return Evidence(
         answers=answers,
         served=served,
@@ -127,14 +150,14 @@ def _gather_evidence(
 def _seen_in_training(prepared: Path, suites: Suites) -> dict[str, int]:
     """Return how many items of each suite are in the training data, by their text or their sentence template."""
     return count_seen_in_training(
-        prepared, {name: [(item.text, item.carrier) for item in items] for name, items in suites.items()}
+        prepared, {name: [(item.text, item.phrasing) for item in items] for name, items in suites.items()}
     )
 
 
 def _overlap_table(prepared: Path, suites: Suites, seen_items: Mapping[str, int]) -> dict[str, Any]:
-    carriers = read_carriers(prepared)
+    phrasings = read_phrasings(prepared)
     return {
-        name: count_overlap(carriers, (item.carrier for item in items))
+        name: count_overlap(phrasings, (item.phrasing for item in items))
         | {"items": len(items), "seen": seen_items[name]}
         for name, items in suites.items()
     }

@@ -49,7 +49,7 @@ class Answer:
     id: str
     prompt: str
     expected: dict[str, Any]
-    carrier: str
+    phrasing: str
     calls: list[dict[str, Any]]
     text: str
     name_correct: bool

@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 from tuneline.configs.recipe import recipe_of
-from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.engines.providers import find_provider
 from tuneline.stages.evaluate.scoring.llm_judge import (
@@ -16,7 +15,8 @@ from tuneline.stages.evaluate.scoring.llm_judge import (
     read_labels,
     write_sheet,
 )
-from tuneline.stages.evaluate.targets import served_target
+from tuneline.stages.evaluate.targets import evaluated_target
+from tuneline.stages.run_artifacts import open_stage
 
 MAX_TOKENS = 400
 """Room for a judge that reasons before its verdict."""
@@ -31,20 +31,19 @@ def judge_run(
         NotFound: the run is not evaluated, or there is no file of labels.
         BadRequest: no model is named.
     """
-    artifacts.open_artifact(run / "evaluate")
-    target = served_target(recipe_of(run))
+    target = evaluated_target(open_stage(run, "evaluate"), recipe_of(run))
     if sheet:
         write_sheet(answers_to_judge(run / "evaluate", target, items), sheet)
         return f"{sheet}: set `good` to true or false in each line, then `tuneline judge {run.name} --labels {sheet}`"
     if not model:
-        raise BadRequest("--model: which model judges? `--provider openai --model NAME`")
+        raise BadRequest("--model: required, as in `--provider openai --model NAME`")
     if labels_file and not labels_file.exists():
         raise NotFound(
             f"{labels_file}: no such file; `tuneline judge {run.name} --sheet {labels_file}` writes one to label"
         )
     labels = read_labels(labels_file) if labels_file else {}
     result = asyncio.run(_ask_judge(run, target, provider_name, model, labels, items))
-    too_few = f"; with fewer than {MIN_LABELS} labels no gate counts it" if result.labels < MIN_LABELS else ""
+    too_few = f"; gates ignore it with fewer than {MIN_LABELS} labels" if result.labels < MIN_LABELS else ""
     return f"{result.summary}{too_few}"
 
 

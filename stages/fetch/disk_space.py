@@ -1,20 +1,21 @@
 """Disk space: whether a model fits, and what to do when it does not."""
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuneline.core.disk_space import find_free_bytes
 from tuneline.core.errors import StageFailed
 
 
 def refuse_if_full(folder: Path, needed: int) -> None:
-    """Raise StageFailed if the disk has less than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    """Raise StageFailed if the disk is known to have less than `needed` bytes free."""
+    free = find_free_bytes(folder)
+    if free is not None and needed > free:
         raise StageFailed(
-            f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or set TUNELINE_MODELS"
+            f"{folder}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some space, or set "
+            "TUNELINE_MODELS"
         )
 
 
@@ -26,7 +27,9 @@ def explained_disk_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StageFailed(f"{folder}: the disk is full; make room, or set TUNELINE_MODELS, and run again") from None
+        raise StageFailed(
+            f"{folder}: the disk is full; free some space, or set TUNELINE_MODELS, and run again"
+        ) from None
 
 
 def bytes_in(folder: Path) -> int:

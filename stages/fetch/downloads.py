@@ -105,10 +105,10 @@ def _download_file(name: str, files: HubFiles, folder: Path, events: Events, sto
             return digest
         part.unlink()
         if not is_last_attempt:
-            events.emit("warning", text=f"{name}: came with another hash than the hub's; fetched again")
+            events.emit("warning", text=f"{name}: its hash differs from the hub's; fetching it again")
     raise StageFailed(
         f"{target}: its hash is {digest}, but {files.source.repo} records {expected}, three times; removed.\n"
-        "Something between here and the hub changes files: try another network, and run the same command again"
+        "Something between this machine and the hub changes files: use another network and run the same command again"
     )
 
 
@@ -126,7 +126,7 @@ def _download_part(name: str, files: HubFiles, part: Path, events: Events, stop:
                 raise
             wait_before_retry(failures, stop)
             failures += 1
-            text = f"{name}: {summarize_error(error)}; goes on from {_size(part):,} bytes"
+            text = f"{name}: {summarize_error(error)}; resuming at {_size(part):,} bytes"
             events.emit("warning", text=text)
 
 

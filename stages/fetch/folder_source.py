@@ -10,6 +10,8 @@ from tuneline.configs.models import registry
 from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.core.hash_cache import cached_sha256
 from tuneline.core.paths import ROOT, resolve
+from tuneline.core.user_files import read_text
+from tuneline.stages.fetch.hub_source import COMMIT
 from tuneline.stages.fetch.model_files import PICKLES, fetched_files, matches, pickle_remedy, refuse_unusable
 
 TINY = ROOT / "data" / "tiny"
@@ -48,13 +50,17 @@ def locate_folder(base: str, revision: str | None) -> FolderSource:
     """
     folder = folder_of(base)
     if revision is not None:
-        raise BadRecipe(f"revision: {revision!r}: goes with a hub id (owner/name), and base is {base!r}; leave it out")
+        raise BadRecipe(
+            f"revision: {revision!r}: only applies to a hub id (owner/name), but base is {base!r}; remove it"
+        )
     if folder.is_file() and matches(folder.name, PICKLES):
         raise BadRecipe(pickle_remedy(str(folder), folder.name))
     if not folder.is_dir():
         raise NotFound(_no_such_base(base))
+    name = "tiny" if base == "tiny" else _slug_name(folder)
+    folder = _snapshot_of(folder)
     refuse_unusable(folder)
-    return FolderSource("tiny" if base == "tiny" else _slug_name(folder), folder)
+    return FolderSource(name, folder)
 
 
 def folder_of(base: str) -> Path:
@@ -62,13 +68,32 @@ def folder_of(base: str) -> Path:
     return TINY if base == "tiny" else resolve(Path(base))
 
 
+def _snapshot_of(folder: Path) -> Path:
+    """Return the folder itself; of a hub cache's `models--owner--name`, the snapshot that its main branch is at.
+
+    Raises:
+        BadRecipe: it has several snapshots and no main branch, or none.
+    """
+    snapshots = folder / "snapshots"
+    if (folder / "config.json").exists() or not snapshots.is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    commit = read_text(main, BadRecipe, 1000).strip() if main.is_file() else ""
+    if COMMIT.fullmatch(commit) and (snapshots / commit).is_dir():
+        return snapshots / commit
+    commits = sorted(snapshot.name for snapshot in snapshots.iterdir() if snapshot.is_dir())
+    if len(commits) != 1:
+        raise BadRecipe(f"base: {folder}: a hub cache with {len(commits)} snapshots; name one: {snapshots}/COMMIT")
+    return snapshots / commits[0]
+
+
 def _no_such_base(base: str) -> str:
     if base == "tiny":
-        return f"base: 'tiny': {TINY} is missing; `git checkout -- data/tiny` brings it back"
+        return f"base: 'tiny': {TINY} is missing; restore it with `git checkout -- data/tiny`"
     if reason := registry().explain_missing(base):
         return f"base: {reason}"
     close = difflib.get_close_matches(base.lower(), registry().models, 1)
-    hint = f"did you mean {close[0]!r}?" if close else "`tuneline models ls` shows the names that are"
+    hint = f"did you mean {close[0]!r}?" if close else "`tuneline models ls` lists the known names"
     return f"base: {base!r}: neither a name of configs/models.yaml, nor a folder, nor a hub id (owner/name); {hint}"
 
 

@@ -1,12 +1,12 @@
 """Requests to a hub: the token, retries, and refusals turned into messages that say what to do."""
 
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
 from tuneline.stages.fetch.hub_source import HubSource
 
@@ -69,12 +69,12 @@ def summarize_error(error: Exception) -> str:
 def token() -> str | bool:
     """Return the token from the environment, or False."""
     # False, not None: None would also look for a token saved in the home folder.
-    return os.environ.get(TOKEN_VARIABLE) or False
+    return read_variable(TOKEN_VARIABLE) or False
 
 
 def endpoint() -> str | None:
     """Return the address of another hub than huggingface.co, if `HF_ENDPOINT` names one."""
-    return os.environ.get("HF_ENDPOINT") or None
+    return read_variable("HF_ENDPOINT") or None
 
 
 def _is_network_error(error: Exception) -> bool:
@@ -84,10 +84,11 @@ def _is_network_error(error: Exception) -> bool:
 
 def _unreachable(source: HubSource, error: Exception) -> TunelineError:
     where = endpoint() or "https://huggingface.co"
-    offline = "HF_HUB_OFFLINE is set; unset it, or " if os.environ.get("HF_HUB_OFFLINE") else ""
+    offline = "HF_HUB_OFFLINE is set; unset it, or " if read_variable("HF_HUB_OFFLINE") else ""
     return StageFailed(
-        f"base: {source.repo}: cannot reach {where} ({type(error).__name__}); {offline}run the same command again "
-        "once online: what is complete is kept.\nWithout network: copy the model's folder here and write `base: FOLDER`"
+        f"base: {source.repo}: cannot reach {where} ({type(error).__name__}); {offline}run the same command "
+        "again when online; complete files are kept.\nWithout network: copy the model's folder here and write "
+        "`base: FOLDER`"
     )
 
 

@@ -35,10 +35,11 @@ def require_commit(repo: str, revision: str | None, folder: Path) -> str:
         BadRecipe: there is no revision, or it is a branch, a tag or a short hash.
     """
     remedy = f"`git ls-remote https://huggingface.co/{repo} main` prints the latest"
+    pin = f"or let `tuneline models download {repo}` fetch it and pin its commit"
     if revision is None:
         raise BadRecipe(
             f"base: {repo!r}: there is no folder {folder}, so this is a hub id, and a hub id needs its commit, "
-            f"or the result could change from day to day;\n{remedy}; write it as `revision: <40 hex digits>`"
+            f"or the result could change from day to day;\n{remedy}; write it as `revision: <40 hex digits>`, {pin}"
         )
     if not COMMIT.fullmatch(revision):
         raise BadRecipe(

@@ -71,7 +71,7 @@ def find_local_bases(name: str) -> list[LocalBase]:
         if base.slug == slug or base.slug.startswith(slug + "@") or (key and base.known_as == key)
     ]
     if not bases:
-        raise NotFound(f"model {name!r}: not in {paths.models()}; `tuneline models ls` shows what is")
+        raise NotFound(f"model {name!r}: not in {paths.models()}; `tuneline models ls` lists what is there")
     return bases
 
 
@@ -82,7 +82,7 @@ def find_faults(base: LocalBase) -> list[str]:
     except TunelineError as error:
         return [str(error)]
     faults = [
-        f"{base.path / name}: its SHA-256 is another; `tuneline models remove {base.slug}`, then fetch it again"
+        f"{base.path / name}: its SHA-256 has changed; run `tuneline models remove {base.slug}`, then fetch it again"
         for name, file in files.items()
         if sha256(base.path / name) != file.sha256
     ]
@@ -99,10 +99,10 @@ def remove_base(base: LocalBase, force: int, names_by_run: Mapping[str, Sequence
     if served_names and force < 2:
         raise BadRequest(
             f"{base.slug}: {', '.join(served_names)} is served by a run made from it; "
-            "`--force --force` removes it all the same: what is served needs it to start again"
+            "`--force --force` removes it anyway, but the endpoint needs it to restart"
         )
     if base.runs and force < 1:
-        raise BadRequest(f"{base.slug}: {', '.join(base.runs)} was made from it; `--force` removes it all the same")
+        raise BadRequest(f"{base.slug}: {', '.join(base.runs)} was made from it; `--force` removes it anyway")
     shutil.rmtree(base.path)
 
 
@@ -139,5 +139,5 @@ def _registry_faults(key: str | None, folder: Path) -> Iterator[str]:
     if key and shape and shape.text != (registered := registry().shape(key).text):
         yield (
             f"{folder / 'config.json'}: says {shape.text:,} parameters, configs/models.yaml {registered:,} for {key}: "
-            "correct the table, its plans are wrong"
+            "correct the table; plans based on it are wrong"
         )

@@ -21,6 +21,7 @@ from tuneline.stages.fetch.folder_source import FolderSource
 from tuneline.stages.fetch.hub_files import HubFiles
 from tuneline.stages.fetch.hub_source import HubSource
 from tuneline.stages.fetch.model_files import (
+    ADAPTER_CONFIG,
     fetched_files,
     is_fetched,
     read_json,
@@ -112,6 +113,7 @@ def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:
     files = fetched_files(source)
     total_bytes, copied_bytes = sum(f.stat().st_size for f in files), 0
     refuse_if_full(folder, total_bytes)
+    _warn_of_adapter(source, events)
     for file in files:
         target = folder / file.name
         with explained_disk_full(folder):
@@ -122,6 +124,15 @@ def _copy(source: Path, folder: Path, events: Events) -> dict[str, Any]:
             target.unlink()
             raise StageFailed(f"{file}: changed while it was copied; run again")
     return _metrics(folder)
+
+
+def _warn_of_adapter(folder: Path, events: Events) -> None:
+    if (folder / ADAPTER_CONFIG).exists():
+        text = (
+            f"{folder}: the folder also contains an adapter ({ADAPTER_CONFIG}), which is not used; merge it to "
+            "train on both"
+        )
+        events.emit("warning", text=text)
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

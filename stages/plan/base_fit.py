@@ -75,7 +75,7 @@ def detect_machine() -> Machine:
 
     available = float(psutil.virtual_memory().available)
     without_gpu = Machine("this machine, no GPU", 0.0, 0, available)
-    remedy = "`tuneline doctor` says what to do; `--gpu 'H100:2'` or `--gpu 11GiB` asks for a GPU without a look here"
+    remedy = "`tuneline doctor` says what to do; or name a GPU, as in `--gpu 'H100:2'` or `--gpu 11GiB`"
     try:
         output = run_nvidia_smi("--query-gpu=memory.total", "--format=csv,noheader,nounits")
     except StageFailed as error:

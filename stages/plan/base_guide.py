@@ -18,7 +18,7 @@ GUIDE = (
     Advice(
         "one consumer GPU",
         ("llama-3.1-8b-instruct", "mistral-7b-instruct", "llama-3.2-3b-instruct"),
-        "24 GiB train 8B in 4 bit and serve it at Q8_0; 12 GiB do with shorter rows. Recipe: cheap",
+        "24 GiB train 8B in 4 bit and serve it at Q8_0; 12 GiB suffice with shorter rows. Recipe: cheap",
     ),
     Advice(
         "one datacenter GPU",
@@ -43,17 +43,18 @@ GUIDE = (
     Advice(
         "privacy",
         ("llama-3.1-8b-instruct", "llama-3.3-70b-instruct", "mistral-7b-instruct"),
-        "train and serve on machines of your own, with serve.form gguf or merged; vast.ai's are private strangers'",
+        "train and serve on machines of your own, with serve.form gguf or merged; machines at vast.ai belong "
+        "to private strangers",
     ),
     Advice(
         "cost",
         ("llama-3.1-8b-instruct", "llama-3.2-3b-instruct", "mistral-7b-instruct"),
-        "the smallest that passes your suites; a GGUF on a CPU costs nothing while nobody asks. Recipe: cheap",
+        "the smallest that passes your suites; a GGUF on a CPU costs nothing while idle. Recipe: cheap",
     ),
     Advice(
         "quality",
         ("llama-3.3-70b-instruct", "llama-4-scout-instruct", "llama-3.1-405b-instruct"),
-        "measure it: `tuneline evaluate` holds base and tuned against your own suites. Recipe: production",
+        "measure it: `tuneline evaluate` compares base and tuned model on your own suites. Recipe: production",
     ),
 )
 """Our own judgement by memory and price; not measured."""

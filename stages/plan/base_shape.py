@@ -21,8 +21,8 @@ def read_base_shape(recipe: Recipe) -> Shape:
         if "/" not in recipe.base:
             resolve_key(recipe.base)
         raise BadRecipe(
-            f"base: {recipe.base!r}: not in configs/models.yaml and not here, so its size is unknown;\n"
-            "`tuneline fetch RECIPE` brings it, then its config.json says"
+            f"base: {recipe.base!r}: not in configs/models.yaml and not fetched, so its size is unknown;\n"
+            "run `tuneline fetch RECIPE` first, which downloads its config.json"
         )
     if (shape := read_shape(config)) is None:
         raise BadRecipe(f"base: {recipe.base!r}: its config.json does not give the sizes of a decoder")

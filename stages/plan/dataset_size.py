@@ -7,7 +7,8 @@ from pathlib import Path
 from tuneline.configs.data import Data, Source
 from tuneline.configs.hardware import Range
 from tuneline.configs.recipe import Recipe
-from tuneline.core.artifacts import is_finished, read_artifact
+from tuneline.core.artifacts import flatten, is_finished, read_artifact
+from tuneline.core.manifest import MadeFrom
 from tuneline.core.paths import resolve
 
 SAMPLE_BYTES = 1 << 20
@@ -38,6 +39,8 @@ class DatasetSize:
     """Whether `prepare` has counted them."""
     learned: float = 1.0
     """Share of the longest rows' tokens in the loss: logits are computed for no others."""
+    validation: float = 0.0
+    """Validation rows; at most as many if they cannot be counted before `prepare`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def estimate_dataset(recipe: Recipe, run: Path) -> DatasetSize:
         StageFailed: what `prepare` measured is damaged.
     """
     data = recipe.data
-    if measured := _read_measured(run / "prepare", data):
+    if measured := _read_measured(recipe, run / "prepare"):
         return measured
     sources = [_estimate_source(source, data) for source in data.sources]
     low, high = min(s.tokens[0] for s in sources), max(s.tokens[1] for s in sources)
@@ -62,20 +65,41 @@ def estimate_dataset(recipe: Recipe, run: Path) -> DatasetSize:
     only_calls = all(source.path is None for source in data.sources)
     loss_share = min(1.0, CALL_TOKENS[1] / data.max_tokens) if only_calls else 1.0
     rows = [source.rows for source in sources if source.rows is not None]
-    train = None
+    train, validation = None, float(data.validation_rows)
     if len(rows) == len(sources):
-        train = sum(rows) - min(data.validation_share * sum(rows), data.validation_rows)
-    return DatasetSize(train, tokens, data.max_tokens, measured=False, learned=loss_share)
+        share = 0.0 if data.validation else data.validation_share
+        validation = min(share * sum(rows), data.validation_rows)
+        train = sum(rows) - validation
+    if data.validation:
+        stated = _estimate_source(data.validation, data).rows
+        validation = float(data.validation_rows) if stated is None else min(stated, data.validation_rows)
+    return DatasetSize(train, tokens, data.max_tokens, measured=False, learned=loss_share, validation=validation)
 
 
-def _read_measured(prepared: Path, data: Data) -> DatasetSize | None:
-    """Return what `prepare` measured; None if it has not run."""
-    if not is_finished(prepared):
+def _read_measured(recipe: Recipe, prepared: Path) -> DatasetSize | None:
+    """Return what `prepare` measured of the recipe's data; None if it has not run, or was run on other data."""
+    if not is_finished(prepared) or not _is_of(recipe, read_artifact(prepared).manifest.made_from):
         return None
     metrics = read_artifact(prepared).metrics
     mean = float(metrics["tokens_mean"])
     loss_share = min(1.0, ROW_DIFFERENCE * metrics.get("learned_tokens_mean", mean) / mean)
-    return DatasetSize(float(metrics["rows_train"]), (mean, mean), data.max_tokens, measured=True, learned=loss_share)
+    return DatasetSize(
+        train=float(metrics["rows_train"]),
+        tokens=(mean, mean),
+        longest=recipe.data.max_tokens,
+        measured=True,
+        learned=loss_share,
+        validation=float(metrics.get("rows_validation", recipe.data.validation_rows)),
+    )
+
+
+def _is_of(recipe: Recipe, made_from: MadeFrom) -> bool:
+    """Return whether something was made from the recipe's data as it is now; False if a file of it is gone."""
+    try:
+        settings = flatten(recipe.section("data") | recipe.template_settings())
+    except OSError:
+        return False
+    return made_from.model_copy(update={"settings": settings}).fingerprint == made_from.fingerprint
 
 
 def _estimate_source(source: Source, data: Data) -> _SourceSize:

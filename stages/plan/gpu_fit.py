@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tuneline.configs.hardware import hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
+from tuneline.stages.plan.loading import estimate_loading
 from tuneline.stages.plan.memory import MemoryParts, Workload, estimate_peak_memory
 
 ROWS = (8, 4, 2, 1)
@@ -50,16 +51,24 @@ def fit_in_memory(recipe: Recipe, shape: Shape, gpu_bytes: float, count: int, lo
         for rows in _list_row_counts(recipe, count):
             work = dataclasses.replace(to_workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
             memory = estimate_peak_memory(shape, work)
-            if memory.total <= gpu_bytes:
+            if max(memory.total, estimate_loading(shape, work)) <= gpu_bytes:
                 return Fit(work, memory)
     return None
 
 
 def estimate_minimum_memory(recipe: Recipe, shape: Shape, count: int, loss_share: float = 1.0) -> MemoryParts:
     """Return the memory of one of `count` GPUs with as few rows at a time and as much sharding as allowed."""
+    return estimate_peak_memory(shape, _to_smallest_workload(recipe, count, loss_share))
+
+
+def estimate_minimum_loading(recipe: Recipe, shape: Shape, count: int) -> float:
+    """Return the bytes that loading the base takes on one of `count` GPUs, sharded if that is allowed."""
+    return estimate_loading(shape, _to_smallest_workload(recipe, count, 1.0))
+
+
+def _to_smallest_workload(recipe: Recipe, count: int, loss_share: float) -> Workload:
     rows, sharded = recipe.compute.micro_batch_rows or 1, count > 1 and recipe.compute.strategy != "ddp"
-    work = dataclasses.replace(to_workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
-    return estimate_peak_memory(shape, work)
+    return dataclasses.replace(to_workload(recipe, loss_share), rows=rows, gpus=count, sharded=sharded)
 
 
 def fit_on_cpu(recipe: Recipe, shape: Shape, loss_share: float = 1.0) -> Fit:

@@ -14,8 +14,10 @@ from typing import Any, Literal
 from tuneline.configs.hardware import GIB
 from tuneline.configs.models import Shape
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Of a parameter in NF4 with double quantization: 4 bits, a byte per 64 of them, and four more per 256 of those."""
+QUANT_STATE_BYTES = 1 / 64 + 4 / (64 * 256)
+"""Of a parameter in NF4: the scale of 64 is a byte, with double quantization, and 256 of those have one of four."""
+NF4_BYTES = 0.5 + QUANT_STATE_BYTES
+"""Of a parameter in NF4 with double quantization: 4 bits and its share of the scales."""
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """What TRL's fused head multiplies at a time (trl/kernels/chunked_logprob.py) instead of computing all logits."""
 CONTEXT_BYTES = 0.8 * GIB
@@ -99,14 +101,14 @@ class MemoryParts:
 def estimate_peak_memory(shape: Shape, work: Workload) -> MemoryParts:
     """Return the peak memory of one of `work.gpus` GPUs."""
     trained, shards = count_trained_parameters(shape, work), work.gpus if work.sharded else 1
-    weights = _estimate_weights(shape, work)
+    weights = estimate_weights(shape, work)
     gathered = _estimate_gathered(shape, work, weights) if work.sharded else 0.0
     buckets = trained * work.trained_bytes if work.gpus > 1 and not work.sharded else 0.0  # DDP reduces copies
     activations = _estimate_activations(shape, work)
     logits, optimizer_step = _estimate_logits(shape, work), _estimate_optimizer_step(shape, work)
     beside_logits = max(activations.stored + max(0.0, activations.layer - logits), optimizer_step - logits)
     parts = MemoryParts(
-        weights=weights / shards + gathered,
+        weights=weights / shards + estimate_unsharded_scales(shape, work) + gathered,
         adapter=trained * work.trained_bytes / shards,
         gradients=trained * work.trained_bytes / shards + buckets,
         optimizer=trained * (SHARDED_OPTIMIZER_BYTES if work.sharded else work.optimizer_bytes) / shards,
@@ -143,7 +145,15 @@ def count_adapter_parameters(shape: Shape, rank: int, targets: Iterable[str]) ->
     return rank * sum(sides[target] for target in targets)
 
 
-def _estimate_weights(shape: Shape, work: Workload) -> float:
+def estimate_unsharded_scales(shape: Shape, work: Workload) -> float:
+    """Return what a sharded 4-bit base takes beside its share: FSDP2 leaves the scales whole in every process."""
+    if not work.sharded or work.method != "qlora":
+        return 0.0
+    return shape.linear * QUANT_STATE_BYTES * (1 - 1 / work.gpus)
+
+
+def estimate_weights(shape: Shape, work: Workload) -> float:
+    """Return the base's size in memory, unsharded."""
     other = shape.other * work.compute_bytes if work.with_other else 0
     if work.method == "qlora":
         return shape.linear * NF4_BYTES + (shape.text - shape.linear) * work.unquantized_bytes + other

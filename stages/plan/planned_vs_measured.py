@@ -29,11 +29,14 @@ class Comparison:
     """Line for a TUNELINE_HARDWARE file that makes the plan right; empty if it was right, or no such line exists."""
 
 
-def compare_with_measurements(run: Path, seconds: float, events: Iterable[dict[str, Any]]) -> list[Comparison]:
+def compare_with_measurements(
+    run: Path, seconds: float, events: Iterable[dict[str, Any]], cost_usd: float | None = None
+) -> list[Comparison]:
     """Return speed, time, memory and cost of a training that took `seconds`, with what the plan says.
 
-    The plan uses the rows that `prepare` counted. Memory excludes the CUDA context, or the interpreter on a CPU. Cost
-    is at the prices in hardware.yaml, and only reported for a GPU. Empty if the run's recipe can no longer be planned.
+    The plan uses the rows that `prepare` counted. Memory excludes the CUDA context, or the interpreter on a CPU.
+    `cost_usd` is what the machine that trained cost; without it no cost is compared, since the recipe's prices are of
+    other hardware, as far as anybody knows. Empty if the run's recipe can no longer be planned.
     """
     try:
         recipe = recipe_of(run)
@@ -46,11 +49,17 @@ def compare_with_measurements(run: Path, seconds: float, events: Iterable[dict[s
         option = next((option for option in plan_training(recipe, shape, dataset).ways if option.asked), None)
     else:
         option = plan_cpu_training(recipe, shape, dataset)
-    return [] if option is None else list(_compare(recipe, option, seconds, metrics, on_gpu=on_gpu))
+    return [] if option is None else list(_compare(recipe, option, seconds, metrics, cost_usd, on_gpu=on_gpu))
 
 
 def _compare(
-    recipe: Recipe, option: TrainingOption, seconds: float, metrics: list[dict[str, Any]], *, on_gpu: bool
+    recipe: Recipe,
+    option: TrainingOption,
+    seconds: float,
+    metrics: list[dict[str, Any]],
+    cost_usd: float | None,
+    *,
+    on_gpu: bool,
 ) -> Iterable[Comparison]:
     if speeds := [float(e["tokens_per_second"]) for e in metrics if "tokens_per_second" in e]:
         median = statistics.median(speeds)
@@ -62,10 +71,8 @@ def _compare(
     if memory := [float(e[key]) - baseline for e in metrics if key in e]:
         yield Comparison("memory", "GB", (option.memory.allocated / 1e9,) * 2, max(memory))
     modal = next((cost for cost in option.costs if cost.provider == "modal"), None)
-    if on_gpu and modal:
-        container = recipe.compute.train
-        usd = seconds * hardware().usd_per_second(container.gpu, container.cores, container.memory_gib)
-        yield Comparison("cost", "USD", modal.usd, usd)
+    if on_gpu and modal and cost_usd is not None:
+        yield Comparison("cost", "USD", modal.usd, cost_usd)
 
 
 def _correct_speed(recipe: Recipe, option: TrainingOption, measured: float, *, on_gpu: bool) -> str:

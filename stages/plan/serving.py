@@ -3,15 +3,16 @@
 import math
 from dataclasses import dataclass
 
+from tuneline.configs.cloud import cloud
 from tuneline.configs.hardware import GIB, HOURS_A_MONTH, Range, hardware
+from tuneline.configs.hosts import find_closed_hosts
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import BadRecipe
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
+from tuneline.stages.plan.endpoint_fit import find_endpoint_problems
 from tuneline.stages.plan.memory import count_adapter_parameters
 
-FIREWORKS_RANKS = (4, 64)
-"""Lowest and highest rank; docs.fireworks.ai, "Importing fine-tuned models"."""
 GGUF_BITS = {
     "F16": 16.0,
     "BF16": 16.0,
@@ -31,7 +32,7 @@ OVERHEAD_S = (0.0005, 0.003)
 WORKSPACE = 0.1
 """Share of a GPU's memory for the engine itself; vLLM leaves it free too (`gpu_memory_utilization` 0.9)."""
 MAX_CPU_BYTES = 64 * GIB
-"""A GGUF that needs at most this is served from the CPU's memory by llama.cpp."""
+"""Most that llama.cpp is planned to hold, on a CPU: a token that reads more takes seconds (`CPU_GB_PER_SECOND`)."""
 CPU_CORES, GPU_CORES, GPU_MEMORY_GIB = 4.0, 4, 32
 """Of the containers that serve on a CPU and on a GPU."""
 QUERY_TOKENS = (1000, 200)
@@ -104,7 +105,11 @@ def plan_serving(
         break_even={} if month is None else _find_break_even(month),
         break_even_share=None if month is None or not api_usd else month / api_usd,
         flat=_find_flat_offers(required) if form == "gguf" else {},
-        refused=(*find_serving_problems(recipe), *find_publishing_problems(recipe)),
+        refused=(
+            *find_serving_problems(recipe),
+            *find_closed_hosts(recipe),
+            *find_endpoint_problems(recipe, cloud().endpoint, shape),
+        ),
     )
 
 
@@ -112,30 +117,22 @@ def find_serving_problems(recipe: Recipe) -> tuple[str, ...]:
     """Return why the engine of `serve.form` cannot load what this recipe trains; empty if it can."""
     train = recipe.train.model_dump()
     if recipe.serve.form == "merged" and recipe.convert.format != "safetensors":
-        return (f"serve.form: merged: convert.format: {recipe.convert.format} makes no merged checkpoint",)
+        return (f"serve.form: merged: convert.format: {recipe.convert.format} does not write a merged checkpoint",)
     if recipe.serve.form != "adapter":
         return ()
     if train["method"] == "full":
-        return ("serve.form: adapter: train.method: full trains the model itself, and makes no adapter",)
+        return ("serve.form: adapter: train.method: full trains the model itself and writes no adapter",)
     problems = []
     if train["rank"] > MAX_LORA_RANK:
         allowed = ", ".join(str(rank) for rank in LORA_RANKS if rank <= MAX_LORA_RANK)
         problems.append(
-            f"serve.form: adapter: rank {train['rank']}: our vLLM takes at most {MAX_LORA_RANK} ({allowed})"
+            f"serve.form: adapter: rank {train['rank']}: our vLLM accepts at most {MAX_LORA_RANK} ({allowed})"
         )
     if unsupported := {"router", "experts"} & set(train["targets"]):
         problems.append(f"serve.form: adapter: vLLM loads no adapter of {' or '.join(sorted(unsupported))}")
     if saved := train.get("modules_to_save"):
         problems.append(f"serve.form: adapter: vLLM loads no modules_to_save ({', '.join(saved)})")
     return tuple(problems)
-
-
-def find_publishing_problems(recipe: Recipe) -> tuple[str, ...]:
-    """Return which publishing targets would refuse the adapter, and why."""
-    low, high = FIREWORKS_RANKS
-    if low <= recipe.train.rank <= high:
-        return ()
-    return (f"publishing to Fireworks: rank {recipe.train.rank}: Fireworks takes {low}–{high}; merge it first",)
 
 
 def refuse_unservable(recipe: Recipe) -> None:
@@ -154,9 +151,11 @@ def _estimate_weights_bytes(recipe: Recipe, shape: Shape) -> float:
 
 
 def _find_server(recipe: Recipe, shape: Shape, required: float, weights: float) -> _Server | None:
-    """Return the cheapest server on Modal with `required` bytes; None if there is none."""
+    """Return the cheapest server on Modal with `required` bytes that the form's engine uses; None if there is none."""
     table, active = hardware(), weights * shape.active / shape.text
-    if recipe.serve.form == "gguf" and required <= MAX_CPU_BYTES:
+    if recipe.serve.form == "gguf":  # our llama.cpp has no CUDA: a GPU would do nothing
+        if required > MAX_CPU_BYTES:
+            return None
         memory_gib = math.ceil(required / GIB) + 2
         usd_per_hour = 3600 * table.usd_per_second(None, CPU_CORES, memory_gib)
         name = f"CPU, {CPU_CORES:g} cores, {memory_gib} GiB"

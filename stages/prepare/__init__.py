@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data
+from tuneline.configs.evaluation import Evaluate
 from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.artifacts import SCRATCH, Artifact
@@ -16,11 +17,13 @@ from tuneline.core.events import Events
 from tuneline.core.files import write_atomic
 from tuneline.core.paths import resolve
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare.checks.overlap import write_carriers
+from tuneline.stages.prepare.checks.overlap import write_phrasings
 from tuneline.stages.prepare.checks.problems import Findings
+from tuneline.stages.prepare.checks.style_passages import refuse_few_passages
 from tuneline.stages.prepare.examination import Examination
-from tuneline.stages.prepare.prepared_run import TEMPLATE
+from tuneline.stages.prepare.prepared_run import STOP_TOKENS, TEMPLATE
 from tuneline.stages.prepare.rendering.renderer import Renderer
+from tuneline.stages.prepare.rendering.stop_tokens import added_stop_id, stop_token_ids
 from tuneline.stages.prepare.rendering.tool_preselector import (
     PRESELECTOR_FILE,
     Preselector,
@@ -51,8 +54,8 @@ def prepare(recipe: Recipe, run: Path) -> Artifact:
     base = open_base(recipe)
     return artifacts.make(
         run / "prepare",
-        stage_version=2,
-        settings=recipe.section("data"),
+        stage_version=3,
+        settings=recipe.section("data") | recipe.template_settings(),
         needs={"fetch": base},
         build=lambda folder: _build(recipe, base.path, folder, Events(run, "prepare")),
     )
@@ -61,26 +64,29 @@ def prepare(recipe: Recipe, run: Path) -> Artifact:
 def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[str, Any]:
     data = recipe.data
     catalogue = load_catalogue(resolve(data.tools)) if data.tools else None
-    renderer = Renderer(base, catalogue)
+    renderer = Renderer(base, catalogue, name=recipe.template)
     display = choose_tool_display(data, catalogue, renderer)
     preselector = Preselector.from_catalogue(catalogue) if catalogue and display == "nearest" else None
     synthesize = make_synthesizer(data, catalogue)
     examination = Examination(data, catalogue, renderer, synthesize=synthesize, preselector=preselector)
     store = _examine(examination, folder / SCRATCH / "rows.jsonl", events)
     findings = examination.finish()
+    examination.check_sides()
     verdict = compute_verdict(examination)
     write_atomic(folder / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
     _refuse(findings, verdict["required"], len(store), data)
     _warn(findings, events)
-    train, validation = _write_rows(store, examination, folder, events)
+    train, validation = _write_rows(store, examination, recipe.evaluate, folder, events)
     if tools := examination.toolbox.catalogue:
         write_atomic(folder / "tools.json", tools.model_dump_json())
     if data.catalogue == "learned" or not renderer.is_base_template:
         prefix = HIDE_TOOLS if data.catalogue == "learned" else ""
         write_atomic(folder / TEMPLATE, prefix + renderer.template)
+    if added_stop_id(renderer.tokenizer) is not None:
+        write_atomic(folder / STOP_TOKENS, json.dumps(stop_token_ids(renderer.tokenizer)))
     if preselector:
         write_atomic(folder / PRESELECTOR_FILE, json.dumps(preselector.documents, ensure_ascii=False))
-    write_carriers(folder, examination.carriers)
+    write_phrasings(folder, examination.phrasings)
     return {
         "rows_train": train,
         "rows_validation": validation,
@@ -102,11 +108,17 @@ def _examine(examination: Examination, scratch: Path, events: Events) -> RowStor
     return store
 
 
-def _write_rows(store: RowStore, examination: Examination, folder: Path, events: Events) -> tuple[int, int]:
+def _write_rows(
+    store: RowStore, examination: Examination, evaluation: Evaluate, folder: Path, events: Events
+) -> tuple[int, int]:
     """Write both files and return the numbers of (training, validation) rows."""
     train, validation = store.split(examination.data, examination.duplicates.duplicate_of)
-    for label in single_document_labels(store.split_keys):
+    refuse_few_passages(evaluation, examination.styles, store.split_keys.count_labels(validation))
+    for label in () if examination.data.validation else single_document_labels(store.split_keys):
         events.emit("warning", text=f"all rows of {label or 'no label'} come from one document: it is split itself")
+    if not train or not validation:
+        side = "train on" if not train else "validate with"
+        raise BadData(f"data: {len(store)} rows leave none to {side}: add rows, or name a file in data.validation")
     examination.rng.shuffle(train)
     store.write(folder / "train.jsonl", train)
     store.write(folder / "validation.jsonl", validation)
@@ -127,9 +139,9 @@ def _refuse(findings: Findings, requirements: list[dict[str, Any]], rows: int, d
     errors = findings.count("error")
     lines = [str(problem) for problem in findings.examples_of("error")[:ERRORS_SHOWN]]
     if errors > len(lines):
-        lines.append(f"… {errors - len(lines)} errors more; `tuneline validate RECIPE` lists them, `--fix` mends many")
+        lines.append(f"… {errors - len(lines)} errors more; `tuneline validate RECIPE` lists them, `--fix` fixes many")
     lines += [
-        f"data.require: {requirement['measure']}: {requirement['found']:g}, wanted {requirement['wanted']}"
+        f"data.require: {requirement['measure']}: {requirement['found']:g}, required {requirement['wanted']}"
         for requirement in requirements
         if not requirement["met"]
     ]
@@ -140,7 +152,7 @@ def _refuse(findings: Findings, requirements: list[dict[str, Any]], rows: int, d
         raise BadData(
             f"no row fits in data.max_tokens: {data.max_tokens}; the shortest of {too_long} is longer"
             if too_long
-            else "data.sources: no row can be learned from"
+            else "data.sources: no row is usable for training"
         )
 
 

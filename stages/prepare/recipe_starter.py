@@ -18,19 +18,16 @@ from tuneline.core.files import write_atomic
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.checks.problems import Problem, RowError
 from tuneline.stages.prepare.checks.toolbox import Toolbox
-from tuneline.stages.prepare.formats.containers import (
-    SUFFIXES,
-    TEXT,
-    Record,
-    detect_container,
-    list_files,
-    read_records,
-)
-from tuneline.stages.prepare.formats.conversations import detect_format
+from tuneline.stages.prepare.formats.containers import SUFFIXES, detect_layout, read_records, uncompressed_suffix
+from tuneline.stages.prepare.formats.conversations import detect_format, guess_columns
 from tuneline.stages.prepare.formats.reader import SourceRow, read_file
+from tuneline.stages.prepare.formats.records import TEXT, Record
+from tuneline.stages.prepare.formats.source_files import TEST, TRAIN, SourceFile, list_source_files
+from tuneline.stages.prepare.formats.verse import is_verse
 
 RECORDS_SAMPLED = 200
 """Records of a file that are read to find its format and the length of its rows."""
+MAX_CATALOGUE_BYTES = 4 << 20
 CHARACTERS_A_TOKEN = 3.0
 """Low for Llama on purpose, so that the token limit that follows leaves out no row."""
 BYTES_A_TOKEN_TINY = 1.5
@@ -40,9 +37,12 @@ MAX_TOOLS_SHOWN = 1 + Data.model_fields["distractors"].default[1]
 """Most tools of a row that calls one, unless it shows the whole catalogue."""
 DEFAULT_CATALOGUE = ROOT / "configs/tools/business.yaml"
 """The catalogue that is tried if rows call tools that nothing describes."""
-QUESTION_COLUMNS = ("question", "prompt", "query", "user", "instruction", "input", "domanda", "pertanyaan")
-ANSWER_COLUMNS = ("answer", "response", "completion", "assistant", "output", "reply", "risposta", "jawaban")
-"""Names of columns that are taken for question and answer in a file of no known format."""
+PROBLEMS_NOTED = 3
+"""Problems of a file's first rows that are printed and written down."""
+STYLE_SUITE = "configs/suites/style.yaml"
+BYTES_PER_WORD = 6
+STYLE_WORDS = 9_000
+"""Of each style, for the suite of styles: 50 passages of `passage_words`, of which a tenth is held out."""
 PASSAGE_CHARACTERS = 400 * 8
 """Characters assumed for the longest passage of a text."""
 
@@ -57,10 +57,17 @@ class DataSurvey:
     tools: Path | None = None
     longest: int = 0
     """Characters of the longest row that was sampled."""
+    validation: list[Path] = field(default_factory=list)
+    test: list[Path] = field(default_factory=list)
+    """Files that are not trained on, by their names."""
+    splits_are_read: bool = False
+    """Whether a source is the folder of these files, which then needs no other mention of them in `data`."""
+    styles: dict[str, int] = field(default_factory=dict)
+    """Words of each style."""
 
 
 def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revision: str | None = None) -> str:
-    """Write a recipe for the data at `path`; return what was found, and the next commands, as text.
+    """Write a recipe for the data at `path`; return what was found, as text. Paths below its folder are relative to it.
 
     Raises:
         NotFound: The path does not exist.
@@ -70,89 +77,127 @@ def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revi
     if not path.exists():
         raise NotFound(f"{path}: no such file or folder")
     if recipe_file.exists():
-        raise BadRequest(f"{recipe_file}: is there already; give another name with --to")
+        raise BadRequest(f"{recipe_file}: already exists; give another name with --to")
     survey = survey_data(path)
     catalogue_settings = _survey_catalogue(survey)
     recipe = _compose_recipe(survey, base, revision)
     recipe["data"] |= catalogue_settings
+    recipe = _make_relative(recipe, recipe_file.absolute().parent)
     header = "".join(f"# {' '.join(note.split())}\n" for note in survey.notes)  # a file's name may have a line break
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     load_recipe(recipe_file)
-    next_commands = f"next: tuneline validate {recipe_file}; tuneline run {recipe_file}"
-    return "\n".join([*survey.notes, f"written: {recipe_file}", next_commands])
+    return "\n".join([*survey.notes, f"written: {recipe_file}"])
 
 
 def survey_data(path: Path) -> DataSurvey:
     """Return what can be trained on at a path.
 
     Raises:
-        BadData: There is nothing.
+        BadData: There is nothing; the message says why for each file.
     """
     survey = DataSurvey()
-    known, unknown = list_files(path)
-    catalogues = [file for file in [*known, *unknown] if file.suffix in (".yaml", ".yml") and _is_catalogue(file)]
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        load_catalogue(path)  # what is wrong with it says more than that YAML holds no rows
+    found = list_source_files(path)
+    catalogues = [file for file in [*found.paths, *(file for file, _ in found.skipped)] if _is_catalogue(file)]
     if catalogues:
         survey.tools = catalogues[0].absolute()
         count = len(load_catalogue(catalogues[0]).names)
         survey.notes.append(f"{catalogues[0]}: a catalogue of {count} tools")
-    texts = [file for file in known if detect_container(file) == TEXT]
-    for file in known:
-        if file not in texts:
-            _survey_rows(file, survey)
+    files = [file for file in found.files if file.path not in catalogues]
+    texts = [file.path for file in files if detect_layout(file.path).kind == TEXT]
+    rows = [file for file in files if file.path not in texts]
+    if found.has_splits and rows:
+        _survey_splits(path, rows, survey)
+    else:
+        for file in rows:
+            _survey_rows(file.path, survey)
     if texts:
         _survey_texts(path, texts, survey)
-    ignored = Counter(file.suffix or "no suffix" for file in unknown if file not in catalogues)
+    ignored = Counter(file.suffix or "no suffix" for file, _ in found.skipped if file not in catalogues)
     survey.notes += [f"left out: {count} × {suffix}" for suffix, count in ignored.items()]
     if survey.tools and not survey.sources:
         survey.sources.append({"per_tool": 50})
-        survey.notes.append("no rows: 50 examples a tool are made from the catalogue")
+        survey.notes.append("no rows: 50 examples per tool are generated from the catalogue")
     if not survey.sources:
-        raise BadData(f"{path}: nothing to learn from; known are {', '.join(SUFFIXES)}, also with .gz or .zst")
+        known = f"supported: {', '.join(SUFFIXES)}, also with .gz or .zst"
+        raise BadData("\n".join([f"{path}: nothing to train on; {known}", *survey.notes]))
     return survey
+
+
+def _survey_splits(root: Path, files: Sequence[SourceFile], survey: DataSurvey) -> None:
+    """Add a folder whose files are splits by their names as one source."""
+    before = len(survey.sources)
+    for file in files:
+        if file.split == TRAIN:
+            _survey_rows(file.path, survey)
+        else:
+            is_test = file.split == TEST
+            (survey.test if is_test else survey.validation).append(file.path.absolute())
+            use = "a suite of the evaluation, and held out" if is_test else "the validation loss is measured on it"
+            survey.notes.append(f"{file.path}: a {file.split} file, judging by its name: not trained on; {use}")
+    settings = [{key: value for key, value in source.items() if key != "path"} for source in survey.sources[before:]]
+    if settings and all(setting == settings[0] for setting in settings):
+        survey.sources[before:] = [{"path": str(root.absolute())} | settings[0]]
+        survey.splits_are_read = True
 
 
 def _survey_rows(file: Path, survey: DataSurvey) -> None:
     """Add a file of rows as a source, or a note on why it is left out."""
-    records = list(islice(read_records(file), RECORDS_SAMPLED))
+    layout = detect_layout(file)
+    try:
+        records = list(islice(read_records(file, layout), RECORDS_SAMPLED))
+    except BadRequest as error:  # what reads it is not installed
+        survey.notes.append(f"left out: {error}")
+        return
     values = [record.value for record in records if isinstance(record, Record)]
     if not values:
         problem = next((str(record) for record in records if isinstance(record, Problem)), f"{file}: empty")
         survey.notes.append(f"left out: {problem}")
         return
-    columns: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     try:
         form = _first_format(values)
         if form is None:
-            columns, form = _guess_columns(values), "prompt-completion"
+            settings, form = {"columns": _guess_columns(values)}, "prompt-completion"
     except RowError as error:
         survey.notes.append(f"left out: {file}: {error.text}")
         return
-    rows, missing = _sample_rows(Source(path=file, columns=columns), survey)
-    survey.longest = max([survey.longest, *rows])
-    mapped = f", columns {', '.join(f'{k}: {v}' for k, v in columns.items())}" if columns else ""
-    survey.notes.append(f"{file}: {form} ({detect_container(file)}){mapped}")
-    if missing:
+    if form == "preference":
+        settings["learn"] = "chosen"
         survey.notes.append(
-            f"{missing[0]}: {len(missing)} times in {len(values)} rows; configs/tools/handlers.yaml shows one"
+            f"{file}: pairs for preference training, which is not supported yet: the chosen answers are trained on"
         )
-    survey.sources.append({"path": str(file.absolute())} | ({"columns": columns} if columns else {}))
+    rows, problems = _sample_rows(Source(path=file, **settings), survey)
+    if not rows:
+        reason = str(problems[0]) if problems else f"{file}: no row is usable for training"
+        survey.notes.append(f"left out: {reason}")
+        return
+    survey.longest = max([survey.longest, *rows])
+    columns = settings.get("columns", {})
+    mapped = f", columns {', '.join(f'{k}: {v}' for k, v in columns.items())}" if columns else ""
+    survey.notes.append(f"{file}: {form} ({layout}){mapped}")
+    survey.notes += [f"{problem}" for problem in problems[:PROBLEMS_NOTED]]
+    if len(problems) > PROBLEMS_NOTED:
+        survey.notes.append(f"{file}: {len(problems) - PROBLEMS_NOTED} problems more; `tuneline validate` lists them")
+    survey.sources.append({"path": str(file.absolute())} | settings)
 
 
-def _sample_rows(source: Source, survey: DataSurvey) -> tuple[list[int], list[str]]:
-    """Return (characters of each sampled row, where an unknown tool is called).
+def _sample_rows(source: Source, survey: DataSurvey) -> tuple[list[int], list[Problem]]:
+    """Return (characters of each sampled row, problems of the sample).
 
     If there is no catalogue, and the default one has all tools that are called, the survey takes it.
     """
     toolbox, results = _read_sample(source, survey.tools)
-    missing = _unknown_tools(results)
-    if missing and not survey.tools:
+    if _unknown_tools(results) and not survey.tools:
         default_toolbox, default_results = _read_sample(source, DEFAULT_CATALOGUE)
         if not _unknown_tools(default_results):
-            toolbox, results, missing, survey.tools = default_toolbox, default_results, [], DEFAULT_CATALOGUE
+            toolbox, results, survey.tools = default_toolbox, default_results, DEFAULT_CATALOGUE
             survey.notes.append(f"{DEFAULT_CATALOGUE}: has the tools that {source.path} calls")
     rows = [result for result in results if isinstance(result, SourceRow)]
-    return [len(row.text) + _schema_characters(row, toolbox) for row in rows], missing
+    problems = [result for result in results if isinstance(result, Problem)]
+    return [len(row.text) + _schema_characters(row, toolbox) for row in rows], problems
 
 
 def _read_sample(source: Source, tools: Path | None) -> tuple[Toolbox, list[SourceRow | Problem]]:
@@ -162,10 +207,9 @@ def _read_sample(source: Source, tools: Path | None) -> tuple[Toolbox, list[Sour
     return toolbox, list(islice(read_file(source.path, toolbox, source), RECORDS_SAMPLED))
 
 
-def _unknown_tools(results: Sequence[SourceRow | Problem]) -> list[str]:
-    """Return the places where an unknown tool is called."""
-    problems = [result for result in results if isinstance(result, Problem)]
-    return [str(problem).partition(";")[0] for problem in problems if problem.kind == "unknown_tool"]
+def _unknown_tools(results: Sequence[SourceRow | Problem]) -> bool:
+    """Return whether an unknown tool is called."""
+    return any(isinstance(result, Problem) and result.kind == "unknown_tool" for result in results)
 
 
 def _first_format(values: list[Any]) -> str | None:
@@ -180,31 +224,44 @@ def _first_format(values: list[Any]) -> str | None:
 
 def _guess_columns(values: list[Any]) -> dict[str, str]:
     """Return the columns of question and answer, chosen by their names."""
-    keys = [key for value in values[:1] if isinstance(value, dict) for key in value]
-    question = next((key for name in QUESTION_COLUMNS for key in keys if key.lower() == name), None)
-    answer = next((key for name in ANSWER_COLUMNS for key in keys if key.lower() == name), None)
-    if question is None or answer is None:
-        example = f", as in `columns: {{prompt: {keys[0]}, completion: {keys[1]}}}`" if len(keys) > 1 else ""
-        raise RowError("not_a_row", f"no format is known for {', '.join(keys) or 'its rows'}; map its columns{example}")
-    return {"prompt": question, "completion": answer}
+    if columns := guess_columns(values[0]):
+        return columns
+    keys = list(map(str, values[0])) if isinstance(values[0], dict) else []
+    example = f", as in `columns: {{prompt: {keys[0]}, completion: {keys[1]}}}`" if len(keys) > 1 else ""
+    raise RowError("not_a_row", f"unknown format: {', '.join(keys) or 'its rows'}; map its columns{example}")
 
 
 def _schema_characters(row: SourceRow, toolbox: Toolbox) -> int:
-    return sum(len(toolbox.tools[name].model_dump_json()) for name in row.row.tools)
+    return sum(
+        len(toolbox.tools[tool].model_dump_json() if isinstance(tool, str) else json.dumps(tool))
+        for tool in row.row.tools
+    )
+
+
+def _is_verse_file(file: Path) -> bool:
+    if uncompressed_suffix(file) == ".md":
+        return False
+    records = [record.value for record in read_records(file, detect_layout(file)) if isinstance(record, Record)]
+    return any(is_verse(text) for text in records if isinstance(text, str))
 
 
 def _survey_texts(path: Path, texts: list[Path], survey: DataSurvey) -> None:
     """Add text files as sources. If they are in several folders, each folder is a style."""
     folders = sorted({file.parent for file in texts})
-    mixed = len(texts) < len(list_files(path)[0])
+    mixed = len(texts) < len(list_source_files(path).files)
     if mixed:
         for folder in folders:
-            if any(detect_container(file) != TEXT for file in list_files(folder)[0]):
-                survey.notes.append(f"left out: text beside rows in {folder}; put it in a folder of its own")
+            if any(detect_layout(file).kind != TEXT for file in list_source_files(folder).paths):
+                survey.notes.append(f"left out: text files next to rows in {folder}; move them to a separate folder")
                 return
     for folder in folders:
         count = sum(file.parent == folder for file in texts)
         survey.notes.append(f"{folder}: {count} texts" + (f", style {folder.name!r}" if len(folders) > 1 else ""))
+        verse = sum(_is_verse_file(file) for file in texts if file.parent == folder)
+        if verse:
+            survey.notes.append(f"{folder}: {verse} of them read as verse: line breaks are kept")
+        size = sum(file.stat().st_size for file in texts if file.parent == folder)
+        survey.styles[folder.name] = survey.styles.get(folder.name, 0) + size // BYTES_PER_WORD
     if path.is_dir() and mixed:
         survey.sources += [
             {"path": str(folder.absolute())} | ({"style": folder.name} if len(folders) > 1 else {})
@@ -224,17 +281,56 @@ def _survey_catalogue(survey: DataSurvey) -> dict[str, Any]:
     if len(catalogue.names) <= MAX_TOOLS_SHOWN:
         return {}
     survey.notes.append(
-        f"a row shows the tools it calls and 3 to {MAX_TOOLS_SHOWN - 1} others, never all; see data.show"
+        f"each row shows the tools it calls and 3 to {MAX_TOOLS_SHOWN - 1} others, never all; see data.show"
     )
     return {"whole_catalogue": 0}
 
 
 def _is_catalogue(file: Path) -> bool:
+    if file.suffix not in (".yaml", ".yml", ".json") or file.stat().st_size > MAX_CATALOGUE_BYTES:
+        return False
+    if file.suffix == ".json" and not _has_tools(file):
+        return False
     try:
         load_catalogue(file)
     except BadData:
         return False
     return True
+
+
+def _has_tools(file: Path) -> bool:
+    """Return whether a JSON file begins as a catalogue does, and not as rows do."""
+    with file.open("rb") as opened:
+        head = opened.read(4096)
+    described = any(key in head for key in (b'"parameters"', b'"inputSchema"', b'"input_schema"'))
+    return described and not any(key in head for key in (b'"messages"', b'"conversations"', b'"query"', b'"chat"'))
+
+
+def _propose_suites(survey: DataSurvey) -> list[Any]:
+    """Return suites for the recipe: test files as logged chats, and the suite of styles if there is text for it."""
+    suites: list[Any] = [{"path": str(file)} for file in survey.test]
+    if len(survey.styles) > 1:
+        few = [style for style, words in survey.styles.items() if words < STYLE_WORDS]
+        if few:
+            survey.notes.append(
+                f"style {few[0]!r}: not enough text to hold some out; with {STYLE_WORDS:,} words per style, "
+                f"{STYLE_SUITE} can evaluate them"
+            )
+        else:
+            suites.append(STYLE_SUITE)
+            survey.notes.append(f"{STYLE_SUITE}: asks for each style, and for one after another")
+    return suites
+
+
+def _make_relative(value: Any, folder: Path) -> Any:
+    """Return settings with each absolute path below a folder as a path that starts there."""
+    if isinstance(value, dict):
+        return {key: _make_relative(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_make_relative(item, folder) for item in value]
+    if isinstance(value, str) and value.startswith("/") and Path(value).is_relative_to(folder):
+        return str(Path(value).relative_to(folder))
+    return value
 
 
 def _compose_recipe(survey: DataSurvey, base: str, revision: str | None) -> dict[str, Any]:
@@ -245,7 +341,10 @@ def _compose_recipe(survey: DataSurvey, base: str, revision: str | None) -> dict
     data: dict[str, Any] = {"sources": survey.sources, "max_tokens": max_tokens}
     if survey.tools:
         data = {"tools": str(survey.tools)} | data
+    if not survey.splits_are_read:
+        data |= {"validation": str(survey.validation[0])} if survey.validation else {}
+        data |= {"held_out": [str(file) for file in survey.test]} if survey.test else {}
     recipe: dict[str, Any] = {"base": base} | ({"revision": revision} if revision else {}) | {"data": data}
-    if base == "tiny":
-        recipe["compute"] = {stage: {"gpu": None, "cores": 4, "memory_gib": 8} for stage in ("train", "evaluate")}
+    if suites := _propose_suites(survey):
+        recipe["evaluate"] = {"suites": suites}
     return recipe

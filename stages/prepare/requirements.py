@@ -34,12 +34,20 @@ def compute_verdict(examination: Examination) -> dict[str, Any]:
         "passed": bool(measures["rows"]) and not findings.count("error") and met,
         "required": requirements,
         "measures": measures,
+        "rows_read": examination.row_counts.read,
+        "rows_kept": _count_kept(examination),
         "tokens_counted": examination.renderer is not None,
         "sources": summarize(examination.sources),
         "tools_called": dict(examination.called.most_common()),
         "styles": dict(examination.styles.most_common()),
         "problems": findings.as_json(),
     }
+
+
+def _count_kept(examination: Examination) -> int:
+    """Return the rows that are trained or validated on; `duplicates: drop` leaves near-duplicates out at the end."""
+    dropped = examination.findings.counts["near_duplicate"] if examination.data.duplicates == "drop" else 0
+    return len(examination.lengths) - dropped
 
 
 def compute_measures(examination: Examination) -> dict[str, float]:

@@ -8,7 +8,8 @@ row in the split.
 import hashlib
 import json
 from array import array
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tuneline.stages.prepare.rows import Row
@@ -33,6 +34,11 @@ class SplitKeys:
     def label_names(self) -> list[str]:
         """The labels, indexed by their number."""
         return list(self._label_numbers)
+
+    def count_labels(self, rows: Iterable[int]) -> Counter[str]:
+        """Return how many of the numbered rows have each label."""
+        names = self.label_names
+        return Counter(names[self.labels[row]] for row in rows)
 
     def add(self, row: Row, label: str) -> None:
         """Add a row. Conversations with the same user messages have the same hash."""

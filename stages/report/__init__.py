@@ -10,7 +10,7 @@ from tuneline.stages.report.answer_text import format_answer, format_call
 from tuneline.stages.report.evaluation_record import read_evaluation
 from tuneline.stages.report.run_record import Row, read_run
 from tuneline.stages.report.sections.confusions import count_confusions
-from tuneline.stages.report.sections.external_evidence import read_judge_agreement, read_load_test
+from tuneline.stages.report.sections.external_evidence import describe_external_evidence
 from tuneline.stages.report.sections.failures import select_failures
 from tuneline.stages.report.sections.lineage import describe_lineage
 from tuneline.stages.report.sections.model_files import describe_files
@@ -31,7 +31,7 @@ def write_report(run: Path) -> Path:
         NotFound: there is no such run.
     """
     if not run.is_dir():
-        raise NotFound(f"{run}: no such run; `tuneline runs ls` shows those there are")
+        raise NotFound(f"{run}: no such run; `tuneline runs ls` lists the runs")
     page = load_template(Path(__file__).with_name("page.html.jinja")).render(**_build_context(run))
     write_atomic(run / FILE, page)
     return run / FILE
@@ -52,13 +52,13 @@ def _build_context(folder: Path) -> Row:
         **describe_training(run),
         **describe_scoreboard(run, evaluation),
         "confusion_matrix": count_confusions(evaluation.main_answers),
-        "judge": read_judge_agreement(folder),
         "failures": select_failures(evaluation.main_answers, evaluation.answers.get("base", {})),
         **describe_files(run, evaluation),
         "precision_costs": compare_precision_costs(run.metrics("convert")),
-        "checks": summarize_checks(folder / "convert"),
+        "checks": summarize_checks(folder / "convert") if "convert" in run.manifests else [],
         "skipped": run.metrics("convert").get("skipped", []),
+        "differences": run.metrics("convert").get("differences", []),
         "plan_check": compare_with_plan(run),
-        "load_test": read_load_test(folder),
+        **describe_external_evidence(run),
         **describe_lineage(run),
     }

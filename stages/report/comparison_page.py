@@ -45,6 +45,7 @@ def _build_context(comparison: Comparison) -> dict[str, Any]:
         "lost": _list_changes([change for change in comparison.changes if not change.gained]),
         "more": max(0, len(comparison.changes) - 2 * CHANGES_SHOWN),
         "left_out": comparison.left_out,
+        "measured": dict.fromkeys(comparison.measured),
         "written": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
     }
 

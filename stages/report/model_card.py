@@ -5,15 +5,16 @@ from pathlib import Path
 
 from tuneline.configs.models import Licence, registry
 from tuneline.configs.recipe import Recipe, recipe_of
-from tuneline.core import artifacts
-from tuneline.core.artifacts import Artifact
+from tuneline.core.artifacts import Artifact, is_finished
 from tuneline.core.files import write_atomic
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import load_template
-from tuneline.stages.evaluate.targets import served_target
+from tuneline.stages.evaluate.targets import evaluated_target
 from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.measurement import describe_measurement, describe_variation
 from tuneline.stages.report.run_record import Row
 from tuneline.stages.report.sections.scoreboard import read_base_verdicts
+from tuneline.stages.run_artifacts import open_stage, verify_stage
 
 FILE, NOTICE = "README.md", "NOTICE"
 LIBRARIES = {"gguf": "gguf", "adapter": "peft", "merged": "transformers"}
@@ -26,27 +27,36 @@ def write_card(run: Path) -> list[Path]:
     """Write `convert/README.md`, and `convert/NOTICE` where the licence has such a text; return their paths.
 
     Raises:
-        NotFound: the run is not converted or not evaluated.
+        As `make_card`.
     """
-    converted, evaluated = artifacts.open_artifact(run / "convert"), artifacts.open_artifact(run / "evaluate")
+    texts = make_card(run)
+    for name, text in texts.items():
+        write_atomic(run / "convert" / name, text)
+    return [run / "convert" / name for name in texts]
+
+
+def make_card(run: Path) -> dict[str, str]:
+    """Return the text of `README.md`, and of `NOTICE` where the licence has such a text.
+
+    Raises:
+        NotFound: the run is not converted or not evaluated.
+        StaleArtifact: its figures are of other files. StageFailed: a file is not what its SHA-256 in the card says.
+    """
+    converted, evaluated = verify_stage(run, "convert"), verify_stage(run, "evaluate")
     recipe = recipe_of(run)
     licence_key, licence = _find_licence(recipe.base)
     name = prefix_name(run.name, licence)
     context = {
         "name": name,
         "licence": licence,
-        "licence_name": licence.name if licence else licence_key or "that of the base, which we do not know",
+        "licence_name": licence.name if licence else licence_key or "that of the base (unknown)",
         **_describe_training(recipe, run),
         **_describe_evaluation(recipe, run, evaluated),
         **_describe_files(converted),
     }
     body = load_template(Path(__file__).with_name("card.md.jinja")).render(**context)
     text = f"---\n{_format_metadata(recipe, name, licence, licence_key, evaluated)}\n---\n\n{body}"
-    write_atomic(converted.path / FILE, text)
-    if not (licence and licence.notice):
-        return [converted.path / FILE]
-    write_atomic(converted.path / NOTICE, licence.notice + "\n")
-    return [converted.path / FILE, converted.path / NOTICE]
+    return {FILE: text} | ({NOTICE: licence.notice + "\n"} if licence and licence.notice else {})
 
 
 def prefix_name(run: str, licence: Licence | None) -> str:
@@ -69,13 +79,13 @@ def _describe_training(recipe: Recipe, run: Path) -> Row:
         "recipe": recipe,
         "base": recipe.base,
         "revision": recipe.revision,
-        "prepared": _read_metrics(run / "prepare"),
-        "trained": _read_metrics(run / "train"),
+        "prepared": _read_metrics(run, "prepare"),
+        "trained": _read_metrics(run, "train"),
     }
 
 
 def _describe_evaluation(recipe: Recipe, run: Path, evaluated: Artifact) -> Row:
-    metrics, target = evaluated.metrics, served_target(recipe)
+    metrics, target = evaluated.metrics, evaluated_target(evaluated, recipe)
     verdicts = read_base_verdicts(evaluated.path)
     return {
         "target": target,
@@ -85,6 +95,7 @@ def _describe_evaluation(recipe: Recipe, run: Path, evaluated: Artifact) -> Row:
         "gate": gate_of_run(run, metrics["gate"]) if "gate" in metrics else {},
         "verdicts": {task.task: task for task in verdicts.tasks} if verdicts else {},
         "evaluate": evaluated.manifest.fingerprint,
+        "measured": [describe_measurement(evaluated), *describe_variation(run, target)],
     }
 
 
@@ -94,6 +105,7 @@ def _describe_files(converted: Artifact) -> Row:
         "files": [(name, file.bytes, file.sha256) for name, file in files if _is_tuned_weights(name)],
         "fidelity": converted.metrics.get("fidelity", {}),
         "versions": converted.manifest.versions,
+        "verified": converted.manifest.origin,
     }
 
 
@@ -130,7 +142,8 @@ def _describe_licence(licence: Licence | None, licence_key: str | None) -> Row:
 
 
 def _list_served_rows(recipe: Recipe, evaluated: Artifact) -> list[Row]:
-    return [row for row in evaluated.metrics.get("scoreboard", []) if row["target"] == served_target(recipe)]
+    target = evaluated_target(evaluated, recipe)
+    return [row for row in evaluated.metrics.get("scoreboard", []) if row["target"] == target]
 
 
 def _to_eval_result(row: Row) -> Row:
@@ -150,5 +163,5 @@ def _is_tuned_weights(name: str) -> bool:
     return name.endswith((".gguf", ".safetensors")) and not name.startswith("base-")
 
 
-def _read_metrics(stage: Path) -> Row:
-    return artifacts.open_artifact(stage).metrics if artifacts.is_finished(stage) else {}
+def _read_metrics(run: Path, stage: str) -> Row:
+    return open_stage(run, stage).metrics if is_finished(run / stage) else {}

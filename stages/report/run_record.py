@@ -10,6 +10,7 @@ from tuneline.core import paths
 from tuneline.core.artifacts import MANIFEST, is_finished, read_artifact, read_draft
 from tuneline.core.errors import TunelineError
 from tuneline.core.manifest import Manifest
+from tuneline.stages.run_artifacts import find_problems, verify_stage
 
 STAGES = ("prepare", "train", "convert", "evaluate")
 
@@ -27,6 +28,8 @@ class RunRecord:
     """Settings of each stage that has begun and is not finished."""
     base_manifest: Manifest | None = None
     """The manifest of the run's base model, if the base is on this machine."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Finished stage → why it counts as missing: it is damaged, or was made from something else than is there now."""
 
     def metrics(self, stage: str) -> Row:
         """Return the metrics of a finished stage, or an empty dict."""
@@ -47,19 +50,23 @@ class RunRecord:
 
 
 def read_run(run: Path) -> RunRecord:
-    """Return what is on disk of a run.
+    """Return what is on disk of a run; a stage that is damaged, or of other files than are there, counts as missing.
 
     Raises:
-        StageFailed: a manifest or a draft of the run is damaged.
+        StageFailed: a draft of the run is damaged.
     """
-    manifests = {stage: read_artifact(run / stage).manifest for stage in STAGES if is_finished(run / stage)}
-    drafts = {stage: draft for stage in STAGES if stage not in manifests and (draft := read_draft(run / stage))}
+    problems = find_problems(run, verify_stage)
+    finished = [stage for stage in STAGES if is_finished(run / stage) and stage not in problems]
+    manifests = {stage: read_artifact(run / stage).manifest for stage in finished}
+    unfinished = [stage for stage in STAGES if not is_finished(run / stage)]
+    drafts = {stage: draft for stage in unfinished if (draft := read_draft(run / stage))}
     base_fingerprints = {m.made_from.needs.get("fetch") for m in manifests.values()} - {None}
     return RunRecord(
         run,
         manifests,
         {stage: draft.made_from.settings for stage, draft in drafts.items()},
         next((m for m in _read_base_manifests() if m.fingerprint in base_fingerprints), None),
+        problems,
     )
 
 

@@ -1,8 +1,10 @@
 """A training job, and the file by which the launcher gives it to its worker processes."""
 
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.files import write_atomic
@@ -23,6 +25,8 @@ class TrainingJob:
     """The run folder, whose events the training adds to."""
     start: Path | None = None
     """An adapter to continue from."""
+    called_at: float = field(default_factory=time.time)
+    """When the training was called, in seconds of the clock."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,15 @@ class WorkerJob:
 def write_job(file: Path, job: TrainingJob, outcome: Path) -> None:
     """Write `job` for the workers, which leave their result in `outcome`."""
     paths = {"base": job.base, "prepared": job.prepared, "folder": job.folder, "run": job.run, "start": job.start}
-    record: dict[str, str | None] = {name: str(path) if path else None for name, path in paths.items()}
-    record |= {"strategy": job.recipe.compute.strategy}
+    record: dict[str, Any] = {name: str(path) if path else None for name, path in paths.items()}
+    record |= {"strategy": job.recipe.compute.strategy, "called_at": job.called_at}
     record |= {"recipe": job.recipe.model_dump_json(), "outcome": str(outcome)}
     write_atomic(file, json.dumps(record))
 
 
 def read_job(file: Path) -> WorkerJob:
     """Return the job that `write_job` wrote."""
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text(encoding="utf-8"))
     training = TrainingJob(
         recipe=Recipe.model_validate_json(record["recipe"]),
         base=Path(record["base"]),
@@ -55,5 +59,6 @@ def read_job(file: Path) -> WorkerJob:
         folder=Path(record["folder"]),
         run=Path(record["run"]),
         start=Path(record["start"]) if record["start"] else None,
+        called_at=record["called_at"],
     )
     return WorkerJob(training, record["strategy"], Path(record["outcome"]))

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneline.core import artifacts, errors
 from tuneline.core.child_processes import bind_to_parent, tuneline_environment
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import StageFailed
 from tuneline.core.events import Events
 from tuneline.stages.train.distributed.device_memory import (
@@ -56,12 +57,12 @@ def launch(job: TrainingJob) -> dict[str, float]:
         if rows_tried == 1 or attempt == HALVINGS:
             raise StageFailed(
                 f"train: out of memory with {rows_tried} rows at a time: {message}; {placement.reason}. "
-                "Take a GPU with more memory, more of them with compute.strategy fsdp2, method qlora, or a lower "
+                "Use a GPU with more memory, more of them with compute.strategy fsdp2, method qlora, or a lower "
                 "data.max_tokens"
             )
         halved = replace(placement, rows=halve_rows(recipe, processes, rows_tried))
         placement = place(halved.apply(recipe), job.base, job.run, processes, gpu_bytes)
-        text = f"out of memory with {rows_tried} rows at a time; goes on with {placement.rows}: {message}"
+        text = f"out of memory with {rows_tried} rows at a time; continuing with {placement.rows}: {message}"
         events.emit("warning", text=text)
     raise AssertionError("unreachable")
 
@@ -91,8 +92,8 @@ def _train_by_torchrun(job: TrainingJob, processes: int) -> dict[str, float]:
     _run_workers(job_file, processes // _count_nodes())
     if not outcome.exists():
         raise StageFailed(
-            f"train: the {processes} processes ended without a result; run the same command again: "
-            f"it goes on from the last checkpoint. {job.run / 'logs' / 'train.log'} says how they ended"
+            f"train: the {processes} processes ended without a result; run the same command again: it resumes "
+            f"from the last checkpoint. {job.run / 'logs' / 'train.log'} has the details"
         )
     result = json.loads(outcome.read_text())
     if result.get("kind") == OutOfMemory.__name__:
@@ -125,7 +126,7 @@ def _run_workers(job_file: Path, processes: int) -> None:
 
 
 def _torchrun_options() -> list[str]:
-    return os.environ.get(TORCHRUN, "--standalone").split()
+    return read_variable(TORCHRUN, "--standalone").split()
 
 
 def _count_nodes() -> int:

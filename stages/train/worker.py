@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tuneline.core import errors
 from tuneline.core.child_processes import bind_to_parent, last_lines
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import ErrorRecord, StageFailed, TunelineError
 from tuneline.core.events import Events, SilentEvents
 from tuneline.core.files import write_atomic
@@ -37,7 +38,8 @@ def main(file: Path) -> int:
             _write_error(job.outcome, {"kind": OutOfMemory.__name__, "message": message})
             return 1
         tail = last_lines(traceback.format_exc(), LAST_LINES)
-        failure = StageFailed(f"train: process {os.environ['RANK']} failed:\n{tail}")
+        rank = read_variable("RANK")
+        failure = StageFailed(f"train: process {rank} failed:\n{tail}")
         _write_error(job.outcome, errors.to_record(failure))
         return 1
     finally:
@@ -51,14 +53,16 @@ def main(file: Path) -> int:
 def _train(job: WorkerJob) -> None:
     import torch
 
-    from tuneline.stages.train.distributed.fsdp2 import enable_sharding_on_cpu
+    from tuneline.stages.train.distributed.fsdp2 import adapt_accelerate
+    from tuneline.stages.train.distributed.process_group import join_process_group
     from tuneline.stages.train.loop.fit import fit
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    elif job.strategy == "fsdp2":
-        enable_sharding_on_cpu()
-    is_main = os.environ["RANK"] == "0"
+        torch.cuda.set_device(int(read_variable("LOCAL_RANK")))
+    join_process_group()
+    if job.strategy == "fsdp2":
+        adapt_accelerate(on_cpu=not torch.cuda.is_available())
+    is_main = read_variable("RANK") == "0"
     run = job.training.run
     metrics = fit(job.training, Events(run, "train") if is_main else SilentEvents(run, "train"))
     if is_main:

@@ -1,5 +1,6 @@
 """Damages files as disks, editors and attackers do: every damaged file is made from a whole one and a number."""
 
+import copy
 import json
 import random
 import re
@@ -117,15 +118,24 @@ def _with_replacement(document: Any, rng: random.Random) -> Any:
 
     collect(document)
     if not places:
-        return rng.choice(NASTY_VALUES)
+        return copy.deepcopy(rng.choice(NASTY_VALUES))  # which is changed by the next replacement
     parent, key = rng.choice(places)
     if isinstance(parent, dict) and rng.random() < 0.2:
         parent[rng.choice(("", "x", "a.b", "\x00", str(key).upper()))] = parent.pop(key)
     elif rng.random() < 0.1:
         del parent[key]
     else:
-        parent[key] = rng.choice(NASTY_VALUES)
+        parent[key] = copy.deepcopy(rng.choice(NASTY_VALUES))
     return document
+
+
+def damage_header(content: bytes, rng: random.Random) -> bytes:
+    """Damage the JSON at the beginning of a safetensors file, after its length."""
+    length = int.from_bytes(content[:8], "little")
+    header = rng.choice((flip_bits, replace_tokens, replace_json_value, replace_json_value))(
+        content[8 : 8 + length], rng
+    )
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 BYTES: tuple[Damage, ...] = (truncate, flip_bits, flip_bits, overwrite, insert, remove, repeat)

@@ -66,7 +66,7 @@ def _run(call: Callable[[], object], sending: Any) -> None:
 
 
 def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
 
 
 def _peak_bytes() -> int:

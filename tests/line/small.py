@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tuneline.configs.recipe import Recipe
 from tuneline.core.events import read_events
 from tuneline.core.paths import ROOT
+from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import prepare
 from tuneline.stages.train.job import TrainingJob
 from tuneline.stages.train.launcher import launch
@@ -40,6 +43,22 @@ def recipe(
             "watch": watch or {},
         }
     )
+
+
+def weighted(folder: Path, compute: dict[str, Any] | None = None, **train: Any) -> Recipe:
+    """A recipe whose rows are repeated by their source's weight."""
+    settings = recipe(folder, compute=compute, **train).model_dump()
+    settings["data"]["sources"][0]["weight"] = 1.2
+    return Recipe.model_validate(settings)
+
+
+def fetched_and_prepared(folder: Path, wanted: Recipe) -> Path:
+    """`folder` with base and rows of `wanted`; the models are in it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNELINE_MODELS", str(folder / "models"))
+        fetch(wanted, folder / "prepared")
+        prepare(wanted, folder / "prepared")
+    return folder
 
 
 def prepared(folder: Path) -> Path:

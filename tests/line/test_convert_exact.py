@@ -47,21 +47,24 @@ for case in cases:
     base, out = Path(case["base"]), Path(case["classic"])
     merged = out / "merged"
     merged.mkdir(parents=True)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    weights = PeftModel.from_pretrained(model, case["adapter"]).merge_and_unload().state_dict()
-    for file in base.iterdir():
-        if file.suffix == ".safetensors":
-            stored = {n: weights.get(n, w).contiguous() for n, w in load_file(file).items()}
-            save_file(stored, merged / file.name, {"format": "pt"})
-        else:
-            shutil.copyfile(file, merged / file.name)
-    (merged / "chat_template.jinja").write_text(case["template"])
+    summed = out / "summed"  # the merge in fp32, which GGUF files are made of
+    for folder, dtype in ((merged, "auto"), (summed, torch.float32)):
+        folder.mkdir(parents=True, exist_ok=True)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        weights = PeftModel.from_pretrained(model, case["adapter"]).merge_and_unload().state_dict()
+        for file in base.iterdir():
+            if file.suffix == ".safetensors":
+                stored = {n: weights.get(n, w).contiguous() for n, w in load_file(file).items()}
+                save_file(stored, folder / file.name, {"format": "pt"})
+            else:
+                shutil.copyfile(file, folder / file.name)
+        (folder / "chat_template.jinja").write_text(case["template"])
     write(base, "MOSTLY_F16", out / "base-F16.gguf", "base")
-    write(merged, "GUESSED", out / "source.gguf", "tuned")
+    write(summed, "ALL_F32", out / "source.gguf", "tuned")
     for kind in case["kinds"]:
         to = out / f"tuned-{kind}.gguf"
         if kind in ("F16", "BF16"):
-            write(merged, f"MOSTLY_{kind}", to, "tuned")
+            write(summed, f"MOSTLY_{kind}", to, "tuned")
         else:
             given = ["--imatrix", "imatrix.gguf"] if case["imatrix"] and kind in case["imatrix"] else []
             command = [quantize, *given, out / "source.gguf", to, kind, "1"]

@@ -76,7 +76,7 @@ def write_recipe(file: Path, server: Server, *, synthesizes: bool = False) -> Pa
         text = text.replace(
             "  distractors", f"    - {{per_tool: 1, languages: [en], synthesize: {writer}}}\n  distractors"
         )
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return file
 
 
@@ -106,7 +106,7 @@ def test_a_run_writes_and_shows_no_credentials(
     assert "finished" in again.stdout + again.stderr
     shutil.rmtree(run / "evaluate")
     refused = tuneline(home, "evaluate", str(run / "recipe.json"), "--run", "credentials", code=2)
-    assert "use the recipe that you wrote" in refused.stderr
+    assert "use your original recipe" in refused.stderr
 
 
 def test_a_run_that_its_provider_refuses_shows_none(home: Path, server: Server, tmp_path: Path) -> None:

@@ -10,7 +10,20 @@ import pytest
 
 from tuneline.core.paths import ROOT
 
-NAMES = ("app", "cli", "configs", "core", "data", "endpoints", "engines", "images", "rehearsal", "stages", "volumes")
+NAMES = (
+    "app",
+    "cli",
+    "configs",
+    "core",
+    "data",
+    "endpoints",
+    "engines",
+    "images",
+    "publish",
+    "rehearsal",
+    "stages",
+    "volumes",
+)
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests", "benchmarks", "docs", "wandb")
 
 

@@ -92,7 +92,8 @@ def test_a_run_can_be_shown_and_listed(home: Path) -> None:
     shown = json.loads(tuneline(home, "runs", "show", "whole", "--json").stdout)
     assert shown["train"]["steps"] == 10
     listed = json.loads(tuneline(home, "runs", "ls", "--json").stdout)
-    assert {"run": "whole", "stages": dict.fromkeys(ORDER[1:], "finished")} in listed
+    [whole] = [run for run in listed if run["run"] == "whole"]
+    assert whole["state"] == "finished" and whole["stages"] == dict.fromkeys(ORDER[1:], "finished")
 
 
 def test_the_report_is_one_file_without_network(home: Path) -> None:

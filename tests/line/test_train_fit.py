@@ -221,8 +221,8 @@ def test_out_of_memory_halves_the_rows_and_the_same_rows_make_a_step(
     small.train(here, "little", small.recipe(here))
     told = [event["text"] for event in small.events(here, "little", "warning")]
     assert [text.split(":")[0] for text in told] == [
-        "out of memory with 8 rows at a time; goes on with 4",
-        "out of memory with 4 rows at a time; goes on with 2",
+        "out of memory with 8 rows at a time; continuing with 4",
+        "out of memory with 4 rows at a time; continuing with 2",
     ]
     # Steps 1 to 3; then from the checkpoint of step 2 on, twice.
     assert len(small.losses(here, "little")) == 3 + 1 + 4
@@ -286,6 +286,13 @@ def test_packed_documents_see_themselves_alone(here: Path, monkeypatch: pytest.M
         assert off(input_ids=ids[None], position_ids=positions[None], attention_mask=seen) > 0.5
 
 
+def test_checkpoints_are_saved_by_the_clock_too(here: Path) -> None:
+    small.train(here, "timed", small.recipe(here, compute={"save_minutes": 1e-6}, max_steps=3, save_steps=100))
+    assert [event["step"] for event in small.events(here, "timed", "checkpoint")] == [1, 2, 3]
+    small.train(here, "by-steps", small.recipe(here, compute={"save_minutes": None}, max_steps=3, save_steps=2))
+    assert [event["step"] for event in small.events(here, "by-steps", "checkpoint")] == [2, 3]
+
+
 def test_a_watched_bound_alerts_and_training_goes_on(here: Path) -> None:
     metrics = small.train(here, "watched", small.recipe(here, watch={"gradient_norm": 1e-6}, max_steps=2))
     assert metrics["steps"] == 2
@@ -308,7 +315,7 @@ def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
     refuse_hiding_padding(Ours(pad_token_id=end), rows, tokenizer)
 
     hiding = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    with pytest.raises(BadRecipe, match=r"pads with '<\|eot_id\|>'.* of 4 learned tokens padding hides"):
+    with pytest.raises(BadRecipe, match=r"pads with '<\|eot_id\|>'.* padding hides"):
         refuse_hiding_padding(lambda some: hiding([{"input_ids": row["input_ids"]} for row in some]), rows, tokenizer)
 
 
@@ -316,7 +323,7 @@ def test_padding_that_hides_the_end_of_turn_is_refused(here: Path) -> None:
     ("compute", "says"),
     [
         ({"micro_batch_rows": 3}, "micro_batch_rows: 3 does not divide the 8 rows"),
-        ({"processes": 3}, "8 cannot be shared by 3"),
+        ({"processes": 3}, "8 cannot be divided among 3"),
     ],
 )
 def test_rows_of_a_step_are_shared_out_evenly_or_refused(here: Path, compute: dict[str, Any], says: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from tests.line import small
 from tuneline.core import artifacts, spending
+from tuneline.core import meter as meters
 from tuneline.core.errors import BadRecipe, StageFailed
 from tuneline.core.events import read_events
+from tuneline.core.meter import Limits, Meter
 from tuneline.core.progress import Progress
 from tuneline.core.safe_console import SafeConsole
 from tuneline.stages.fetch import fetch
@@ -36,12 +38,13 @@ def test_a_run_that_costs_too_much_saves_a_checkpoint_and_a_higher_limit_goes_on
 ) -> None:
     monkeypatch.setenv("TUNELINE_MODELS", str(run.parent / "models"))
     now = [0.0]
-    monkeypatch.setattr(spending, "monotonic", lambda: now[0])
+    monkeypatch.setattr(meters, "monotonic", lambda: now[0])
     wanted = small.recipe(run.parent, max_steps=60, save_steps=1, evaluate_steps=100)
 
     def limited(usd: float) -> artifacts.Artifact:
         recipe = wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"max_cost_usd": usd})})
-        return subprocess_runner(recipe, run, follow, price=DOLLAR_A_SECOND)("train")
+        limits = Limits(usd=recipe.compute.max_cost_usd)
+        return subprocess_runner(recipe, run, follow, lambda _: Meter(run, "train", limits, DOLLAR_A_SECOND))("train")
 
     def follow(event: dict[str, Any]) -> None:
         if event["kind"] == "checkpoint":
@@ -50,12 +53,12 @@ def test_a_run_that_costs_too_much_saves_a_checkpoint_and_a_higher_limit_goes_on
     def steps() -> list[int]:
         return [event["step"] for event in read_events(run) if event["kind"] == "metrics" and "loss" in event]
 
-    with pytest.raises(StageFailed, match=r"max_cost_usd: 1: 36\d\d\.\d\d USD are spent; train was stopped"):
+    with pytest.raises(StageFailed, match=r"max_cost_usd: 1: 36\d\d\.\d\d USD have been spent; train was stopped"):
         limited(1)
     done = steps()
     assert 1 <= len(done) < 60
     assert (run / f"train/scratch/checkpoints/checkpoint-{done[-1]}/whole.json").exists()
-    with pytest.raises(StageFailed, match=r"max_cost_usd: 1: .* nothing was started; .* higher limit"):
+    with pytest.raises(StageFailed, match=r"max_cost_usd: 1: .* nothing was started; .* raise the limit"):
         limited(1)  # what was spent is remembered by the run itself
     assert steps() == done
     made = limited(1e6)
@@ -82,14 +85,16 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
 ) -> None:
     monkeypatch.setenv("TUNELINE_MODELS", str(run.parent / "models"))
     wanted = small.recipe(run.parent, max_steps=3000)
-    call = subprocess_runner(wanted, run, lambda event: None, price=10.0)
+    monkeypatch.setenv(spending.PRICE_VARIABLE, "10")
+    call = subprocess_runner(wanted, run, lambda event: None)
     metrics = run_line(wanted, "preflight", call)[-1].metrics
     measured, planned = metrics["measured"], metrics["planned"]
     assert measured["steps"] == 3000
     assert measured["hours"] >= 3000 * measured["seconds_per_step"] / 3600
     assert measured["usd"] == pytest.approx(10 * measured["hours"])
+    assert measured["stop"]["step"] > 0 < measured["stop"]["checkpoint"] and measured["stop"]["validation"] > 0
     assert planned["usd"][0] < planned["usd"][1] and planned["memory_gb"][0] > 0 < measured["memory_gb"]
-    assert "seconds a step" in format_comparison(run)
+    assert "seconds per step" in format_comparison(run)
     assert {file.name for file in (run / "preflight").iterdir()} == {"manifest.json"}
     assert not [event for event in read_events(run) if event["stage"] == "preflight" and event["kind"] == "metrics"]
 
@@ -106,6 +111,7 @@ def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.rglob("*") if file.is_file()}
     assert describe_stages(other, run, ("prepare", "preflight")) == {"prepare": "finished", "preflight": "to do"}
     assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.rglob("*") if file.is_file()}
+    monkeypatch.delenv(spending.PRICE_VARIABLE)
     again = subprocess_runner(other, run, lambda event: None)("preflight").metrics
     assert again["measured"]["usd"] is None  # measured anew, where nobody is billed
 

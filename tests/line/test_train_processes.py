@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.line import small
 from tests.unit import llama4
+from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
 from tuneline.stages.train.distributed.placement import Placement, place
@@ -124,8 +125,12 @@ def test_what_one_gpu_holds_is_copied_and_what_it_does_not_is_sharded(here: Path
     (tmp_path / "config.json").write_text(json.dumps(shape))
     assert (placed(80).strategy, placed(48).strategy, placed(80, method="lora").strategy) == ("ddp", "fsdp2", "fsdp2")
     assert 1 <= placed(80).rows < placed(180).rows <= 8  # as many as fit
-    none = placed(20)
+    none = placed(24)
     assert (none.strategy, none.rows) == ("fsdp2", 1) and "too much" in none.reason
+    with pytest.raises(BadRecipe, match=r"loading the base takes 2\d\.\d GB on each of 2 GPUs with method qlora"):
+        placed(20)
+    with pytest.raises(BadRecipe, match=r"loading the base takes .* GB on one GPU with method lora and strategy auto"):
+        placed(80, processes=1, method="lora")
     experts = {"num_local_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1}
     shape |= {"model_type": "llama4_text", "num_hidden_layers": 48, "hidden_size": 5120, "num_attention_heads": 40}
     shape |= {"intermediate_size": 8192, "intermediate_size_mlp": 16384, "vocab_size": 202048} | experts

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 
 from tests.line import small
-from tuneline.configs.recipe import Recipe
-from tuneline.stages.fetch import fetch
-from tuneline.stages.prepare import prepare
 from tuneline.stages.train.loop import trainer as training
 from tuneline.stages.train.loop.row_order import TrainingOrder
 
@@ -16,21 +13,10 @@ LONG: dict[str, Any] = {"max_steps": None, "epochs": 2.5, "batch_rows": 24, "dro
 """Two and a half epochs of three steps, the third not full; dropout, so that the random state matters."""
 
 
-def weighted(folder: Path, **changes: Any) -> Recipe:
-    """A recipe whose rows are repeated by their source's weight."""
-    recipe = small.recipe(folder, **changes).model_dump()
-    recipe["data"]["sources"][0]["weight"] = 1.2
-    return Recipe.model_validate(recipe)
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNELINE_MODELS", str(folder / "models"))
-        fetch(weighted(folder), folder / "prepared")
-        prepare(weighted(folder), folder / "prepared")
-    return folder
+    return small.fetched_and_prepared(folder, small.weighted(folder))
 
 
 def adapter(here: Path, name: str) -> bytes:
@@ -41,7 +27,7 @@ def adapter(here: Path, name: str) -> bytes:
 def test_a_run_killed_in_the_second_and_the_third_epoch_ends_with_the_same_bytes(
     here: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
 ) -> None:
-    wanted = weighted(here, save_steps=1, packing=packing, **LONG | ({"batch_rows": 1} if packing else {}))
+    wanted = small.weighted(here, save_steps=1, packing=packing, **LONG | ({"batch_rows": 1} if packing else {}))
     steps = round(small.train(here, f"whole-{packing}", wanted)["steps"])
     step, killed = training.Trainer.training_step, [steps * 3 // 5, steps - 1]
 
@@ -61,8 +47,8 @@ def test_a_run_killed_in_the_second_and_the_third_epoch_ends_with_the_same_bytes
 
 
 def test_validating_sampling_and_saving_change_neither_weights_nor_the_random_state(here: Path) -> None:
-    small.train(here, "watched", weighted(here, **LONG | {"save_steps": 1, "evaluate_steps": 1}))
-    small.train(here, "alone", weighted(here, **LONG | {"save_steps": 1000, "evaluate_steps": 1000}))
+    small.train(here, "watched", small.weighted(here, **LONG | {"save_steps": 1, "evaluate_steps": 1}))
+    small.train(here, "alone", small.weighted(here, **LONG | {"save_steps": 1000, "evaluate_steps": 1000}))
     assert len(small.events(here, "watched", "sample")) > len(small.events(here, "alone", "sample"))
     assert adapter(here, "watched") == adapter(here, "alone")
 

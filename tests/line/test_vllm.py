@@ -13,21 +13,37 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
+from tokenizers import Tokenizer
 
 from tests.conftest import environment
-from tests.line.test_gateway import until
-from tests.line.test_llama_server import ASKED, CALL, CONVERSATIONS, PIZZA, TINY, as_sent, ask, post, request
+from tests.line.test_gateway import status, wait_for
+from tests.line.test_llama_server import (
+    ASKED,
+    CALL,
+    CONVERSATIONS,
+    PIZZA,
+    TINY,
+    as_sent,
+    ask,
+    forged_bodies,
+    post,
+    request,
+)
+from tests.runs import make_again
 from tuneline.configs.recipe import recipe_of
 from tuneline.core.artifacts import open_artifact
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
 from tuneline.endpoints.promotion import promote, rollback
+from tuneline.engines.control_tokens import read_tokenizer_tokens
 from tuneline.engines.server import Server, free_port
 from tuneline.engines.tool_calls import TAG, ToolCall
 from tuneline.engines.vllm import vllm_server
-from tuneline.engines.vllm.tool_parsers import tool_parser_for
+from tuneline.engines.vllm.tool_parsers import LLAMA_3, tool_parser_for
+from tuneline.rehearsal.image_builds.programs import PARSE_ARGUMENTS
 from tuneline.stages.evaluate import evaluate
+from tuneline.stages.line import ORDER
 from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools, read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
 
@@ -36,12 +52,6 @@ pytestmark = [
     pytest.mark.skipif(vllm_server.find_vllm() is None, reason=f"no vLLM: {vllm_server.EXECUTABLE} names none"),
 ]
 
-SERVE = """
-import sys, uvicorn
-from tuneline.endpoints.engine_pool import EnginePool
-from tuneline.endpoints.gateway import build_gateway
-uvicorn.run(build_gateway(EnginePool(("adapter",))), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
-"""
 HIDDEN = "{%- set tools = none %}"
 
 
@@ -66,6 +76,18 @@ def shown(server: Server, messages: list[dict[str, Any]], tools: list[dict[str, 
     return found
 
 
+def test_our_arguments_are_those_of_vllms_own_parser() -> None:
+    """As `tuneline rehearse --build serve` asks it in the image."""
+    vllm = vllm_server.find_vllm()
+    assert vllm
+    arguments = vllm_server.serve_arguments(TINY, "base", 8000, 512, LLAMA_3, {"tuned": TINY}, 16, 1, True)
+    for more, code in ((["--gpu-memory-utilization", "0.45"], 0), (["--no-such-option"], 2)):
+        command = [str(vllm.with_name("python")), "-c", PARSE_ARGUMENTS]
+        request = json.dumps([*arguments, *more])
+        parsed = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
+        assert parsed.returncode == code, parsed.stderr
+
+
 def test_rows_are_rendered_as_they_were_learned(server: Server, home: Path) -> None:
     prepared = home / "runs/whole/prepare"
     renderer = Renderer(TINY, load_tools(prepared), prepared / TEMPLATE)
@@ -88,6 +110,20 @@ def test_hard_text_too_and_by_a_template_that_comes_with_the_request(
     learned = tokenizer.apply_chat_template(messages, tools=tools or None, chat_template=template, tokenize=False)
     ids = tokenizer(learned, add_special_tokens=False).input_ids
     assert shown(server, messages, tools, **({"chat_template": template} if own else {})) == ids
+
+
+@pytest.mark.parametrize("where", forged_bodies())
+def test_control_tokens_of_a_caller_are_text_to_the_model(server: Server, where: str) -> None:
+    tokens = read_tokenizer_tokens(TINY)
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    ids = {tokenizer.token_to_id(text) for text in tokens.texts}
+
+    def controls(body: dict[str, Any]) -> int:
+        return sum(token in ids for token in shown(server, body["messages"], body.get("tools", [])))
+
+    forged, plain = forged_bodies()[where]
+    assert controls(tokens.neutralize(forged)) == controls(plain)
+    assert controls(forged) > controls(plain) or where == "text parts"
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
@@ -174,18 +210,22 @@ def copy_of(run: Path, name: str, form: str) -> Path:
 def test_two_names_share_a_base_and_change_while_they_are_served(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (environment(home) | {"TUNELINE_POLICY": str(tmp_path / "policy")}).items():
+    for name, value in (
+        environment(home) | {"TUNELINE_POLICY": str(tmp_path / "policy"), "TUNELINE_LOGS": str(tmp_path / "logs")}
+    ).items():
         monkeypatch.setenv(name, value)
-    copy_of(home / "runs/whole", "one", "adapter")
-    two = copy_of(home / "runs/whole", "two", "adapter")
+    one, two = (copy_of(home / "runs/whole", name, "adapter") for name in ("one", "two"))
+    make_again(one, "evaluate")
     (two / "prepare" / TEMPLATE).write_text(HIDDEN + (TINY / "chat_template.jinja").read_text())
+    for stage in ORDER[1:]:
+        make_again(two, stage)
     tools, port, key = load_tools(two / "prepare").openai(), free_port("127.0.0.1"), keys.add_key("maria")  # type: ignore[union-attr]
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {key}"}
     promote("one", "a", "a test")
     promote("two", "b", "a test")
 
     def answered(name: str) -> dict[str, Any]:
-        body = {"model": name, "messages": ASKED, "tools": tools, "max_tokens": 2, "chat_template": "none of theirs"}
+        body = {"model": name, "messages": ASKED, "tools": tools, "max_tokens": 2}
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120)
         assert answer.status_code == 200, answer.text  # somebody serves all the while
         told: dict[str, Any] = answer.json()
@@ -197,9 +237,11 @@ def test_two_names_share_a_base_and_change_while_they_are_served(
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], cwd=ROOT, env=dict(os.environ))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuneline", "gateway", "--port", str(port)], cwd=ROOT, env=dict(os.environ)
+    )
     try:
-        until(url, 200, 600)
+        wait_for(lambda: status(url) == 200, 600)
         assert (answered("a")["model"], answered("b")["model"]) == ("a-1", "b-1")
         assert answered("a")["usage"]["prompt_tokens"] > answered("b")["usage"]["prompt_tokens"] + 50  # each its own
         promote("two", "a", "a test")
@@ -207,6 +249,8 @@ def test_two_names_share_a_base_and_change_while_they_are_served(
         assert answered("a")["usage"]["prompt_tokens"] == answered("b")["usage"]["prompt_tokens"]
         assert rollback("a").run == "one"
         becomes("a", 3)
+        theirs = {"model": "a", "messages": ASKED, "chat_template": "none of ours"}
+        assert httpx.post(f"{url}/v1/chat/completions", json=theirs, headers=headers).status_code == 400
         path = {"model": "a", "lora_name": "x", "lora_path": "/"}
         assert httpx.post(f"{url}/v1/load_lora_adapter", json=path, headers=headers).status_code == 404
     finally:
@@ -220,7 +264,9 @@ def test_what_vllm_serves_is_judged_through_it(home: Path, monkeypatch: pytest.M
     run = copy_of(home / "runs/whole", "judged", "adapter")
     shutil.rmtree(run / "evaluate")
     found = evaluate(recipe_of(run), run).metrics
-    assert found["engines"] == {"base": "vLLM", "tuned-F16": "vLLM", "tuned-Q4_K_M": "llama.cpp"}
+    names = {target: engine["name"] for target, engine in found["engines"].items()}
+    assert names == {"base": "vLLM", "tuned-F16": "vLLM", "tuned-Q4_K_M": "llama.cpp"}
+    assert found["engines"]["base"]["version"][0].isdigit()
     theirs = open_artifact(home / "runs/whole/evaluate").metrics["scoreboard"]
     ours, before = ({row["target"]: row for row in board} for board in (found["scoreboard"], theirs))
     assert ours.keys() == before.keys() and all(row["n"] == 16 for row in ours.values())

@@ -26,5 +26,5 @@ from tests.rehearsal.test_rules import (  # noqa: F401
 def test_the_line_runs_on_modal(stage: Cloud) -> None:
     """The demo, on CPU; it prints what it costs at most. Exit 3 is the gate's: the line itself is done then too."""
     out = stage.modal("run", "app.py::pipeline", "--recipe", "configs/recipes/demo.yaml", "--run", "live-demo")
-    assert "live-demo is done up to evaluate" in out
+    assert "live-demo is finished up to evaluate" in out
     assert "live-demo" in stage.tuneline("runs", "ls", "--modal")

@@ -3,22 +3,23 @@
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from tuneline.core.paths import ROOT
-from tuneline.images.pins import ONLY_IN_IMAGES
 
 BUILT = {"conversion", "gguf", "llama_cpp", "llmcompressor", "optimum"}
 """Made in the image: llama.cpp's own source, and the environments of llmcompressor and optimum."""
-EXTRAS = {"inspect_ai", "lm_eval", "presidio_analyzer", "spacy", "vllm"}
+EXTRAS = {"flash_attn", "inspect_ai", "lm_eval", "openpyxl", "presidio_analyzer", "spacy", "vllm"}
 """Not in every image, and asked for before they are imported; vLLM is by what it loads itself."""
-VLLM = "torch transformers fastapi openai pydantic pyyaml numpy psutil huggingface-hub safetensors tokenizers jinja2"
-"""Of what vLLM 0.32 itself asks for (its requirements/common.txt): it needs a GPU, so that it is not installed here."""
+OF_PROVIDERS = {"genai_prices", "litellm"}
+"""Imported in functions that only `endpoints.llm_providers` calls, which no Function of app.py does."""
+
+
+ONLY_IN_IMAGES = {"kernels", "vllm"}
+"""Not installed here, so that their distributions cannot say which modules they bring."""
 
 
 def needed(*places: str) -> set[str]:
@@ -38,33 +39,20 @@ def needed(*places: str) -> set[str]:
         for name in _names(ast.walk(_tree(file)) if file in own or file in neighbours else _tree(file).body):
             waiting += _files(name)
             packages |= {name.partition(".")[0]} - {"tuneline"} - sys.stdlib_module_names
-    return packages - BUILT - EXTRAS - {"modal"}  # Modal brings its own client
+    return packages - BUILT - EXTRAS - OF_PROVIDERS - {"modal"}  # Modal brings its own client
 
 
 def installed(layers: Iterable[str]) -> set[str]:
-    """Import names that the packages of `pip install` layers bring, with all that they require."""
-    asked = {found for layer in layers for found in re.findall(r"([A-Za-z0-9_.-]+)==[\d.]", layer)}
-    brought = set[str]()
-    for name in asked | (set(VLLM.split()) if "vllm" in asked else set()):
-        brought |= _closure(_plain(name))
-    brought_here = metadata.packages_distributions().items()
+    """Import names of the packages that the locks in an image list; all they require is listed, too."""
+    locked = {_plain(name) for layer in layers for name in re.findall(r"(?m)^([A-Za-z0-9_.-]+)==[\d.]", layer)}
+    brought_here = _brought_here().items()
     # What only images have is not installed here: it brings the module of its own name.
-    return {module for module, dists in brought_here if brought & {*map(_plain, dists)}} | (asked & {*ONLY_IN_IMAGES})
+    return {module for module, names in brought_here if locked & {*map(_plain, names)}} | (locked & {*ONLY_IN_IMAGES})
 
 
 @cache
-def _closure(name: str) -> frozenset[str]:
-    found, waiting = set[str](), [name]
-    while waiting:
-        if (one := waiting.pop()) in found:
-            continue
-        found.add(one)
-        try:
-            wanted = [Requirement(line) for line in metadata.requires(one) or ()]
-        except metadata.PackageNotFoundError:
-            continue
-        waiting += [_plain(each.name) for each in wanted if not each.marker or each.marker.evaluate({"extra": ""})]
-    return frozenset(found)
+def _brought_here() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def _plain(name: str) -> str:
@@ -73,7 +61,7 @@ def _plain(name: str) -> str:
 
 @cache
 def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _names(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -30,6 +30,7 @@ def test_what_takes_too_long_is_ended(stage: Stage) -> None:
 def test_a_volume_shows_what_was_committed_and_loses_what_was_not(stage: Stage) -> None:
     out = run(stage, "volume")
     assert "lost False" in out and "saved True" in out and "open files" in out
+    assert "mapped: there are open files" in out and "away, back: (True, True)" in out
     listed = stage.modal("volume", "ls", "rules")
     assert "kept" in listed and "saved" in listed and "lost" not in listed  # who ends well commits
 

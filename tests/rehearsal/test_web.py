@@ -85,7 +85,7 @@ def test_a_schedule_is_triggered_and_its_log_read(stage: Stage, urls: dict[str, 
 
 
 def test_a_folder_has_one_plane(stage: Stage) -> None:
-    with pytest.raises(Locked, match="another rehearsal is up"):
+    with pytest.raises(Locked, match="another rehearsal is running"):
         Rehearsal(stage.folder)
 
 

@@ -1,6 +1,7 @@
 """A tiny random Mistral, and the chat template of Mistral 7B Instruct 0.3 as the hub has it, in words of our own."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,14 @@ AS_PUBLISHED = """
 """It shows the system message in the last message alone, if that is the user's, and refuses calls without ids."""
 
 
-def tokenizer(words: str) -> Any:
+def tokenizer(words: str, own_control: Sequence[str] = tuple(CONTROL)) -> Any:
     """Pieces learned from `words`, with bytes for what they lack, and spaces as Mistral's writes them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    control = ["<unk>", "<s>", "</s>", *CONTROL]
+    control = ["<unk>", "<s>", "</s>", *own_control]
     each_byte = [f"<0x{byte:02X}>" for byte in range(256)]
     made.train_from_iterator([words], trainers.BpeTrainer(vocab_size=700, special_tokens=[*control, *each_byte]))
     made = Tokenizer.from_str(_as_sentencepiece(made.to_str(), each_byte))
@@ -83,6 +84,7 @@ def sentencepiece(own: Any) -> bytes:
 
     model = format.ModelProto()
     model.trainer_spec.model_type, model.trainer_spec.byte_fallback = format.TrainerSpec.BPE, True
+    model.normalizer_spec.remove_extra_whitespaces = False  # as in Llama's and Mistral's
     special = {own.unk_token: 2, **dict.fromkeys(("<s>", "</s>", *CONTROL), 3)}
     for number, piece in enumerate(own.convert_ids_to_tokens(range(len(own)))):
         kind = 6 if piece.startswith("<0x") else special.get(piece, 1)

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from tuneline.core import artifacts
 from tuneline.core.attention_kernels import VARIABLE, install_kernels, read_kernel_commits
 from tuneline.images import train
-from tuneline.images.pins import KERNELS
+from tuneline.images.packages import KERNELS
 
 PINNED, NEWEST = "a" * 40, "b" * 40
 
@@ -24,7 +24,9 @@ def test_a_commit_is_installed_recorded_and_named_by_manifests(tmp_path: Path, m
 
     def list_repo_refs(self: HfApi, name: str, *, repo_type: str) -> Any:
         assert (name, repo_type) == ("x/free", "kernel")
-        return SimpleNamespace(branches=[SimpleNamespace(name=n, target_commit=NEWEST) for n in ("v1", "main")])
+        return SimpleNamespace(
+            branches=[SimpleNamespace(name=n, target_commit=NEWEST if n == "v4" else "c" * 40) for n in ("main", "v4")]
+        )
 
     monkeypatch.setattr(HfApi, "list_repo_refs", list_repo_refs)
     file = tmp_path / "kernels.json"

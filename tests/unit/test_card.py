@@ -18,7 +18,7 @@ from tuneline.stages.report.model_card import prefix_name, write_card
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path))
     monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
-    make_all(tmp_path / "router")
+    make_all(tmp_path / "router", "tuned-Q4_K_M")
     (tmp_path / "router/recipe.json").write_text(load_recipe(ROOT / "configs/recipes/demo.yaml").model_dump_json())
     return tmp_path / "router"
 
@@ -44,7 +44,7 @@ def test_figures_have_n_and_interval_and_limits_are_told(run: Path) -> None:
     (result,) = head["model-index"][0]["results"]  # type: ignore[index]
     assert result["metrics"][0]["value"] == 0.95 and result["dataset"]["name"] == "unseen (n = 40)"
     assert "| unseen | tuned Q4_K_M | 95.0\u202f% | " in body and "| 40 | " in body
-    assert "- Not shown: unseen: tuned-F16 is right in 97.5% of 40; lower bound" in body
+    assert "- Not shown: unseen: tuned-Q4_K_M is right in 95.0% of 40; lower bound" in body
     assert "`tuned-Q4_K_M.gguf` | 1.5\u202fkB | 4.200 | 0.0210 | 93.0\u202f%" in body and "base-F16" not in body
     assert "Built with" not in body and not (run / "convert/NOTICE").exists()
 

@@ -26,11 +26,9 @@ def test_names_map_one_to_one_to_what_every_api_takes(names: list[str]) -> None:
     assert all(OPENAI.match(w) and w.isidentifier() for w in wires)
 
 
-@pytest.mark.parametrize(
-    "name", ["a__b", "a.", ".a", "a..b", "_a", "a_", "a b", "a-b", "1a", "é.b", "a" * 65, "a\n", ""]
-)
+@pytest.mark.parametrize("name", ["a__b", "a_.b", "a b", "é.b", "a/b", "a" * 65, "a\n", ""])
 def test_a_name_that_could_collide_or_be_refused_is_no_name(name: str) -> None:
-    with pytest.raises(ValueError, match="words of letters|longer than"):
+    with pytest.raises(ValueError, match="words of letters|longer than|write 'a"):
         Catalogue.model_validate({"tools": {name: TOOL}})
 
 

@@ -64,7 +64,7 @@ def test_every_error_survives_its_record(kind: type[TunelineError]) -> None:
 def test_how_a_process_ended_is_named() -> None:
     assert describe_exit(3) == "ended with exit code 3"
     assert describe_exit(-15) == "was killed by SIGTERM"
-    assert describe_exit(-9) == "was killed by SIGKILL (no memory left, if nobody did)"
+    assert describe_exit(-9) == "was killed by SIGKILL (usually out of memory)"
 
 
 def test_the_current_folder_is_never_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,17 @@ def test_unknown_runs_and_recipes_are_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and "no.yaml: no such recipe" in done.stderr
 
 
+def test_the_usual_options_work_and_the_command_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuneline(tmp_path, "--version").stdout.startswith("tuneline 0.")
+    page = tuneline(tmp_path, "run", "-h").stdout
+    assert (
+        "Usage: tuneline run [OPTIONS]" in page and "<str>" in page and "<bool>" not in page and "RECIPE  <" not in page
+    )
+    # --show-completion asks which shell has started it, and make's is none that has completion.
+    monkeypatch.setenv("_TUNELINE_COMPLETE", "source_bash")
+    assert "complete -o default -F _tuneline_completion tuneline" in tuneline(tmp_path).stdout
+
+
 def test_schema_is_json_schema_with_a_description_for_every_setting(tmp_path: Path) -> None:
     schema = json.loads(tuneline(tmp_path, "schema").stdout)
     assert schema["additionalProperties"] is False

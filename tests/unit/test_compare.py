@@ -1,31 +1,30 @@
 """`tuneline compare`: which items are the same, what is shown about them, and where it can be read."""
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import tests.runs
 from tests.unit.test_report import EVIL, Page
 from tuneline.cli import app
-from tuneline.configs.recipe_file import load_recipe
-from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, NotFound
-from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.answers import Answer, Reply
 from tuneline.stages.evaluate.scoring.grading import grade
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.verdicts.comparison import compare_models
 from tuneline.stages.report.charts import draw_whisker, draw_whisker_axis
 
-RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 Target = dict[str, list[Answer]]
 
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
     return tmp_path / "runs"
 
 
@@ -42,17 +41,10 @@ def answered(right: range, n: int = 500, start: int = 0, suite: str = "unseen") 
     ]
 
 
-def make_run(runs: Path, name: str, targets: dict[str, Target]) -> None:
-    def build(folder: Path) -> dict[str, str]:
-        for target, suites in targets.items():
-            for suite, answers in suites.items():
-                file = folder / "answers" / suite / f"{target}.jsonl"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text("".join(json.dumps(asdict(answer)) + "\n" for answer in reversed(answers)))
-        return {}
-
-    artifacts.make(runs / name / "evaluate", stage_version=1, settings={"run": name}, needs={}, build=build)
-    (runs / name / "recipe.json").write_text(RECIPE.model_dump_json())
+def make_run(runs: Path, name: str, targets: Mapping[str, Target]) -> Path:
+    """A run whose answers are in no order of their items, as an engine finishes them."""
+    answers = {target: {suite: [*reversed(a)] for suite, a in suites.items()} for target, suites in targets.items()}
+    return tests.runs.make_run(runs / name, answers=answers)
 
 
 def make_two(runs: Path) -> None:
@@ -106,7 +98,7 @@ def test_tool_by_tool_and_with_arguments(runs: Path) -> None:
 def test_what_cannot_be_compared_is_told(runs: Path, a: str, error: type[Exception], told: str) -> None:
     make_two(runs)
     (runs / "raw").mkdir()
-    (runs / "raw/recipe.json").write_text(RECIPE.model_dump_json())
+    (runs / "raw/recipe.json").write_text(tests.runs.MICRO.model_dump_json())
     with pytest.raises(error, match=told):
         compare_models(a, "new")
     assert not list(runs.glob("*/compare-*.html"))
@@ -116,7 +108,9 @@ def test_the_command_prints_draws_and_tells_where_the_items_stand(runs: Path) ->
     make_two(runs)
     done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["compare", "old:base", "new"])
     assert done.exit_code == 0, done.output
-    assert "better" in done.output and "●" in done.output and "440 items changed sides" in done.output
+    assert (
+        "better" in done.output and "●" in done.output and "440 items are right in only one of the two" in done.output
+    )
     page = runs / "new/compare-old-base-new-tuned-Q4_K_M.html"
     text = page.read_text()
     parsed = Page(text)

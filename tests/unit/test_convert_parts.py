@@ -1,4 +1,4 @@
-"""The parts of converting that need no llama.cpp: blocks, rows that move, the journal, Modelfiles."""
+"""The parts of converting that need no llama.cpp: blocks, rows that move, the journal."""
 
 import json
 import os
@@ -10,12 +10,13 @@ import pytest
 
 from tuneline.core.errors import StageFailed
 from tuneline.core.paths import ROOT
+from tuneline.stages.checkpoints.base_config import read_context_length
 from tuneline.stages.checkpoints.safetensors_files import StoredTensor
-from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.folders import tensorrt
 from tuneline.stages.convert.folders.onnx_exporter import to_transformers_4
 from tuneline.stages.convert.onepass import journal as journals
 from tuneline.stages.convert.onepass import stream
+from tuneline.stages.convert.onepass.converter import list_unnamed_ends
 from tuneline.stages.convert.onepass.journal import Journal
 from tuneline.stages.convert.onepass.output_files import SAME, Destination, OutputFile, write_rows
 from tuneline.stages.convert.onepass.stream import block_ranges
@@ -78,51 +79,6 @@ def test_what_is_not_brought_to_the_disk_counts_until_the_machine_starts_anew(
     assert Journal(journal.path, [target], durable=False).finished == set()
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(TINY)
-
-
-def test_a_modelfile_says_what_the_chat_template_says(tokenizer: Any) -> None:
-    turns = ollama_modelfile.find_turns(tokenizer)
-    assert turns
-    text = ollama_modelfile.format_modelfile("m.gguf", turns, ["<|eot_id|>", 'a "quoted" \\ one'], context=512)
-    found = ollama_modelfile.parse_modelfile(text)
-    assert found["FROM"] == ["./m.gguf"] and found["PARAMETER num_ctx"] == ["512"]
-    assert found["PARAMETER stop"] == ["<|eot_id|>", 'a "quoted" \\ one']
-    talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "{{ .Content }}"}]
-    talk += [{"role": "assistant", "content": "x\ny"}, {"role": "user", "content": "end"}]
-    learned = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.bos_token + ollama_modelfile.render_go_template(found["TEMPLATE"][0], talk) == learned
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}[{{ loop.index }}] {{ m.content }}{% endfor %}",
-        "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}",
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}",
-        "{% for m in messages %}{{ m.content }}{% if not loop.last %}{{ '{{ x }}' }}{% endif %}{% endfor %}",
-    ],
-    ids=["counted", "changed", "refusing", "Go in it"],
-)
-def test_a_template_that_is_more_than_turns_makes_no_modelfile(tokenizer: Any, template: str) -> None:
-    before = tokenizer.chat_template
-    tokenizer.chat_template = template
-    try:
-        assert ollama_modelfile.find_turns(tokenizer) is None
-    finally:
-        tokenizer.chat_template = before
-
-
-@pytest.mark.parametrize("text", ["FROM ./a\nTEMPLATE x", "FROM ./a\nSAY hello\n", 'FROM ./a\nTEMPLATE """x\n'])
-def test_what_is_no_modelfile_is_refused_with_its_line(text: str) -> None:
-    with pytest.raises(ValueError, match="line 2"):
-        ollama_modelfile.parse_modelfile(text)
-
-
 def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp_path: Path) -> None:
     groups: dict[str, dict[str, Any]] = {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
     groups["input_activations"] = {"num_bits": 8, "type": "float", "strategy": "token"}
@@ -152,9 +108,26 @@ def test_a_checkpoint_for_tensorrt_llm_is_refused_before_it_would_be_misread(tmp
         tensorrt.add_launch_script(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("ends", "unnamed"), [([0, 1, 2], [1]), ([0, 3], []), (2, []), (None, [])], ids=["scout", "llama-3", "one", "none"]
+)
+def test_ends_that_llama_cpp_does_not_know_by_name_are_listed(tmp_path: Path, ends: Any, unnamed: list[int]) -> None:
+    tokens = ["<|end_of_text|>", "<|eom|>", "<|eot|>", "<|eom_id|>"]
+    if ends is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    assert list_unnamed_ends(tmp_path, tokens, 2) == unnamed
+
+
 def test_transformers_4_is_told_the_rope_of_transformers_5() -> None:
     plain = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "hidden_size": 8}
     assert to_transformers_4(plain) == {"rope_theta": 5e5, "rope_scaling": None, "hidden_size": 8}
     scaled = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}}
     assert to_transformers_4(scaled) == {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
     assert to_transformers_4({"rope_theta": 1e4}) == {"rope_theta": 1e4}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_context_of_a_multimodal_base_is_in_its_text_config(tmp_path: Path, nested: bool) -> None:
+    text = {"max_position_embeddings": 4096}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": text, "vision_config": {}} if nested else text))
+    assert read_context_length(tmp_path) == 4096

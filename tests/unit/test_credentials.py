@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tuneline.cli.chat import chat_with_server
+from tuneline.cli.chat import Conversation, open_model
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
 from tuneline.core.notification import notify
+from tuneline.engines.listed_models import find_only_model
 from tuneline.engines.providers import Answer, Provider, find_provider
 from tuneline.stages.convert.folders import environments
-from tuneline.stages.evaluate.load_testing import load_test
 from tuneline.stages.fetch.hub_files import resolve_commit
 
 KEY, PASSWORD, TOKEN = "tl-our-own-key-0123", "p%40ssw0rd-hush", "t0ken-hush"
@@ -108,11 +108,11 @@ def ask(provider: Provider) -> Answer:
 
 
 def send_by_chat(url: str) -> None:
-    chat_with_server(f"{url}/v1", None, ["hello"])
+    Conversation(open_model(f"{url}/v1", "m")).ask("hello")
 
 
 def send_by_load(url: str) -> None:
-    load_test._first_model(f"{url}/v1")
+    find_only_model(f"{url}/v1")
 
 
 @pytest.mark.parametrize("send", [send_by_chat, send_by_load])
@@ -161,7 +161,7 @@ def test_who_lacks_the_key_is_told_how_it_would_be_sent(hosts: tuple[Host, Host]
 def test_a_recipe_cannot_send_our_key_elsewhere_under_its_name(hosts: tuple[Host, Host]) -> None:
     here, other = hosts
     assert ask(find_provider(f"{here.url}/v1", "TUNELINE_API_KEY")).text == "hi"
-    with pytest.raises(BadRequest, match="TUNELINE_API_KEY: is sent to this machine and to the host of"):
+    with pytest.raises(BadRequest, match="TUNELINE_API_KEY: is only sent to this machine and to the host in"):
         ask(find_provider(f"{other.url}/v1", "TUNELINE_API_KEY"))
     assert not other.seen
 
@@ -242,8 +242,10 @@ def test_an_index_with_credentials_is_no_argument_of_a_process(monkeypatch: pyte
     installs: list[tuple[list[str], Any]] = []
 
     def record(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
-        installs.append((command, options["env"]))
-        failed = "pip" in command
+        installs.append((command, options.get("env", {})))
+        failed = "download" in command
+        if "venv" in command:
+            Path(command[-1]).mkdir(parents=True)
         return subprocess.CompletedProcess(command, int(failed), "", f"no torch at {index}" if failed else "")
 
     monkeypatch.setattr(environments.subprocess, "run", record)

@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_others(catalogue: Catalog
     assert few == rows[: len(few)] != made(catalogue, Source(per_tool=2), seed=1)
 
 
-def test_test_phrasings_share_no_carrier_with_training(catalogue: Catalogue, rows: list[Row]) -> None:
+def test_no_test_phrasing_is_in_training(catalogue: Catalogue, rows: list[Row]) -> None:
     trained = {" ".join((row.messages[0].content or "").lower().split()[:4]) for row in rows}
     for language in ("en", "it", "id"):
         asked = suite_requests(ROOT / f"data/synthesis/ask/{language}.yaml", 312, seed=1)

@@ -106,7 +106,7 @@ def test_columns_are_mapped_and_a_missing_one_is_named(tmp_path: Path) -> None:
     rows, _ = read(file, columns={"prompt": "Question", "completion": "Answer"})
     assert said(rows) == [[("user", "why?"), ("assistant", "because")]]
     rows, problems = read(file, columns={"prompt": "Frage", "completion": "Answer"})
-    assert not rows and "column 'Frage' is not there; there are Question, Answer, Note" in str(problems[0])
+    assert not rows and "column 'Frage' is missing; the columns are Question, Answer, Note" in str(problems[0])
 
 
 def test_the_format_of_each_file_is_told(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.catalogue import Catalogue, load_catalogue
+from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
 from tuneline.core.paths import ROOT
-from tuneline.stages.prepare.rendering.renderer import LOSS_BEGIN, Renderer
+from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN
+from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.prepare.rows import Row
 
 TINY = ROOT / "data/tiny"
@@ -80,9 +81,38 @@ def test_every_assistant_token_is_learned_and_no_other(rows: list[Row], catalogu
 def test_measuring_counts_what_rendering_gives(rows: list[Row], catalogue: Catalogue) -> None:
     renderer = Renderer(TINY, catalogue)
     counted = renderer.measure([row.model_dump_json(exclude_none=True).encode() for row in rows[:200]])
-    assert counted == [(len(r.ids), sum(r.mask), "") for r in renderer.batch(rows[:200])]
+    measured = [(row.tokens, row.loss_tokens, row.fault) for row in counted]
+    assert measured == [(len(r.ids), sum(r.mask), None) for r in renderer.batch(rows[:200])]
 
 
 def test_no_mark_of_ours_is_left_in_a_text(rows: list[Row], catalogue: Catalogue) -> None:
     text, spans = Renderer(TINY, catalogue).text(rows[0])
     assert LOSS_BEGIN not in text and all(text[begin - 2 : begin] == "\n\n" for begin, _ in spans)
+
+
+def test_an_answer_of_weight_0_is_in_the_prompt_and_not_in_the_loss() -> None:
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "WRONG", "weight": 0},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "right", "weight": 1},
+    ]
+    renderer = Renderer(TINY, None)
+    row = Row.model_validate({"messages": turns})
+    text, spans = renderer.text(row)
+    assert "WRONG" in text and [text[first:end] for first, end in spans] == ["right<|eot_id|>"]
+    rendered = renderer(row)
+    learned = [token for token, in_loss in zip(rendered.ids, rendered.mask, strict=True) if in_loss]
+    assert renderer.tokenizer.decode(learned) == "right<|eot_id|>"
+
+
+def test_a_rows_own_tool_is_shown_as_it_is() -> None:
+    own = {
+        "type": "function",
+        "function": {"name": "lamp", "description": "Mine.", "parameters": {"properties": {"own": {}}}},
+    }
+    catalogue = Catalogue(tools={"lamp": Tool(description="Theirs.", parameters={"properties": {"their": {}}})})
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    renderer = Renderer(TINY, catalogue)
+    assert "lamp(own)" in renderer.text(Row.model_validate({"messages": turns, "tools": [own]}))[0]
+    assert "lamp(their)" in renderer.text(Row.model_validate({"messages": turns, "tools": ["lamp"]}))[0]

@@ -11,7 +11,6 @@ import pytest
 
 from tests.unit.test_data_render import TINY, conversation
 from tuneline.configs.catalogue import Catalogue, load_catalogue
-from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.rendering.chat_templates import TEMPLATES_FOLDER
 from tuneline.stages.prepare.rendering.renderer import Renderer
@@ -107,12 +106,13 @@ def test_several_calls_at_once_are_written_as_the_parser_splits_them(base: Path,
     assert '}}; {"name": "' in Renderer(base, None).text(row)[0]
 
 
-def test_a_template_that_none_of_ours_equals_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_none_of_ours_equals_stays(tmp_path: Path) -> None:
     for file in TINY.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "chat_template.jinja").write_text(original("llama-3.1").replace("Environment", "environment"))
-    with pytest.raises(BadRecipe, match="same text"):
-        Renderer(tmp_path, None)
+    own = original("llama-3.1").replace("Environment", "environment")
+    (tmp_path / "chat_template.jinja").write_text(own)
+    renderer = Renderer(tmp_path, None)
+    assert renderer.is_base_template and renderer.template == own
 
 
 def test_a_base_without_a_template_gets_its_familys(tmp_path: Path) -> None:

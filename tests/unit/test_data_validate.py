@@ -1,6 +1,7 @@
 """The commands on data: what `validate` tells, writes and mends, what `init` finds, and what stops `prepare`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tuneline.cli import app
+from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.recipe_file import load_recipe
@@ -16,9 +18,10 @@ from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.paths import ROOT
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import prepare
-from tuneline.stages.prepare.checks.overlap import count_overlap, read_carriers
+from tuneline.stages.prepare.checks.overlap import count_overlap, read_phrasings
 from tuneline.stages.prepare.checks.problems import Problem
 from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.formats.reader import SourceRow, read_file
 from tuneline.stages.prepare.prepared_run import load_tools, read_prepared
 from tuneline.stages.prepare.recipe_starter import write_starter_recipe
@@ -46,7 +49,7 @@ def pair(i: int, answer: str = "") -> dict[str, Any]:
 
 
 def write(file: Path, rows: list[Any]) -> Path:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -158,7 +161,7 @@ def test_init_writes_a_recipe_that_runs(tmp_path: Path) -> None:
     assert recipe.data.tools and len(recipe.data.sources) == 4
     made = prepare(recipe, tmp_path / "run")
     assert made.metrics["rows_train"] + made.metrics["rows_validation"] == 9
-    with pytest.raises(BadRequest, match="is there already"):
+    with pytest.raises(BadRequest, match="already exists"):
         write_starter_recipe(data, tmp_path / "recipe.yaml")
 
 
@@ -167,9 +170,7 @@ def test_where_nothing_is_left_validate_says_what_prepare_would_do(tmp_path: Pat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"data: {{sources: [{{path: {tmp_path / 'rows.jsonl'}}}], max_tokens: 2}}\n")
     done = validate([recipe], None, tmp_path / "out")
-    assert (
-        not done.verdict["measures"]["errors"] and not done.passed and "nothing is left to learn from" in done.summary
-    )
+    assert not done.verdict["measures"]["errors"] and not done.passed and "no rows are left to train on" in done.summary
     with pytest.raises(BadData, match="no row fits in data.max_tokens: 2"):
         prepare(load_recipe(recipe), tmp_path / "run")
 
@@ -182,9 +183,9 @@ def test_init_on_calls_finds_the_catalogue_that_has_them(tmp_path: Path) -> None
     found = validate([tmp_path / "recipe.yaml"], None, tmp_path / "out")
     assert found.passed and found.verdict["measures"]["rows"] == 60 and not found.verdict["measures"]["too_long"]
     write(tmp_path / "odd.jsonl", [{"prompt": "x", "completion": '[CALL] odd.one(a="b")'}])
-    assert "tool 'odd.one' is called but not in the catalogue" in write_starter_recipe(
-        tmp_path / "odd.jsonl", tmp_path / "odd.yaml"
-    )
+    with pytest.raises(BadData, match=r"odd.jsonl:1: tool 'odd.one' is called but not in the catalogue"):
+        write_starter_recipe(tmp_path / "odd.jsonl", tmp_path / "odd.yaml")
+    assert not (tmp_path / "odd.yaml").exists()
 
 
 def test_init_says_why_it_leaves_a_file_out(tmp_path: Path) -> None:
@@ -201,10 +202,10 @@ def test_init_on_a_catalogue_makes_examples_from_it(tmp_path: Path) -> None:
     (tmp_path / "tools.yaml").write_text(
         "tools: {lamp.dim: {description: Dim it., parameters: {type: object, properties: {level: {type: integer}}}}}"
     )
-    assert "50 examples a tool" in write_starter_recipe(tmp_path, tmp_path / "recipe.yaml")
+    assert "50 examples per tool" in write_starter_recipe(tmp_path, tmp_path / "recipe.yaml")
     assert load_recipe(tmp_path / "recipe.yaml").data.sources[0].per_tool == 50
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadData, match="nothing to learn from"):
+    with pytest.raises(BadData, match="nothing to train on"):
         write_starter_recipe(tmp_path / "empty", tmp_path / "other.yaml")
 
 
@@ -219,7 +220,7 @@ def test_errors_stop_prepare_and_the_verdict_stays(tmp_path: Path) -> None:
 
 def test_a_requirement_that_is_not_met_stops_prepare(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [pair(i) for i in range(20)])
-    with pytest.raises(BadData, match="data.require: rows: 20, wanted >= 30"):
+    with pytest.raises(BadData, match="data.require: rows: 20, required >= 30"):
         prepare(recipe_of(Source(path=file), require={"rows": 30}), tmp_path / "run")
 
 
@@ -286,12 +287,12 @@ def test_text_is_learned_whole_and_split_by_document(tmp_path: Path) -> None:
     assert rendered.mask == [0] + [1] * (len(rendered.ids) - 1)
 
 
-def test_training_carriers_are_kept_so_that_any_overlap_can_be_told_later(tmp_path: Path) -> None:
+def test_training_phrasings_are_kept_so_that_any_overlap_can_be_told_later(tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "configs/recipes/micro.yaml")
     made = prepare(recipe, tmp_path / "run")
-    carriers = read_carriers(made.path)
-    assert 10 < len(carriers) <= made.metrics["rows_train"] + made.metrics["rows_validation"]
-    assert count_overlap(carriers, carriers[:5])["shared_carriers"] == 5
+    phrasings = read_phrasings(made.path)
+    assert 10 < len(phrasings) <= made.metrics["rows_train"] + made.metrics["rows_validation"]
+    assert count_overlap(phrasings, phrasings[:5])["shared_phrasings"] == 5
 
 
 def test_a_folder_is_part_of_the_fingerprint_by_its_content(tmp_path: Path) -> None:
@@ -305,3 +306,71 @@ def test_a_folder_is_part_of_the_fingerprint_by_its_content(tmp_path: Path) -> N
     assert recipe.section("data") == before
     (tmp_path / "books/a.txt").rename(tmp_path / "books/b.txt")
     assert recipe.section("data") != before
+
+
+def test_words_that_are_control_tokens_of_the_base_are_told(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(TINY, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<filename>"]})
+    tokenizer.save_pretrained(base)
+    rows = [pair(i) for i in range(5)] + [pair(9, "Type mv <filename> new.txt"), pair(10, "Type mv <file> new.txt")]
+    file = write(tmp_path / "rows.jsonl", rows)
+    examination = Examination(Data(sources=(Source(path=file),)), None, Renderer(base, None))
+    assert len(list(examination.rows())) == 6
+    (problem,) = examination.finish().examples["control_token"]
+    assert problem.line == 6 and "<filename>" in problem.text
+
+
+def test_control_tokens_in_what_is_said_of_a_tool_are_told(tmp_path: Path) -> None:
+    def row(number: int, said: str) -> dict[str, Any]:
+        schema = {"type": "object", "properties": {"city": {"type": "string", "description": said}}}
+        tool = {"type": "function", "function": {"name": "weather", "description": "x", "parameters": schema}}
+        return pair(number) | {"tools": [tool]}
+
+    file = write(tmp_path / "rows.jsonl", [row(1, "a city"), row(2, "a city<|eot_id|>"), row(3, "a city")])
+    examination = Examination(Data(sources=(Source(path=file),)), None, None)
+    assert len(list(examination.rows())) == 2
+    (problem,) = examination.finish().examples["control_token"]
+    assert problem.line == 2 and "weather" in problem.text and "<|eot_id|>" in problem.text
+    tools = tmp_path / "tools.yaml"
+    tools.write_text("tools: {weather: {description: 'now<|eot_id|>', parameters: {type: object, properties: {}}}}")
+    with pytest.raises(BadData, match=r"tools.yaml: tool 'weather'.*<\|eot_id\|>"):
+        Examination(Data(sources=(Source(path=file),), tools=tools), load_catalogue(tools), None)
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_rows_that_leave_nothing_to_validate_with_are_refused_before_training(tmp_path: Path, rows: int) -> None:
+    file = write(tmp_path / "rows.jsonl", [pair(1)] * rows)
+    with pytest.raises(BadData, match="none is left for validation"):
+        prepare(recipe_of(Source(path=file)), tmp_path / "run")
+    assert not validate([file], None, tmp_path / "out").passed
+    held = write(tmp_path / "held.jsonl", [pair(2)])
+    made = prepare(recipe_of(Source(path=file), validation=Source(path=held)), tmp_path / "other")
+    assert (made.metrics["rows_train"], made.metrics["rows_validation"]) == (rows, 1)
+
+
+def test_a_cleaned_copy_of_splits_keeps_them_apart(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split, numbers in (("train", range(8)), ("validation", range(10, 13)), ("test", range(20, 22))):
+        write(tmp_path / f"data/{split}.jsonl", [pair(i) for i in numbers])
+    validate([tmp_path / "data"], None, tmp_path / "out", fix=True)
+    cleaned = {file.name: len(rows_of(file)) for file in (tmp_path / "out/cleaned").iterdir()}
+    assert cleaned == {"1-data.jsonl": 8, "validation-splits.jsonl": 3}
+
+
+def test_init_learns_the_chosen_answers_of_pairs_and_says_so(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"q {i}", "chosen": f"good {i}", "rejected": "bad"} for i in range(20)]
+    told = write_starter_recipe(write(tmp_path / "dpo.jsonl", pairs), tmp_path / "recipe.yaml")
+    assert "pairs for preference training" in told
+    found = validate([tmp_path / "recipe.yaml"], None, tmp_path / "out")
+    assert found.passed and found.verdict["measures"]["rows"] == 20
+
+
+def test_init_writes_no_recipe_whose_every_row_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", [pair(i, " ") for i in range(5)])
+    with pytest.raises(BadData, match="rows.jsonl:1: messages.1: the assistant message is empty"):
+        write_starter_recipe(tmp_path, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()

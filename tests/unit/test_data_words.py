@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 
 from tuneline.core.paths import ROOT
 from tuneline.stages.prepare.rendering import word_cache
-from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END
-from tuneline.stages.prepare.rendering.renderer import strip_marks, token_spans
+from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END, strip_marks
+from tuneline.stages.prepare.rendering.renderer import token_spans
 from tuneline.stages.prepare.rendering.word_cache import LLAMA_3_SPLIT, LLAMA_4_SPLIT, WordCache
 
 TINY = (ROOT / "data/tiny/tokenizer.json").read_text("utf-8")

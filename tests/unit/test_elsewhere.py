@@ -91,7 +91,7 @@ def test_a_repeated_request_costs_nothing_in_another_run_too(remote: Remote, tmp
 
 
 def test_no_request_is_sent_that_could_go_over_the_budget(remote: Remote, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"closed: 0\.0\d+ of budget_usd 0\.02 is spent.*raise it"):
+    with pytest.raises(StageFailed, match=r"closed: 0\.0\d+ of budget_usd 0\.02 has been spent.*raise it"):
         ask(recipe(budget_usd=0.02), tmp_path)
     kept = read_answers(tmp_path / "answers/a/closed.jsonl")
     assert 0 < len(kept) == len(remote.asked) < 12
@@ -131,5 +131,5 @@ def test_the_plan_counts_the_budget_and_the_fingerprint_does_not(monkeypatch: py
 
 
 def test_a_paid_model_needs_a_budget() -> None:
-    with pytest.raises(ValueError, match="budget_usd: a model that costs needs one"):
+    with pytest.raises(ValueError, match="budget_usd: required for a paid model"):
         recipe(budget_usd=0)

@@ -49,7 +49,7 @@ def test_items_repeat_are_unique_and_cover_all_handlers_equally() -> None:
 
 
 def test_frames_leave_out_openers_and_closers() -> None:
-    frames = {item.carrier for item in make_items(TEST)}
+    frames = {item.phrasing for item in make_items(TEST)}
     assert not any(frame.startswith("kindly ") or frame.endswith(", cheers") for frame in frames)
     assert len(frames) < 160
 

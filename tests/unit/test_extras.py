@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,38 @@ def test_inspect_asks_the_same_and_marks_alike(tmp_path: Path) -> None:
     assert [message.role for message in log.samples[2].messages] == ["user", "assistant", "user", "assistant"]
 
 
+def test_inspect_asks_logged_chats(tmp_path: Path) -> None:
+    inspect_ai = pytest.importorskip("inspect_ai")
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+    from tuneline.stages.evaluate.clients.inspect_tasks import make_task
+
+    call = {"id": "a", "type": "function", "function": {"name": "docs__create", "arguments": '{"n": 5}'}}
+    chats: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Yes."}],
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "make five"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "a", "content": "done"},
+            {"role": "assistant", "content": "Made."},
+        ],
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    outputs = [ModelOutput.from_content("m", "yes"), ModelOutput.from_content("m", "No.")]
+    for output in outputs:
+        output.usage = ModelUsage(input_tokens=5, output_tokens=4, total_tokens=9)
+    model = get_model("mockllm/model", custom_outputs=outputs)
+    suite = Suite.model_validate({"name": "logged", "path": str(tmp_path / "chats.jsonl")})
+    task = make_task(suite, RunContext(TOOLS), "You help.")
+    (log,) = inspect_ai.eval(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1)
+    assert log.status == "success", log.error
+    assert [sample.scores["_marked"].value["name_correct"] for sample in log.samples] == [1, 0]
+    roles = [[message.role for message in sample.messages] for sample in log.samples]
+    assert roles == [["system", "user", "assistant"], ["system", "user", "assistant", "tool", "assistant"]]
+    assert log.samples[1].messages[0].content == "Be brief."
+
+
 def test_without_lm_eval_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_tasks, "find_spec", lambda _: None)
     with pytest.raises(BadRequest, match=r"gsm8k: needs lm-eval; `pip install 'tuneline\[standard\]'`"):
@@ -77,5 +110,5 @@ def test_results_become_rows_and_what_was_asked_is_not_asked_again(tmp_path: Pat
 
 def test_what_lm_eval_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_tasks.sys, "executable", "false")
-    with pytest.raises(StageFailed, match=r"standard: mine: lm-eval failed.*\n.*\n?Data must be at hand"):
+    with pytest.raises(StageFailed, match=r"standard: mine: lm-eval failed.*\n.*\n?Data must be on this machine"):
         lm_eval_tasks.ask_standard(Standard(tasks=("mine",)), "http://127.0.0.1:9/v1", "base", tmp_path, 4)

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from tests.runs import make_run
 from tuneline.configs.evaluation import Evaluate, Gate, Suite
+from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import GateFailed
 from tuneline.stages.evaluate.answers import NO_TOOL, Answer, Reply
 from tuneline.stages.evaluate.scoring.grading import grade
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.verdicts import gate
 from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
-from tuneline.stages.prepare.checks.overlap import count_seen_in_training, write_carriers
+from tuneline.stages.prepare.checks.overlap import count_seen_in_training, write_phrasings
+from tuneline.stages.run_artifacts import open_stage
 
 TOOLS = ("email.send", "docs.create", "rag.search", "whatsapp.send")
 USUAL = Gate()
@@ -101,16 +104,21 @@ def test_worse_than_the_baseline_on_a_task_fails_and_too_few_items_is_no_proof()
             Gate(validation_loss=0.4),
             {"validation_loss": 0.41},
             "fail",
-            "validation loss, nats per learned token: 0.410",
+            "validation loss, nats per token in the loss: 0.410",
         ),
         (
             Gate(validation_loss=0.4),
             {},
             "insufficient evidence",
-            "validation loss, nats per learned token: not measured",
+            "validation loss, nats per token in the loss: not measured",
         ),
         (Gate(perplexity=3.5), {"validation_loss": 0.1, "perplexity": 3.6}, "fail", "perplexity, all tokens"),
-        (Gate(), {"catalogue": (*TOOLS, "sheets.read")}, "insufficient evidence", "asked for in no suite: sheets.read"),
+        (
+            Gate(),
+            {"catalogue": (*TOOLS, "sheets.read")},
+            "insufficient evidence",
+            "not covered by any suite: sheets.read",
+        ),
     ],
 )
 def test_other_demands(demands: Gate, known: dict[str, Any], outcome: str, told: str) -> None:
@@ -125,7 +133,7 @@ def test_composite_is_the_mean_of_suites_not_of_items() -> None:
     found = {(s, t): answers(asked[s], some_wrong(wrong[s])) for s in sizes for t in ("tuned", "base")}
     suites = tuple(Suite(name=s, grammar=Path("g.yaml"), rows=n) for s, n in sizes.items())
     told = gate.decide_gate(Evaluate(suites=suites, gate=USUAL), Evidence(found, "tuned", "base"))[0]
-    assert "composite 87.5 over 2 suites, 90 demanded" in told["unmet"]
+    assert "composite 87.5 over 2 suites, 90 required" in told["unmet"]
 
 
 def test_a_suite_that_can_prove_nothing_proves_nothing() -> None:
@@ -133,23 +141,19 @@ def test_a_suite_that_can_prove_nothing_proves_nothing() -> None:
     found = {("u", "tuned"): answers(asked, right), ("u", "base"): answers(asked, right)}
     suite = Suite(name="u", grammar=Path("g.yaml"), rows=10, proves=False)
     told = gate.decide_gate(Evaluate(suites=(suite,), gate=USUAL), Evidence(found, "tuned", "base", catalogue=()))[0]
-    assert told["outcome"] == "insufficient evidence" and told["unmet"] == [
-        "no suite that can prove anything was asked"
-    ]
+    assert told["outcome"] == "insufficient evidence" and told["unmet"] == ["no suite that counts as evidence was run"]
 
 
 def test_nothing_demanded_is_said() -> None:
     found = judged(lambda _: Reply(), floor=None, demands=None)
-    assert found["passed"] and found["demands"] == 0 and "nothing was demanded" in found["reasons"][0]
+    assert found["passed"] and found["demands"] == 0 and "the gate has no requirements" in found["reasons"][0]
 
 
-def test_the_gate_is_heeded_from_a_finished_run_too(tmp_path: Path) -> None:
-    from tuneline.core import artifacts
+def test_the_gate_is_heeded_from_a_finished_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
 
-    def made(name: str, metrics: dict[str, Any]) -> artifacts.Artifact:
-        return artifacts.make(
-            tmp_path / name / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": metrics}
-        )
+    def made(name: str, decided: dict[str, Any]) -> Artifact:
+        return open_stage(make_run(tmp_path / name, gate=decided), "evaluate")
 
     gate.require_pass(made("good", judged(right)))
     with pytest.raises(GateFailed, match="insufficient evidence:\nunseen: tuned is right") as refused:
@@ -179,7 +183,7 @@ def test_naming_the_commonest_tool_is_caught_even_where_it_nearly_always_fits() 
     suite = Suite(name="unseen", grammar=Path("g.yaml"), rows=5000, floor=0.99)
     told = gate.decide_gate(Evaluate(suites=(suite,)), Evidence(found, "tuned", "base"))[0]
     assert "reaches the floor" in told["reasons"][0]
-    assert told["outcome"] == "fail" and told["unmet"] == ["unseen: asked for and never right: docs.create (0 of 10)"]
+    assert told["outcome"] == "fail" and told["unmet"] == ["unseen: requested but never right: docs.create (0 of 10)"]
 
 
 def test_always_calling_a_tool_is_caught() -> None:
@@ -196,7 +200,7 @@ def test_a_suite_without_requests_that_need_no_tool_cannot_tell() -> None:
     suite = Suite(name="unseen", grammar=Path("g.yaml"), rows=600, floor=0.99)
     evidence = Evidence(found, "tuned", "base", catalogue=TOOLS)
     told = gate.decide_gate(Evaluate(suites=(suite,), gate=USUAL), evidence)[0]
-    assert told["outcome"] == "insufficient evidence" and told["unmet"] == [f"asked for in no suite: {NO_TOOL}"]
+    assert told["outcome"] == "insufficient evidence" and told["unmet"] == [f"not covered by any suite: {NO_TOOL}"]
 
 
 def test_copying_the_prompt_is_no_answer_even_where_no_call_is_right() -> None:
@@ -206,16 +210,16 @@ def test_copying_the_prompt_is_no_answer_even_where_no_call_is_right() -> None:
     assert copied.name_correct and not copied.exact
 
 
-@pytest.mark.parametrize("how", ["word for word", "same frame"])
+@pytest.mark.parametrize("how", ["word for word", "same phrasing"])
 def test_a_model_that_has_seen_the_test_is_caught(tmp_path: Path, how: str) -> None:
     asked = items(600)
     leaked = asked[:60]
     rows = [{"messages": [{"role": "user", "content": f"  {i.text.upper()}?"}]} for i in leaked]
     texts = rows if how == "word for word" else [{"messages": [{"role": "user", "content": "something else"}]}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
-    write_carriers(tmp_path, [i.carrier for i in leaked] if how == "same frame" else ["_"])
-    known = count_seen_in_training(tmp_path, {"unseen": [(i.text, i.carrier) for i in asked]})
+    write_phrasings(tmp_path, [i.phrasing for i in leaked] if how == "same phrasing" else ["_"])
+    known = count_seen_in_training(tmp_path, {"unseen": [(i.text, i.phrasing) for i in asked]})
     assert known == {"unseen": 60}
     found = judged(right, seen_items=known)
-    assert found["outcome"] == "fail" and "60 of 600 items stand in training" in found["unmet"][0]
+    assert found["outcome"] == "fail" and "60 of 600 items overlap with the training" in found["unmet"][0]
     assert judged(right, seen_items={"unseen": 0})["outcome"] == "pass"

@@ -20,14 +20,14 @@ def grammars() -> dict[str, Grammar]:
     return {name: load_grammar(REQUESTS / f"{name}.yaml") for name in ("train", "test", "far")}
 
 
-def test_training_and_test_share_no_carrier(grammars: dict[str, Grammar]) -> None:
-    carriers = {}
+def test_training_and_test_share_no_phrasing(grammars: dict[str, Grammar]) -> None:
+    phrasings = {}
     for name, grammar in grammars.items():
         rng = random.Random(7)
-        carriers[name] = {grammar.request(tool, rng).carrier for tool in grammar.handlers for _ in range(SAMPLES)}
-    assert len(carriers["train"]) > 1000
+        phrasings[name] = {grammar.request(tool, rng).phrasing for tool in grammar.handlers for _ in range(SAMPLES)}
+    assert len(phrasings["train"]) > 1000
     for other in ("test", "far"):
-        assert not carriers["train"] & carriers[other], other
+        assert not phrasings["train"] & phrasings[other], other
 
 
 def test_every_request_answers_with_arguments_its_tool_has(grammars: dict[str, Grammar]) -> None:
@@ -51,7 +51,7 @@ def test_an_argument_stands_in_the_text_word_for_word(grammars: dict[str, Gramma
                 assert not set("{}|<>") & set(request.text), request
 
 
-def test_training_has_thousands_of_carriers_a_handler(grammars: dict[str, Grammar]) -> None:
+def test_training_has_thousands_of_phrasings_a_handler(grammars: dict[str, Grammar]) -> None:
     train = grammars["train"]
     around = len(set(train.openers)) * len(set(train.closers))
     few = {tool: count * around for tool, count in train.phrasings.items() if count * around < 2000}
@@ -102,11 +102,11 @@ handlers:
 """
     file.write_text(text.format(noise=1, third="very"))
     grammar, rng = load_grammar(file), random.Random(0)
-    carriers = {grammar.request("lamp.light", rng).carrier for _ in range(200)}
-    kept = {tuple(sorted(w for w in carrier.split() if w not in ("the", "on", "very"))) for carrier in carriers}
-    assert kept == {("_", "desk", "lamp", "light", "my", "old")} and len(carriers) > 20
+    phrasings = {grammar.request("lamp.light", rng).phrasing for _ in range(200)}
+    kept = {tuple(sorted(w for w in phrasing.split() if w not in ("the", "on", "very"))) for phrasing in phrasings}
+    assert kept == {("_", "desk", "lamp", "light", "my", "old")} and len(phrasings) > 20
     file.write_text(text.format(noise=1, third="off"))
-    with pytest.raises(BadData, match=r"fillers\.2: False is no word to YAML"):
+    with pytest.raises(BadData, match=r"fillers\.2: False is not read as text by YAML"):
         load_grammar(file)
     file.write_text(text.format(noise=0, third="very"))
-    assert load_grammar(file).request("lamp.light", rng).carrier == "light the old lamp on _ on my desk"
+    assert load_grammar(file).request("lamp.light", rng).phrasing == "light the old lamp on _ on my desk"

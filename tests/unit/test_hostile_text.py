@@ -61,6 +61,12 @@ def server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(bodies[question].encode())
 
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({"object": "list", "data": [{"id": f"m{EVIL}", "object": "model"}]}).encode())
+
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Model) as http:

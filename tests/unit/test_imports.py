@@ -13,8 +13,11 @@ LIGHT = {
     *("tuneline.stages.train.distributed.device_memory", "tuneline.stages.train.distributed.placement"),
 }
 """The rest of tuneline.stages.train runs inside the trainer; only the train stage imports it, once it has started."""
-EXTRA = {"tuneline.stages.evaluate.clients.inspect_tasks", "tuneline.engines.vllm.llama4_tool_parser"}
-"""Read by a command of its own extra, `inspect`; by vLLM, as a plugin."""
+EXTRA = {
+    *("tuneline.stages.evaluate.clients.inspect_tasks", "tuneline.engines.vllm.llama4_tool_parser"),
+    "tuneline.publish.space_page.app",
+}
+"""Read by a command of its own extra, `inspect`; by vLLM, as a plugin; in a Space, which has gradio."""
 IMPORT = """
 import importlib, sys
 class Block:
@@ -33,7 +36,7 @@ for module in sys.argv[2:]:
 def modules() -> list[str]:
     files = [
         f
-        for folder in ("cli", "configs", "core", "endpoints", "engines", "stages")
+        for folder in ("cli", "configs", "core", "endpoints", "engines", "publish", "stages")
         for f in (ROOT / folder).rglob("*.py")
     ]
     names = [

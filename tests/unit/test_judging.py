@@ -105,7 +105,7 @@ def test_a_conversation_is_asked_in_its_order_and_is_one_cluster(tmp_path: Path)
         )
     )
     assert [item.text for item in made] == ["who?", "no", "chi?", "ma no", "bye"]
-    assert [item.carrier for item in made] == ["who?", "who?", "chi?", "chi?", "bye"]
+    assert [item.phrasing for item in made] == ["who?", "who?", "chi?", "chi?", "bye"]
     heard: dict[str, list[str]] = {}
 
     async def ask(item: Item, before: list[dict[str, Any]]) -> Reply:
@@ -208,7 +208,7 @@ def test_a_fact_lies_at_its_depth_in_texts_that_fit(tmp_path: Path) -> None:
     answers = [grade(i, Reply(text="4411" if i.about["depth"] else "I do not know")) for i in made]
     curve = scoreboard.by_depth("s", "m", answers, 0.95)
     assert [row["name_accuracy"] for row in curve] == [0, 1, 1, 0, 1, 1]
-    with pytest.raises(BadRecipe, match="nothing of it can be asked in a context of 256"):
+    with pytest.raises(BadRecipe, match="no item fits in a context of 256"):
         make_items(asked, RunContext(context_tokens=256))
 
 

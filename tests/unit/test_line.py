@@ -31,7 +31,7 @@ def test_the_line_walks_up_to_a_stage_or_just_there(until: str, only: bool, walk
 
 
 def test_an_unknown_stage_is_refused() -> None:
-    with pytest.raises(BadRequest, match="no stage"):
+    with pytest.raises(BadRequest, match="not a stage"):
         run_line(MICRO, "deploy", lambda stage: pytest.fail("called"))
 
 

@@ -47,7 +47,7 @@ def test_pip_is_told_the_pinned_hash(commands: list[tuple[str, ...]]) -> None:
     build.build()
     pip, configure, compile_ = commands
     assert "--require-hashes" in pip
-    pinned = Path(pip[pip.index("-r") + 1]).read_text()
+    pinned = Path(pip[pip.index("-r") + 1]).read_text(encoding="utf-8")
     assert pinned == f"llama-cpp-python=={build.VERSION} --hash=sha256:{build.SHA256}\n"
     assert set(build.FLAGS) <= set(configure)
     assert set(build.TARGETS) <= set(compile_)
@@ -82,7 +82,7 @@ def test_a_killed_build_goes_on_without_fetching_again(
 
 
 def test_a_damaged_sdist_is_fetched_again(commands: list[tuple[str, ...]]) -> None:
-    root = build._root()
+    root = build._root(build.list_flags())
     root.mkdir(parents=True)
     (root / f"llama_cpp_python-{build.VERSION}.tar.gz").write_bytes(b"half")
     build.build()
@@ -122,7 +122,7 @@ def test_a_source_that_is_not_the_pinned_one_is_never_compiled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A build was stopped; what lies there is changed, and it goes on. Objects of the changed file are gone too."""
-    pretend, root = build._run, build._root()
+    pretend, root = build._run, build._root(build.list_flags())
 
     def stopped(*command: str) -> None:
         pretend(*command)
@@ -146,18 +146,18 @@ def test_a_source_that_is_not_the_pinned_one_is_never_compiled(
     monkeypatch.setattr(build, "_run", look)
     build.build()
     assert compiled == [[b"x"]]
-    assert "not as in the pinned source" in caplog.text and ("ggml.cpp" in caplog.text) == (damage is _add)
+    assert "differs from the pinned source" in caplog.text and ("ggml.cpp" in caplog.text) == (damage is _add)
 
 
 def test_an_untouched_source_keeps_what_was_compiled(
     commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.build()
-    (build._root() / build.MARK).unlink()
-    (build._root() / "build").mkdir()
-    (build._root() / "build/ggml.o").write_bytes(b"x")
+    (build._root(build.list_flags()) / build.MARK).unlink()
+    (build._root(build.list_flags()) / "build").mkdir()
+    (build._root(build.list_flags()) / "build/ggml.o").write_bytes(b"x")
     build.build()
-    assert (build._root() / "build/ggml.o").exists()
+    assert (build._root(build.list_flags()) / "build/ggml.o").exists()
 
 
 def test_a_member_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -170,9 +170,17 @@ def test_a_member_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_flags_are_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = build._root()
+    before = build._root(build.list_flags())
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DGGML_NATIVE=OFF"))
-    assert build._root() != before
+    assert build._root(build.list_flags()) != before
+
+
+def test_an_image_is_another_build_and_compiles_in_what_memory_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build._root(build.list_flags())
+    monkeypatch.setenv(build.PORTABLE, "1")
+    assert build._root(build.list_flags()) != before
+    assert build.count_jobs(64, 64 << 30) == 8  # a builder shows every core of its host
+    assert build.count_jobs(64, 4 << 30) == 2 and build.count_jobs(2, 64 << 30) == 2 and build.count_jobs(8, 1) == 1
 
 
 def test_a_failing_or_missing_program_is_named() -> None:
@@ -180,3 +188,19 @@ def test_a_failing_or_missing_program_is_named() -> None:
         build._run("sh", "-c", "exit 3")
     with pytest.raises(StageFailed, match="no-such-cmake: not installed"):
         build._run("no-such-cmake")
+
+
+def test_a_command_in_another_folder_finds_the_build_of_tunelines_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.paths, "ROOT", tmp_path / "checkout")
+    monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "checkout/.cache"))
+    root = build._root(build.FLAGS)
+    root.mkdir(parents=True)
+    (root / build.MARK).touch()
+    with pytest.raises(NotFound, match="run `make llama` in"):
+        monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "mine"))
+        build.find_llama_cpp()  # a cache that is named is the only one
+    monkeypatch.delenv("TUNELINE_CACHE")
+    monkeypatch.chdir(tmp_path)
+    assert build.find_llama_cpp().source.is_relative_to(root)

@@ -3,17 +3,22 @@
 import json
 import stat
 import sys
+from functools import partial
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scipy.stats import binom
 
+from tests.runs import PASSED, make_run
 from tuneline.configs.evaluation import Gate, Service
+from tuneline.configs.hardware import hardware
+from tuneline.configs.recipe import recipe_of
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
-from tuneline.core.errors import GateFailed, NotFound, StageFailed
+from tuneline.core.errors import BadRequest, GateFailed, NotFound, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.promotion import promote
 from tuneline.stages.evaluate.load_testing.guidellm import (
@@ -23,10 +28,11 @@ from tuneline.stages.evaluate.load_testing.guidellm import (
     send_load,
     write_load_result,
 )
+from tuneline.stages.evaluate.load_testing.load_test import load_test
 from tuneline.stages.evaluate.statistics import quantile_bound
+from tuneline.stages.evaluate.targets import hash_served_files
 from tuneline.stages.evaluate.verdicts import gate
-
-PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["fine"], "unmet": [], "open": []}
+from tuneline.stages.run_artifacts import open_stage
 
 
 def report(waits: list[float], failed: int = 0) -> dict[str, Any]:
@@ -79,44 +85,102 @@ def test_a_quantile_is_bounded_by_an_order_statistic() -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path))
     monkeypatch.setenv("TUNELINE_POLICY", str(tmp_path / "policy"))
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
     wanted = Service(p95_latency_s=0.5, requests_per_second=1.0, memory_gb=1.0, usd_per_1000_queries=1.0)
     recipe = load_recipe(ROOT / "configs/recipes/demo.yaml")
     evaluate = recipe.evaluate.model_copy(update={"gate": Gate(service=wanted)})
-    run = tmp_path / "demo"
-    artifacts.make(run / "convert", stage_version=1, settings={}, needs={}, build=lambda _: {})
-    artifacts.make(run / "evaluate", stage_version=1, settings={}, needs={}, build=lambda _: {"gate": PASSED})
-    (run / "recipe.json").write_text(recipe.model_copy(update={"evaluate": evaluate}).model_dump_json())
-    return run
+    return make_run(tmp_path / "demo", recipe.model_copy(update={"evaluate": evaluate}), PASSED)
 
 
 def outcome(run: Path, found: LoadResult) -> tuple[str, str]:
-    fingerprint = artifacts.open_artifact(run / "convert").manifest.fingerprint
-    write_load_result(run, found.model_copy(update={"convert": found.convert or fingerprint}))
-    told = gate.gate_of_run(run, PASSED)
+    files = hash_served_files(run, recipe_of(run).serve)
+    write_load_result(run, found.model_copy(update={"files": found.files or files}))
+    told = gate.gate_of_run(run, open_stage(run, "evaluate").metrics["gate"])
     return told["outcome"], "\n".join(told["unmet"])
 
 
 def test_the_gate_reads_what_was_measured_of_these_files(run: Path) -> None:
-    with pytest.raises(GateFailed, match="not measured; `tuneline load demo` does"):
+    with pytest.raises(GateFailed, match="not measured; run `tuneline load demo`"):
         gate.require_pass(artifacts.open_artifact(run / "evaluate"))
     assert outcome(run, load_of([0.1] * 200)) == ("pass", "")
     gate.require_pass(artifacts.open_artifact(run / "evaluate"))
     assert promote("demo", "router").gate == "pass"
     assert outcome(run, load_of([0.1] * 20))[0] == "insufficient evidence"  # no bound from twenty
     assert outcome(run, load_of([0.1] * 180 + [0.9] * 20))[0] == "fail"
-    assert "of 200 requests at 2 a second failed" in outcome(run, load_of([0.1] * 190, errors=10))[1]
+    assert "of 200 requests at 2 per second failed" in outcome(run, load_of([0.1] * 190, errors=10))[1]
     assert outcome(run, load_of([0.1] * 200, memory_gb=None))[0] == "insufficient evidence"
     assert outcome(run, load_of([0.1] * 200, usd_per_1000_queries=2.0))[0] == "fail"
-    state, told = outcome(run, load_of([0.1] * 200, convert="other"))
+    state, told = outcome(run, load_of([0.1] * 200, files={"convert/tuned-Q4_K_M.gguf": "other"}))
     assert state == "insufficient evidence" and "other files" in told
     with pytest.raises(GateFailed, match="other files"):
         promote("demo", "router")
 
 
-def test_no_demand_leaves_the_gate_as_it_was(run: Path) -> None:
-    recipe = load_recipe(ROOT / "configs/recipes/demo.yaml")
-    (run / "recipe.json").write_text(recipe.model_dump_json())
-    assert gate.gate_of_run(run, PASSED) == PASSED
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_damaged_result_is_no_measurement(run: Path, content: bytes) -> None:
+    (run / "load.json").write_bytes(content)
+    with pytest.raises(GateFailed, match="not measured; run `tuneline load demo`"):
+        promote("demo", "router")
+
+
+def test_no_demand_leaves_the_gate_as_it_was(tmp_path: Path, run: Path) -> None:
+    plain = make_run(tmp_path / "plain", load_recipe(ROOT / "configs/recipes/demo.yaml"), PASSED)
+    decided = open_stage(plain, "evaluate").metrics["gate"]
+    assert gate.gate_of_run(plain, decided) == decided
+
+
+def test_a_demand_cannot_be_taken_back_after_the_evaluation(run: Path) -> None:
+    (run / "recipe.json").write_text(load_recipe(ROOT / "configs/recipes/demo.yaml").model_dump_json())
+    with pytest.raises(GateFailed, match="not measured"):
+        promote("demo", "router")
+
+
+def test_a_result_of_before_says_how_to_measure_again(run: Path) -> None:
+    old = json.loads(load_of([0.1] * 200, convert="0123456789abcdef").model_dump_json())
+    del old["files"]
+    (run / "load.json").write_text(json.dumps(old))
+    with pytest.raises(GateFailed, match="measured on other files; run `tuneline load demo` again"):
+        promote("demo", "router")
+
+
+def test_another_engine_and_file_than_what_is_served_is_told(run: Path) -> None:
+    """`tuneline load RUN` serves a GGUF file; what goes live may be the merged model in vLLM."""
+    decided = open_stage(run, "evaluate").metrics["gate"] | {"files": {"convert/merged/model.safetensors": "1"}}
+    write_load_result(run, load_of([0.1] * 200, files={"convert/tuned-Q4_K_M.gguf": "0"}))
+    (reason,) = gate.gate_of_run(run, decided)["open"]
+    assert "measured on convert/tuned-Q4_K_M.gguf, and convert/merged/model.safetensors is what is served" in reason
+    assert "`tuneline load URL --for demo`" in reason
+
+
+def test_the_cost_is_that_of_the_machine_that_answered(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's evaluation is on an A10 on Modal: its price says nothing of how fast this machine is."""
+    (tmp_path / "report.json").write_text(json.dumps(report([0.0] * 36)))
+    copy = 'spec = json.load(open(sys.argv[sys.argv.index("--config") + 1]))["spec"]\n'
+    copy += f'open(spec["outputs"][0]["path"], "w").write(open({str(tmp_path / "report.json")!r}).read())'
+    fake(tmp_path, monkeypatch, copy)
+    monkeypatch.setattr("tuneline.stages.evaluate.load_testing.load_test.find_only_model", lambda url: "demo")
+    here = partial(load_test, None, run, SimpleNamespace(base_url="http://h/v1", process=SimpleNamespace(pid=1)))
+    there = partial(load_test, "http://there/v1", run, None)
+    of_a10 = 3600 * hardware().usd_per_second("A10", 2, 4)
+    known = {
+        "nobody said": (here(rate=1, seconds=36), None),
+        "an hour here": (here(rate=1, seconds=36, usd_per_hour=0.5), 0.5),
+        "somewhere": (there(rate=1, seconds=36), None),
+        "a GPU there": (there(rate=1, seconds=36, gpu="A10"), of_a10),
+    }
+    for name, (result, price) in known.items():
+        expected = None if price is None else pytest.approx(1000 * price / 3600 / result.requests_per_second)
+        assert (result.usd_per_hour, result.usd_per_1000_queries) == (price and pytest.approx(price), expected), name
+    assert "core" in str(known["nobody said"][0].hardware) and known["somewhere"][0].hardware is None
+    write_load_result(run, known["nobody said"][0])
+    told = gate.gate_of_run(run, open_stage(run, "evaluate").metrics["gate"])["open"]
+    assert any("price of" in line and "--usd-per-hour PRICE" in line for line in told)
+    monkeypatch.setenv("TUNELINE_USD_PER_HOUR", "0.25")
+    assert here(rate=1, seconds=36).usd_per_hour == 0.25
+    with pytest.raises(BadRequest, match="the model is served on this machine"):
+        here(rate=1, seconds=36, gpu="A10")
 
 
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
@@ -156,5 +220,5 @@ def test_what_goes_wrong_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StageFailed, match="no such backend"):
         send_load(Requests("http://h/v1", "m", ["a"]), rate=1, seconds=1)
     monkeypatch.setenv("TUNELINE_GUIDELLM", str(tmp_path / "none"))
-    with pytest.raises(NotFound, match="pip install guidellm==0.8.1"):
+    with pytest.raises(NotFound, match="package_locks .load .*requirements/load.txt"):
         send_load(Requests("http://h/v1", "m", ["a"]), rate=1, seconds=1)

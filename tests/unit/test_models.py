@@ -132,7 +132,7 @@ def test_names_are_taken_as_people_write_them_and_others_may_call_theirs_what_th
         resolve_key("llama-3.1-8bb")
 
 
-def test_every_entry_has_a_shape_and_none_but_tiny_is_called_tested() -> None:
+def test_every_entry_has_a_shape_and_those_called_tested_are_in_the_line() -> None:
     assert all(model.shape in SHAPES for model in registry().models.values())
     assert [key for key, model in registry().models.items() if model.tested] == ["tiny"]
     assert all(resolve_key(name) == name for never in registry().never for name in never.instead)

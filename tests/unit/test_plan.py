@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.runs import write_files
+from tuneline.configs.compute import LONGEST_STOP_S, WAIT_HOURS
 from tuneline.configs.hardware import GIB, OVERRIDES, hardware
 from tuneline.configs.models import registry
 from tuneline.configs.recipe import Recipe
@@ -16,13 +18,15 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe
 from tuneline.core.paths import ROOT
+from tuneline.core.spending import Attempt
 from tuneline.engines.vllm.lora_ranks import LORA_RANKS, MAX_LORA_RANK
 from tuneline.stages.plan import make_plan, refuse_unstartable
 from tuneline.stages.plan.gpu_fit import fit_on_gpus
 from tuneline.stages.plan.memory import MemoryParts, Workload, estimate_peak_memory
 from tuneline.stages.plan.planned_vs_measured import compare_with_measurements
 from tuneline.stages.plan.serving import plan_serving, refuse_unservable
-from tuneline.stages.plan.stage_bounds import bound_stages, format_bounds
+from tuneline.stages.plan.stage_bounds import RunState, bound_stages, format_bounds, refuse_too_expensive
+from tuneline.stages.plan.stop_time import StopTime, StopTimer, refuse_too_slow
 from tuneline.stages.plan.training_cost import multiply_ranges
 
 RECIPES = ROOT / "configs/recipes"
@@ -108,11 +112,19 @@ def test_what_cannot_be_counted_is_unknown_and_what_was_measured_is_taken(tmp_pa
     unknown = recipe(data={"sources": [{"path": str(tmp_path / "text")}]})
     told = make_plan(unknown, tmp_path / "run").training
     assert told.steps is None and told.tokens is None and told.ways[0].hours is None and not told.ways[0].costs
-    make_prepare(tmp_path / "run", {"rows_train": 3200, "tokens_mean": 500.0})
     from tuneline.stages.plan.dataset_size import estimate_dataset
 
+    prepare_of(tmp_path / "run", unknown, rows_train=3200, tokens_mean=500.0)
     dataset = estimate_dataset(unknown, tmp_path / "run")
     assert dataset.train == 3200 and dataset.measured
+    (tmp_path / "text/more.txt").write_text("other data than was prepared")
+    assert not estimate_dataset(unknown, tmp_path / "run").measured
+
+
+def prepare_of(run: Path, asked: Recipe, **metrics: float) -> None:
+    build = write_files({"train.jsonl": ""}, metrics)
+    settings = asked.section("data")
+    artifacts.make(run / "prepare", stage_version=2, settings=settings, needs={}, build=build)
 
 
 def test_rows_of_a_file_are_counted_from_its_beginning(tmp_path: Path) -> None:
@@ -134,10 +146,75 @@ def test_ranges_that_know_nothing_of_each_other_widen_as_errors_do() -> None:
 
 def test_who_waits_for_the_stages_is_paid_for_as_long() -> None:
     asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
-    *stages, walk = bound_stages(asked, ["fetch", "train"], {"fetch": "finished"})
-    assert walk.stage == "walk" and walk.hours == asked.compute.train.hours_at_most and walk.usd_at_most > 0
+    fetched = RunState({"fetch": "finished"})
+    *stages, pipeline = bound_stages(asked, ["fetch", "train"], fetched)
+    assert pipeline.stage == "pipeline" and pipeline.usd_at_most > 0
+    assert pipeline.hours_at_most == stages[1].hours_at_most + WAIT_HOURS
     assert [b.usd_at_most > 0 for b in stages] == [False, True]
-    assert [b.stage for b in bound_stages(asked, ["fetch"], {"fetch": "finished"})] == ["fetch"]
+    assert [b.stage for b in bound_stages(asked, ["fetch"], fetched)] == ["fetch"]
+
+
+def test_what_a_run_has_used_is_bound_no_more_and_what_it_has_cost_counts(tmp_path: Path) -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+    price = asked.compute.train.usd_per_hour
+    hours = asked.compute.train.hours - 6
+    used = [Attempt(stage="train", began=1, seconds=hours * 3600, state="ended", usd_per_hour=price)]
+    [train, _] = bound_stages(asked, ["train"], RunState({}, used, train_stop_s=900))
+    assert (train.hours_used, train.hours_at_most) == (hours, 6.25) and train.usd_at_most == pytest.approx(6.25 * price)
+    finished = [used[0].model_copy(update={"state": "finished"})]
+    [again, _] = bound_stages(asked, ["train"], RunState({}, finished, train_stop_s=900))
+    assert again.hours_used == 0  # it was removed, and is made again
+    limited = asked.model_copy(update={"compute": asked.compute.model_copy(update={"max_cost_usd": 400.0})})
+    refuse_too_expensive(limited, [train])
+    with pytest.raises(BadRecipe, match=r"this could cost .* USD in addition to 380\.00 already spent"):
+        refuse_too_expensive(limited, [train], spent_usd=380)
+    table = format_bounds([train], spent_usd=380)
+    assert "380.00 USD already spent" in table and "not included: starting and ending containers" in table
+
+
+def test_the_time_to_stop_is_planned_from_the_longest_step_and_refused_where_no_call_has_it() -> None:
+    balanced = load_recipe(RECIPES / "balanced.yaml")
+    stop_time = make_plan(balanced).stop
+    assert stop_time.step == pytest.approx(264, abs=1)  # 32 rows of 4,096 tokens at the slowest planned speed
+    [bound] = [b for b in make_plan(balanced).line if b.stage == "train"]
+    assert stop_time.total > 264 + 60 and bound.hours_at_most == pytest.approx(
+        balanced.compute.train.hours + stop_time.total / 3600
+    )
+    huge = balanced.model_copy(update={"train": balanced.train.model_copy(update={"batch_rows": 512})})
+    with pytest.raises(
+        BadRecipe, match=r"a step up to 4,228 s.*lower train.batch_rows or data.max_tokens, or use faster"
+    ):
+        refuse_unstartable(huge, make_plan(huge))
+    slow = balanced.model_copy(update={"data": balanced.data.model_copy(update={"validation_rows": 5000})})
+    with pytest.raises(BadRecipe, match="lower data.validation_rows"):
+        refuse_too_slow(StopTime(step=100, validation=4000, checkpoint=10))
+    refuse_unstartable(slow, make_plan(slow))  # it has not so many rows
+
+
+def test_what_was_measured_replaces_what_was_planned(tmp_path: Path) -> None:
+    def event(second: int, kind: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "time": f"2026-11-30T10:{second // 60:02}:{second % 60:02}.000+00:00",
+            "stage": "train",
+            "kind": kind,
+        } | fields
+
+    timer, planned = StopTimer(), StopTime(step=264, validation=1000, checkpoint=80)
+    assert timer.measured.or_else(planned) == planned
+    for each in (
+        event(0, "started"),
+        event(100, "metrics", loss=1.0, step=1),  # with the time to load the model
+        event(110, "metrics", loss=1.0, step=2),
+        event(111, "note", text="no step"),
+        event(130, "metrics", loss=1.0, step=3),
+        event(136, "checkpoint", step=3, path="x"),
+        event(500, "started"),
+        event(600, "metrics", loss=1.0, step=4),
+    ):
+        timer.add(each)
+    assert timer.measured == StopTime(step=1.5 * 20, checkpoint=1.5 * 6)
+    assert timer.measured.or_else(planned) == StopTime(step=30, validation=1000, checkpoint=9)
+    assert StopTime().total == LONGEST_STOP_S  # nothing is known of it
 
 
 def test_all_prices_come_from_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,16 +244,36 @@ def test_what_the_engine_cannot_load_is_refused_before_training() -> None:
     refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 128}))
     with pytest.raises(BadRecipe, match="rank 256.*at most 128"):
         refuse_unservable(recipe(serve={"form": "adapter"}, train={"rank": 256}))
-    with pytest.raises(BadRecipe, match="makes no adapter"):
+    with pytest.raises(BadRecipe, match="writes no adapter"):
         refuse_unservable(recipe(serve={"form": "adapter"}, train={"method": "full"}))
     refuse_unservable(recipe(serve={"form": "merged"}, train={"rank": 256}, convert={"format": "safetensors"}))
-    with pytest.raises(BadRecipe, match=r"makes no merged checkpoint\nwrite `convert: {format: safetensors}`"):
+    with pytest.raises(BadRecipe, match=r"does not write a merged checkpoint\nwrite `convert: {format: safetensors}`"):
         refuse_unservable(recipe(serve={"form": "merged"}))
     assert MAX_LORA_RANK in LORA_RANKS
 
 
+@pytest.mark.parametrize(("stage", "reason"), [("evaluate", "llama.cpp"), ("fetch", "downloads"), ("prepare", "rows")])
+def test_a_gpu_that_would_do_nothing_is_refused(stage: str, reason: str) -> None:
+    idle = recipe(compute={stage: {"gpu": "A10"}})
+    with pytest.raises(BadRecipe, match=rf"compute.{stage}.gpu: A10: would be idle: .*{reason}"):
+        refuse_unstartable(idle, make_plan(idle, Path("none")))
+
+
+def test_what_no_gpu_speeds_up_gets_none_by_default() -> None:
+    """The tiny base trains on a CPU, and GGUF files are asked there; only vLLM's forms rent a GPU to evaluate."""
+    tiny, adapter = load_recipe(RECIPES / "micro.yaml").compute, recipe(serve={"form": "adapter"}).compute
+    assert not any(getattr(tiny, stage).gpu for stage in ("fetch", "prepare", "train", "convert", "evaluate"))
+    assert tiny.evaluate.hours == adapter.evaluate.hours == 4  # what is not stated keeps its default
+    assert (adapter.train.gpu, adapter.evaluate.gpu) == ("H100", "A10")
+    assert recipe().compute.evaluate.gpu is None and recipe(compute={"evaluate": {"hours": 2}}).compute.train.gpu
+    assert Recipe.model_validate_json(recipe().to_json()) == recipe()
+    huge = plan_serving(recipe(serve={"form": "gguf", "type": "F16"}), SHAPES["llama-3-70b"])
+    assert huge.hardware is None  # no GPU is offered to a llama.cpp that has no CUDA
+
+
 def test_publishing_targets_that_would_refuse_are_named() -> None:
-    assert "Fireworks takes 4–64" in make_plan(load_recipe(RECIPES / "llama-4-scout.yaml")).serving.refused[-1]
+    refused = make_plan(load_recipe(RECIPES / "llama-4-scout.yaml")).serving.refused
+    assert "Fireworks AI takes at least 4 and at most 64" in " ".join(refused)
     assert make_plan(load_recipe(RECIPES / "balanced.yaml")).serving.refused == ()
 
 
@@ -205,13 +302,9 @@ def test_an_api_bill_is_held_against_the_month() -> None:
     assert more.kv_bytes > 100e9 and more.usd_per_month and more.usd_per_month > month
 
 
-def make_prepare(run: Path, metrics: dict[str, float]) -> None:
-    artifacts.make(run / "prepare", stage_version=1, settings={}, needs={}, build=lambda folder: metrics)
-
-
 def trained(run: Path, asked: Recipe, **metrics: float) -> list[dict[str, Any]]:
-    make_prepare(run, {"rows_train": 3200, "tokens_mean": 500.0, "learned_tokens_mean": 100.0})
     (run / "recipe.json").write_text(asked.model_dump_json())
+    prepare_of(run, asked, rows_train=3200, tokens_mean=500.0, learned_tokens_mean=100.0)
     return [{"stage": "train", "kind": "metrics", "step": step, **metrics} for step in (1, 2, 3)]
 
 
@@ -219,9 +312,11 @@ def test_what_was_planned_is_held_against_what_a_gpu_measured(tmp_path: Path) ->
     asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
     way = next(way for way in make_plan(asked, tmp_path).training.ways if way.asked)
     events = trained(tmp_path, asked, tokens_per_second=3 * way.tokens_per_second[1], memory_gb=30.0)
-    found = {one.name: one for one in compare_with_measurements(tmp_path, 7200, events)}
+    found = {one.name: one for one in compare_with_measurements(tmp_path, 7200, events, cost_usd=9.5)}
     assert found["memory"].measured == 30 and found["time"].measured == 2
-    assert found["cost"].measured == pytest.approx(2 * 3600 * hardware().usd_per_second("H100", 8, 64), rel=0.2)
+    assert found["cost"].measured == 9.5
+    unpriced = compare_with_measurements(tmp_path, 7200, events)  # on a GPU that nobody was billed for
+    assert {one.name for one in unpriced} == found.keys() - {"cost"}
     # Told the line that would have been right, the next plan is.
     own = tmp_path / "own.yaml"
     own.write_text(found["speed"].correction)
@@ -231,6 +326,16 @@ def test_what_was_planned_is_held_against_what_a_gpu_measured(tmp_path: Path) ->
         corrected = next(way for way in make_plan(asked, tmp_path).training.ways if way.asked).tokens_per_second
     hardware.cache_clear()
     assert corrected[0] < found["speed"].measured < corrected[1]
+
+
+def test_a_preemption_costs_at_most_the_minutes_between_checkpoints(tmp_path: Path) -> None:
+    asked = load_recipe(RECIPES / "llama-3.1-8b.yaml")
+    asked = asked.model_copy(update={"train": asked.train.model_copy(update={"save_steps": 10_000})})
+    by_steps = asked.model_copy(update={"compute": asked.compute.model_copy(update={"save_minutes": None})})
+    bounded, unbounded = (make_plan(recipe, tmp_path).preemption for recipe in (asked, by_steps))
+    assert bounded and unbounded
+    assert 20 * 60 < bounded.interval_s[1] < 20 * 60 + 600 < unbounded.interval_s[0]
+    assert bounded.expected_s[1] == bounded.interval_s[1] / 2
 
 
 def test_a_run_on_the_cpu_is_held_against_a_plan_for_the_cpu(tmp_path: Path) -> None:
@@ -277,7 +382,16 @@ def test_the_command_needs_configs_alone() -> None:
     scout = str(RECIPES / "llama-4-scout.yaml")
     told = tuneline("plan", scout)
     assert told.returncode == 0, told.stderr
-    for word in ("109B", "15.6 epochs", "one GPU", "FSDP2", "Fireworks", "KV cache", "together", *hardware().elsewhere):
+    for word in (
+        "109B",
+        "960 = 1 epochs",
+        "one GPU",
+        "FSDP2",
+        "Fireworks",
+        "KV cache",
+        "total",
+        *hardware().elsewhere,
+    ):
         assert word in told.stdout
     plan = json.loads(tuneline("plan", scout, "--json", "--context", "10000000").stdout)
     assert plan["training"]["parameters_active"] == SHAPES["llama-4-scout"].active
@@ -287,7 +401,17 @@ def test_the_command_needs_configs_alone() -> None:
 def test_several_recipes_are_told_side_by_side() -> None:
     told = tuneline("plan", *(str(RECIPES / f"{name}.yaml") for name in ("cheap", "balanced", "production")))
     assert told.returncode == 0, told.stderr
-    for word in ("cheap", "balanced", "production", "gguf", "adapter", "merged", "control", "gives up", "USD a month"):
+    for word in (
+        "cheap",
+        "balanced",
+        "production",
+        "gguf",
+        "adapter",
+        "merged",
+        "control",
+        "gives up",
+        "USD per month",
+    ):
         assert word in told.stdout
 
 

@@ -6,39 +6,27 @@ from typing import Any
 
 import pytest
 
-from tuneline.configs.recipe_file import load_recipe
-from tuneline.core import artifacts
-from tuneline.core.artifacts import Artifact
+from tests import runs
+from tests.policy import find_owner
+from tests.runs import PASSED
 from tuneline.core.errors import BadRequest, GateFailed, NotFound
-from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys, promotion
-
-RECIPE = load_recipe(ROOT / "configs/recipes/micro.yaml")
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TUNELINE_POLICY", str(tmp_path / "policy"))
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
     return tmp_path
 
 
-PASSED = {"outcome": "pass", "passed": True, "demands": 1, "reasons": ["unseen: 99 %"], "unmet": []}
 FAILED = {"outcome": "fail", "passed": False, "demands": 1, "reasons": ["unseen: 3 %"], "unmet": ["unseen: 3 %"]}
 IDLE = {"outcome": "pass", "passed": True, "demands": 0, "reasons": ["nothing was demanded"], "unmet": []}
 
 
-def make_run(
-    home: Path, name: str, stages: tuple[str, ...] = ("convert", "evaluate"), gate: dict[str, Any] = PASSED
-) -> None:
-    folder = home / "runs" / name
-    folder.mkdir(parents=True)
-    (folder / "recipe.json").write_text(RECIPE.model_dump_json())
-    needs: dict[str, Artifact] = {}
-    for stage in stages:
-        artifacts.make(
-            folder / stage, stage_version=1, settings={"run": name}, needs=needs, build=lambda _: {"gate": gate}
-        )
+def make_run(home: Path, name: str, gate: dict[str, Any] = PASSED) -> Path:
+    return runs.make_run(home / "runs" / name, gate=gate)
 
 
 def test_the_last_promotion_serves_and_a_rollback_goes_back_one_run(home: Path) -> None:
@@ -67,7 +55,7 @@ def test_a_promotion_after_a_rollback_goes_back_to_what_served_before_it(home: P
 
 
 def test_only_what_was_evaluated_is_promoted(home: Path) -> None:
-    make_run(home, "raw", ("convert",))
+    runs.remove(make_run(home, "raw"), "evaluate")
     with pytest.raises(NotFound, match="is not evaluated"):
         promotion.promote("raw", "router")
     make_run(home, "good")
@@ -79,7 +67,9 @@ def test_only_what_was_evaluated_is_promoted(home: Path) -> None:
         promotion.read_promotion("other")
 
 
-@pytest.mark.parametrize(("gate", "told"), [(FAILED, "unseen: 3 %"), (IDLE, "nothing was demanded"), ({}, "demanded")])
+@pytest.mark.parametrize(
+    ("gate", "told"), [(FAILED, "unseen: 3 %"), (IDLE, "no requirements"), ({}, "no requirements")]
+)
 def test_without_a_pass_a_reason_is_demanded_and_kept(home: Path, gate: dict[str, Any], told: str) -> None:
     make_run(home, "weak", gate=gate)
     with pytest.raises(GateFailed, match=told) as refused:
@@ -109,14 +99,14 @@ def test_a_record_of_before_is_read(home: Path) -> None:
 
 def test_a_key_opens_until_it_is_revoked_and_is_kept_nowhere(home: Path) -> None:
     key = keys.add_key("maria")
-    assert keys.find_owner(key) == "maria" and keys.find_owner(key + "x") is None and keys.find_owner("") is None
+    assert find_owner(key) == "maria" and find_owner(key + "x") is None and find_owner("") is None
     assert key not in (home / "policy/keys.json").read_text()
     assert list(keys.list_owners()) == ["maria"]
     with pytest.raises(BadRequest, match="revoke maria"):
         keys.add_key("maria")
     keys.revoke_key("maria")
-    assert keys.find_owner(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
-    with pytest.raises(NotFound, match="nobody"):
+    assert find_owner(key) is None and json.loads((home / "policy/keys.json").read_text()) == {}
+    with pytest.raises(NotFound, match="owners with a key: none"):
         keys.revoke_key("maria")
 
 

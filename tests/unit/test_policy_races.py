@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.policy import find_owner
 from tests.unit.test_policy import make_run
 from tuneline.core import locks
 from tuneline.core.errors import Locked
@@ -24,6 +25,7 @@ Change = tuple[Callable[..., Any], str]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("TUNELINE_POLICY", str(tmp_path / "policy"))
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
     return tmp_path
 
 
@@ -52,8 +54,8 @@ def test_no_key_stays_open_that_was_reported_as_revoked_and_none_is_lost() -> No
         revoked = {owner: keys.add_key(owner) for owner in (f"old-{turn}-{number}" for number in range(4))}
         added = [f"new-{turn}-{number}" for number in range(4)]
         results = apply_at_once([*((keys.revoke_key, o) for o in revoked), *((keys.add_key, o) for o in added)])
-        still_open += [owner for owner, key in revoked.items() if keys.find_owner(key)]
-        lost += [owner for owner, key in zip(added, results[4:], strict=True) if keys.find_owner(key) != owner]
+        still_open += [owner for owner, key in revoked.items() if find_owner(key)]
+        lost += [owner for owner, key in zip(added, results[4:], strict=True) if find_owner(key) != owner]
     assert (len(still_open), len(lost)) == (0, 0)
 
 

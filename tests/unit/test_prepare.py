@@ -99,11 +99,11 @@ def test_only_the_assistants_turns_are_learned_and_all_of_them(catalogue: Catalo
     assert renderer.tokenizer.decode(rendered.ids).count("docs__create(title)\nemail__send(to, subject)") == 1
 
 
-def test_a_template_without_generation_marks_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_writes_no_answer_is_refused(tmp_path: Path) -> None:
     for file in TINY.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    with pytest.raises(BadRecipe, match="generation"):
+    with pytest.raises(BadRecipe, match="does not write the assistant's answer"):
         Renderer(tmp_path, None)
 
 
@@ -167,4 +167,4 @@ def test_overlap_counts_what_training_has_seen() -> None:
     found = count_overlap(
         ["please send _ a mail now", "find _"], ["please send _ a mail now", "mail _ and send it soon"]
     )
-    assert found == {"carriers": 2, "shared_carriers": 1, "fivegrams": 4, "shared_fivegrams": 2}
+    assert found == {"phrasings": 2, "shared_phrasings": 1, "fivegrams": 4, "shared_fivegrams": 2}

@@ -65,7 +65,7 @@ def test_the_work_goes_on_when_the_terminal_is_gone(on_terminal: bool) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_the_work_goes_on_when_the_output_is_full() -> None:
-    out = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - closing it fails, too
+    out = Path("/dev/full").open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closing it fails, too
     with Progress(SafeConsole(file=out)) as progress:
         for event in EVENTS:
             progress.show(event)

@@ -18,13 +18,14 @@ from tuneline.stages.evaluate.verdicts.ratings import make_ballot, preference, r
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runs = tmp_path / "runs"
     monkeypatch.setenv("TUNELINE_RUNS", str(runs))
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
     make_run(runs, "old", {"base": {"unseen": answered(range(50))}, "tuned-Q4_K_M": {"unseen": answered(range(400))}})
     return runs
 
 
 def rate(runs: Path) -> tuple[str, dict[str, bool]]:
     done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["rate", "old:base", "old", "--items", "40"])
-    assert done.exit_code == 0 and "150 more were answered alike by both" in done.output, done.output
+    assert done.exit_code == 0 and "150 more got the same answer from both" in done.output, done.output
     (page,), (key,) = (runs / "old").glob("ballot-*.html"), (runs / "old").glob("ballot-*.key.json")
     return page.read_text(), json.loads(key.read_text())
 
@@ -72,17 +73,18 @@ def test_what_is_no_rating_is_told(runs: Path, tmp_path: Path) -> None:
     good = tmp_path / "good.json"
     good.write_text(json.dumps({"ballot": key["ballot"], "rater": "ann", "votes": {"000": "left"}}))
     for content, told in (
-        ("{", "not a rating"),
+        ("{", "bad.json:1:2: not JSON"),
+        ("[]", "not a rating"),
         (json.dumps({"ballot": key["ballot"], "rater": "b", "votes": {"000": "A"}}), "'A'"),
         (json.dumps({"ballot": "other", "rater": "b", "votes": {}}), "2 ballots"),
-        (json.dumps({"ballot": key["ballot"], "rater": "b", "votes": {"999": "left"}}), "no item of this ballot"),
+        (json.dumps({"ballot": key["ballot"], "rater": "b", "votes": {"999": "left"}}), "not an item of this ballot"),
         (good.read_text(), "rated twice"),
     ):
         bad = tmp_path / "bad.json"
         bad.write_text(content)
         with pytest.raises(BadData, match=told):
             read_ratings([good, bad])
-    with pytest.raises(NotFound, match="its key lies in no run"):
+    with pytest.raises(NotFound, match="its key is in no run"):
         good.write_text(json.dumps({"ballot": "../../etc", "rater": "ann", "votes": {}}))
         read_ratings([good])
     with pytest.raises(BadRequest, match="nothing to rate"):

@@ -43,8 +43,11 @@ def test_a_recipe_states_only_what_differs_and_is_called_after_its_file(tmp_path
         ({"train": {"rank": -3}}, "train.rank: -3"),
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate: 'fast'"),
         ({"data": {"sources": []}}, "data.sources"),
-        ({"data": {"sources": [{"path": "a", "grammar": "b", "rows": 1}]}}, "either path or grammar"),
-        ({"data": {"sources": [{"grammar": "data/requests/train.yaml"}]}}, "rows goes with grammar"),
+        (
+            {"data": {"sources": [{"path": "a", "grammar": "b", "rows": 1}]}},
+            "either path or grammar",
+        ),
+        ({"data": {"sources": [{"grammar": "data/requests/train.yaml"}]}}, "rows and grammar must be given together"),
         ({"data": {"sources": [{"path": "no/such.jsonl"}]}}, "no/such.jsonl: no such file"),
         ({"serve": {"type": "Q8_0"}, "convert": {"types": ["F16"]}}, "serve.type is Q8_0"),
         ({"name": "../up"}, "name"),
@@ -61,7 +64,7 @@ def test_a_wrong_recipe_is_refused_with_file_key_and_value(tmp_path: Path, chang
 def test_a_list_whose_items_are_wrong_is_not_called_too_short(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe) as caught:
         load_recipe(write(tmp_path, {"data": {"sources": [{"path": "a", "columns": {"question": "q"}}]}}))
-    assert "'question' is no name" in str(caught.value) and "at least 1" not in str(caught.value)
+    assert "'question' is not a field" in str(caught.value) and "at least 1" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1\n", "", "\x00"])
@@ -118,3 +121,14 @@ def test_the_json_schema_explains_its_fields() -> None:
 def test_a_runs_name_leads_nowhere_else(name: str) -> None:
     with pytest.raises(BadRequest, match="64 at most"):
         paths.run_folder(name)
+
+
+@pytest.mark.parametrize("template", ["", "chatml", "mine.jinja"])
+def test_a_recipe_stays_the_same_from_process_to_process(tmp_path: Path, template: str) -> None:
+    """On Modal it is passed on as JSON twice before a stage sees it."""
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{{template: '{template}', data: {{sources: [{{path: mine.jinja}}]}}}}")
+    recipe = load_recipe(file)
+    twice = Recipe.model_validate_json(Recipe.model_validate_json(recipe.to_json()).to_json())
+    assert twice == recipe and type(twice.template) is type(recipe.template)

@@ -41,7 +41,7 @@ def make_prepare(run: Path) -> Any:
     return artifacts.make(run / "prepare", stage_version=1, settings=settings, needs={}, build=lambda _: metrics)
 
 
-def make_all(run: Path) -> None:
+def make_all(run: Path, served: str = "tuned-F16") -> None:
     prepared = make_prepare(run)
     events = Events(run, "train")
     for step in (1, 2, 3):
@@ -58,7 +58,7 @@ def make_all(run: Path) -> None:
         for name, amount in (("base-F16", 4000), ("tuned-F16", 4000), ("tuned-Q4_K_M", 1500)):
             (folder / f"{name}.gguf").write_bytes(b"x" * amount)
         check = {"check": "token_ids", "file": "tuned-F16.gguf", "passed": True, "detail": f"64 texts {EVIL}"}
-        failed = check | {"file": "tuned-AWQ", "passed": False, "detail": "3 of 64 texts have other ids"}
+        failed = check | {"file": "tuned-AWQ", "passed": False, "detail": "3 of 64 texts have different ids"}
         (folder / "verify.json").write_text(json.dumps({"checks": [check, failed]}))
         figures = {"perplexity": 4.0, "perplexity_ratio": 1.0, "kl_mean_nats": 0.0, "top_1_agreement": 1.0, "tokens": 9}
         worse = figures | {"perplexity": 4.2, "perplexity_ratio": 1.05, "kl_mean_nats": 0.021, "top_1_agreement": 0.93}
@@ -72,7 +72,8 @@ def make_all(run: Path) -> None:
             "skipped": ["greedy: 70 B parameters with their adapter need a GPU"],
         }
 
-    converted = artifacts.make(run / "convert", stage_version=1, settings={}, needs={"train": trained}, build=convert)
+    needs = {"prepare": prepared, "train": trained}
+    converted = artifacts.make(run / "convert", stage_version=1, settings={}, needs=needs, build=convert)
 
     def evaluate(folder: Path) -> dict[str, Any]:
         right, found = {"base": 1, "tuned-F16": 39, "tuned-Q4_K_M": 38}, {}
@@ -84,16 +85,17 @@ def make_all(run: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(vars(answer)) + "\n" for answer in marked))
             found["unseen", target] = marked
-        told, verdicts = gate.decide_gate(SETTINGS, Evidence(found, "tuned-F16", "base"))
+        told, verdicts = gate.decide_gate(SETTINGS, Evidence(found, served, "base"))
         (folder / "verdicts.json").write_text(verdicts.model_dump_json())
         return all_tables(found, SETTINGS.confidence) | {
             "gate": told,
             "classifier": [{"suite": "unseen", "n": 40, "accuracy": 0.9, "low": 0.8, "high": 0.95}],
-            "overlap": {"unseen": {"carriers": 40, "shared_carriers": 2, "fivegrams": 90, "shared_fivegrams": 5}},
+            "overlap": {"unseen": {"phrasings": 40, "shared_phrasings": 2, "fivegrams": 90, "shared_fivegrams": 5}},
         }
 
     settings = {"evaluate": SETTINGS.model_dump(mode="json")}
-    artifacts.make(run / "evaluate", stage_version=1, settings=settings, needs={"convert": converted}, build=evaluate)
+    needs = {"prepare": prepared, "convert": converted}
+    artifacts.make(run / "evaluate", stage_version=1, settings=settings, needs=needs, build=evaluate)
 
 
 class Page(HTMLParser):
@@ -187,7 +189,7 @@ def test_what_precision_costs_is_told_beside_what_people_quote(tmp_path: Path) -
     assert all(figure in rows[at] for figure in ("25.0\u202f%", "× 1.050", "0.0210", "93.0\u202f%"))
     assert "Kurtić" in text and not any("8 bit</strong>" in row for row in text.split("<tr>"))  # no file, no row
     ids = next(row for row in rows if row.startswith("|token ids"))
-    assert "1 of 2 – failed" in ids and "tuned AWQ: 3 of 64 texts have other ids" in ids
+    assert "1 of 2 – failed" in ids and "tuned AWQ: 3 of 64 texts have different ids" in ids
     assert "Not verified: greedy: 70 B parameters" in text
 
 

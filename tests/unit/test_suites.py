@@ -84,9 +84,9 @@ def test_routing_asks_for_every_tool_of_the_catalogue_and_for_none(tmp_path: Pat
     [
         ("[nowhere.yaml]", "nowhere.yaml: not a suite"),
         ("[{name: a, items: [{ask: hi, cal: x}]}]", "evaluate.suites.0.items.0.cal: unknown key; did you mean 'call'"),
-        ("[{name: a, items: [{ask: hi, call: x, says: [y]}]}]", "call goes without says"),
-        ("[{name: a}]", "give grammar and rows, or items"),
-        ("[{name: a, grammar: data/requests/test.yaml}]", "rows goes with grammar"),
+        ("[{name: a, items: [{ask: hi, call: x, says: [y]}]}]", "call cannot be combined with says"),
+        ("[{name: a}]", "give grammar and rows, items, or the path of logged chats"),
+        ("[{name: a, grammar: data/requests/test.yaml}]", "rows and grammar must be given together"),
     ],
 )
 def test_a_wrong_suite_is_told(tmp_path: Path, suites: str, told: str) -> None:
@@ -96,7 +96,7 @@ def test_a_wrong_suite_is_told(tmp_path: Path, suites: str, told: str) -> None:
 
 def test_a_value_that_is_not_there_is_told() -> None:
     suite = Suite.model_validate({"name": "a", "items": [{"ask": "price of {thing}", "price": "€1"}]})
-    with pytest.raises(BadRecipe, match="price of {thing}.*has no value; there are none; `each` gives"):
+    with pytest.raises(BadRecipe, match="price of {thing}.*no such value; known: none; define values under `each`"):
         make_items(suite)
 
 

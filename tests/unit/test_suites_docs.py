@@ -15,7 +15,9 @@ PAGE = (ROOT / "docs/suites.md").read_text()
 
 
 def test_the_recipe_is_a_recipe() -> None:
-    (written,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    written, logged = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    names = [suite.name for suite in Evaluate.model_validate(yaml.safe_load(logged)["evaluate"]).suites]
+    assert names == ["heldout", "support"]
     evaluate = Evaluate.model_validate(yaml.safe_load(written)["evaluate"])
     house = make_items(evaluate.suites[3])
     assert [item.turn for item in house] == [0, 0, 1, 0, 1, 0] and len(house[0].calls) == 2

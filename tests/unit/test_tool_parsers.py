@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from tuneline.configs.models import registry
 from tuneline.engines.tool_calls import MISTRAL, to_llama3_text
 from tuneline.engines.vllm.tool_parsers import LLAMA_4, LLAMA_4_PLUGIN, tool_parser_for
-from tuneline.engines.vllm.vllm_server import serve_arguments
+from tuneline.engines.vllm.vllm_server import EXECUTABLE, find_vllm, serve_arguments
 from tuneline.stages.prepare.rendering.chat_templates import LOSS_BEGIN, LOSS_END, TEMPLATES_FOLDER, compile_template
+from tuneline.stages.prepare.rendering.template_choice import FRAMES_WITHOUT_TOOLS, add_hermes_tools
 
 Calls = list[tuple[str, dict[str, Any]]]
 CALLS: Calls = [
@@ -21,9 +23,14 @@ CALLS: Calls = [
     ("whatsapp__send", {"to": "Ana", "urgent": True}),
 ]
 MODELS = registry().models
-TEMPLATES = {file.stem.replace("llama-", "llama"): file.read_text("utf-8") for file in TEMPLATES_FOLDER.glob("*.jinja")}
+FILES = {file.stem: file.read_text("utf-8") for file in TEMPLATES_FOLDER.glob("*.jinja") if file.stem != "hermes"}
+TEMPLATES = {
+    name.replace("llama-", "llama"): add_hermes_tools(text) if name in FRAMES_WITHOUT_TOOLS else text
+    for name, text in FILES.items()
+}
 """Ours, by the names models.yaml has for them."""
-NOT_OURS = {"mistral-v7"}
+OF_HERMES = sorted(name.replace("llama-", "llama") for name in FRAMES_WITHOUT_TOOLS)
+NOT_OURS = {"mistral-v7", "deepseek"}
 """Templates that no package here has: their bases are refused unless the user brings one that marks what is learned."""
 
 
@@ -69,16 +76,17 @@ READ: dict[str, Callable[[str], Calls]] = {
 }
 
 
-def written(template: str, calls: Calls) -> str:
+def written(template: str, calls: Calls, content: str = "") -> str:
     """The assistant's turn, without what ends it."""
     entries = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
     asked = {"role": "user", "content": "do it"}
+    special: dict[str, Any] = {"bos_token": "", "eos_token": "<|eot_id|>", "tools": None}
     text = compile_template(template).render(
-        messages=[asked, {"role": "assistant", "content": "", "tool_calls": entries}], bos_token="", tools=None
+        messages=[asked, {"role": "assistant", "content": content, "tool_calls": entries}], **special
     )
     text = text.replace(LOSS_BEGIN, "").replace(LOSS_END, "")
-    begun = compile_template(template).render(messages=[asked], bos_token="", tools=None, add_generation_prompt=True)
-    return re.sub(r"<\|(eot_id|eot|im_end)\|>\s*$", "", text.removeprefix(begun))
+    begun = compile_template(template).render(messages=[asked], add_generation_prompt=True, **special)
+    return re.sub(r"\s*<\|(eot_id|eot|im_end|EOT)\|>\s*$", "", text.removeprefix(begun))
 
 
 @pytest.mark.parametrize("key", [key for key, model in MODELS.items() if model.tool_parser])
@@ -122,53 +130,31 @@ def test_the_server_is_started_with_the_parser_of_its_base(tmp_path: Path) -> No
     assert llama[llama.index("--tool-call-parser") + 1] == "llama3_json" and "--tool-parser-plugin" not in llama
 
 
-def as_mistral_writes(text: str) -> list[str]:
-    """In tokens: `":` is one, and vLLM's parser of streams would read a colon that comes alone as of the value."""
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-
-    tokenizer = MistralTokenizer.v3().instruct_tokenizer.tokenizer
-    ids = tokenizer.encode(text.removeprefix(MISTRAL), bos=False, eos=False)
-    return [MISTRAL, *(tokenizer.id_to_piece(token).replace("▁", " ") for token in ids)]
-
-
+BESIDE = "Let me look: 2 < 3."
 LLAMA_4_BEGINS = "<|python_start|><|python_end|>"
 
 
 @pytest.mark.parametrize(
-    ("name", "control", "text"),
+    ("name", "control", "text", "beside"),
     [
-        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS)),
-        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS).removeprefix(LLAMA_4_BEGINS)),
-        ("mistral", MISTRAL, written(TEMPLATES["mistral"], CALLS)),
+        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS), ""),
+        (LLAMA_4, "<|python_start|>", written(TEMPLATES["llama4"], CALLS).removeprefix(LLAMA_4_BEGINS), ""),
+        ("mistral", MISTRAL, written(TEMPLATES["mistral"], CALLS), ""),
+        ("llama3_json", "<|python_tag|>", written(TEMPLATES["llama3.1"], CALLS), ""),
+        *(("hermes", "<tool_call>", written(TEMPLATES[name], CALLS), "") for name in OF_HERMES),
+        *(("hermes", "<tool_call>", written(TEMPLATES[name], CALLS, BESIDE), BESIDE) for name in OF_HERMES),
     ],
-    ids=["llama4", "llama4-as-served", "mistral"],
 )
-def test_vllm_itself_reads_them_whole_and_streamed(name: str, control: str, text: str) -> None:
-    """Llama 4's with the tokens before the calls, and as the server says it: without."""
-    pytest.importorskip("vllm")
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
-
-    class Tokenizer:
-        def get_vocab(self) -> dict[str, int]:
-            return {control: 0}
-
-    ToolParserManager.import_tool_parser(str(LLAMA_4_PLUGIN))
-    kind: Any = ToolParserManager.get_tool_parser(name)
-    request = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "do it"}])
-    found = kind(Tokenizer()).extract_tool_calls(text, request)
-    assert [(c.function.name, json.loads(c.function.arguments)) for c in found.tool_calls] == CALLS
-    said = kind(Tokenizer()).extract_tool_calls("Hello {x}", request)
-    assert not said.tools_called and said.content == "Hello {x}"
-
-    pieces = as_mistral_writes(text) if name == "mistral" else re.findall(r"<\|\w+\|>|.{1,3}", text)
-    parser, before, streamed = kind(Tokenizer()), "", {}
-    for piece in pieces:
-        delta = parser.extract_tool_calls_streaming(before, before + piece, piece, [], [], [], request)
-        before += piece
-        assert not (delta and delta.content)
-        for call in delta.tool_calls if delta else ():
-            one = streamed.setdefault(call.index, ["", ""])
-            one[0] += call.function.name or ""
-            one[1] += call.function.arguments or ""
-    assert [(name, json.loads(given or "{}")) for name, given in streamed.values()] == CALLS
+def test_vllm_itself_reads_them_whole_and_streamed(name: str, control: str, text: str, beside: str) -> None:
+    """Llama 4's with the tokens before the calls, and as the server says it: without. Hermes' with text beside them."""
+    vllm = find_vllm()
+    if vllm is None:
+        pytest.skip(f"no vLLM: {EXECUTABLE} names none")
+    script, task = Path(__file__).with_name("read_by_vllm.py"), {"plugin": str(LLAMA_4_PLUGIN), "parser": name}
+    task |= {"control": control, "text": text}
+    python = [str(vllm.with_name("python")), "-P", str(script)]
+    output = subprocess.run(python, input=json.dumps(task), capture_output=True, text=True, check=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    calls = [list(call) for call in CALLS]
+    expected = {"whole": calls, "prose": [False, "Hello {x}"], "streamed": calls, "beside": [beside, beside]}
+    assert result == expected

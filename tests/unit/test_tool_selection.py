@@ -1,19 +1,21 @@
 """A model is shown what it was judged with: the same tools for the same request, and never one that was not sent."""
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuneline.cli import chat
+from tests.runs import write_files
+from tuneline.cli.chat import Conversation, Model, hold_conversation
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.recipe import Recipe
+from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
-from tuneline.core.safe_console import SafeConsole
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
-from tuneline.engines.providers import Answer
+from tuneline.engines.providers import Answer, Chat, find_provider
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.evaluate.suites.suite_items import make_items
@@ -38,10 +40,10 @@ def names(tools: list[dict[str, Any]]) -> list[str]:
 
 
 def test_it_shows_what_evaluation_shows(selector: ToolSelector, catalogue: Catalogue, tmp_path: Path) -> None:
-    (tmp_path / "prepare").mkdir()
-    (tmp_path / "prepare" / PRESELECTOR_FILE).write_text(json.dumps(selector.preselector.documents))
     recipe = Recipe.model_validate({"data": {"sources": [{"path": __file__}], "nearest": 8}})
-    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    prepare(tmp_path, recipe, {PRESELECTOR_FILE: json.dumps(selector.preselector.documents)})
+    changed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"nearest": 4})})
+    (tmp_path / "recipe.json").write_text(changed.model_dump_json())  # by a later command; this run was prepared with 8
     known = RunContext(catalogue, prepared=tmp_path / "prepare", nearest=8)
     suite = Suite.model_validate(
         {"name": "some", "items": [{"ask": [ASKED, "quanto costa il KITAS?", "hi"], "call": "whatsapp.send"}]}
@@ -52,7 +54,13 @@ def test_it_shows_what_evaluation_shows(selector: ToolSelector, catalogue: Catal
         judged = prompts.tools(item)
         assert judged and len(judged) == 8
         assert served.select(prompts.messages(item, []), catalogue.openai()) == judged
+    prepare(tmp_path / "other", recipe, {})
     assert load_tool_selector(tmp_path / "other") is None
+
+
+def prepare(run: Path, recipe: Recipe, files: dict[str, str]) -> None:
+    settings = recipe.section("data")
+    artifacts.make(run / "prepare", stage_version=2, settings=settings, needs={}, build=write_files(files))
 
 
 def test_it_chooses_among_the_tools_of_the_request(selector: ToolSelector, catalogue: Catalogue) -> None:
@@ -85,13 +93,14 @@ def test_a_chat_shows_them_for_each_question(
 ) -> None:
     shown: list[list[str]] = []
 
-    async def answered(console: SafeConsole, url: str, model: str, tools: Any, messages: Any) -> Answer:
+    async def stream(self: Chat, messages: Any, tools: Any = None, **sampling: Any) -> AsyncIterator[Answer]:
         shown.append(names(tools))
-        return Answer("yes", (), (), "stop", 0, 0, 0.0)
+        yield Answer("yes", (), (), "stop", 0, 0, 0.0)
 
-    monkeypatch.setattr(chat, "_stream_answer", answered)
+    monkeypatch.setattr(Chat, "stream", stream)
     questions = [ASKED, "How much is a KITAS?"]
-    chat.hold_conversation(SafeConsole(), "http://127.0.0.1:9", "m", catalogue.openai(), questions, selector)
+    model = Model(provider=find_provider("http://127.0.0.1:9"), name="m", catalogue=catalogue, selector=selector)
+    hold_conversation(Conversation(model), questions)
     assert shown == [
         names(selector.select([{"role": "user", "content": question}], catalogue.openai())) for question in questions
     ]

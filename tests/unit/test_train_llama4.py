@@ -186,7 +186,8 @@ def test_the_fold_is_one_rounding_of_base_and_pefts_delta(base: Path, tmp_path: 
         # In three uneven blocks of rows, as a stream reads a large tensor.
         cuts = [0, 50, 131, tensor.rows]
         blocks = [
-            adapter.merge_rows(tensor.name, load_rows(tensor, a, b), a, b, BufferPool()) for a, b in pairwise(cuts)
+            adapter.merge_rows(tensor.name, load_rows(tensor, a, b), a, b, BufferPool(), torch.bfloat16)
+            for a, b in pairwise(cuts)
         ]
         assert torch.equal(torch.cat(blocks).view(tensor.shape), exact)
         assert not torch.equal(exact, before[tensor.name])

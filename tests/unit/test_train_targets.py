@@ -60,7 +60,7 @@ def test_tied_embeddings_are_not_saved_beside_an_adapter(tmp_path: Path, where: 
 
 
 def test_full_is_not_for_llama_4(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="train.method: full: is for small models, and the base is a llama4"):
+    with pytest.raises(BadRecipe, match="train.method: full: is for small models, but the base is a llama4"):
         check_trainable(base(tmp_path, model_type="llama4"), Train(method="full"))
 
 
@@ -70,7 +70,7 @@ def test_full_is_not_for_llama_4(tmp_path: Path) -> None:
         ({"targets": ["router"], "dropout": 0.05}, "dropout: 0.05: must be 0 with the target router"),
         ({"targets": []}, "targets: at least one"),
         ({"method": "full", "init_from": "other"}, "method full trains every weight"),
-        ({"final_learning_rate": 1e-6, "schedule": "linear"}, "goes with the cosine schedule, not with linear"),
+        ({"final_learning_rate": 1e-6, "schedule": "linear"}, "requires the cosine schedule, not linear"),
         ({"init_from": "../other"}, "init_from"),
     ],
 )

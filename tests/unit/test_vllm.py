@@ -1,20 +1,17 @@
 """What is decided about vLLM before one is started."""
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tuneline.configs.recipe import Recipe
 from tuneline.core.errors import NotFound
 from tuneline.core.paths import ROOT
-from tuneline.endpoints.engine_pool import EnginePool
-from tuneline.endpoints.gateway import build_gateway
 from tuneline.engines.vllm import vllm_server
+from tuneline.engines.vllm.compilation import choose_attention_arguments
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.stages.evaluate.clients import target_engines
@@ -80,11 +77,18 @@ def test_why_it_does_not_start_is_found_above_the_end_of_its_log(tmp_path: Path)
     assert told == "ended with 1\ncause: ValueError: Available memory on node 0 is less than desired"
 
 
-@pytest.mark.parametrize("path", ["load_lora_adapter", "unload_lora_adapter", "../health", "chat/completions/render"])
-def test_the_gateway_passes_on_questions_alone(path: str) -> None:
-    async def ask() -> int:
-        app = build_gateway(EnginePool(("gguf",)), with_keys=False)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-            return (await client.post(f"/v1/{path}", json={"model": "m"})).status_code
-
-    assert asyncio.run(ask()) in (404, 405)
+def test_nothing_is_compiled_by_an_nvcc_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a B200 vLLM takes FlashInfer's attention first; without nvcc it is told to take the one in its wheel."""
+    environment = vllm_server._environment()
+    assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0" and environment["VLLM_USE_DEEP_GEMM"] == "0"
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert vllm_server._environment()["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    for capability, chosen in (("9.0", []), ("10.0", ["--attention-backend", "FLASH_ATTN"])):
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {capability}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        assert choose_attention_arguments() == chosen
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvcc").touch()
+    assert choose_attention_arguments() == []

@@ -19,7 +19,7 @@ IGNORED = ["lm_head", "re:.*router.*", "re:.*gate$", "re:.*vision.*", "re:.*mult
 
 def main() -> None:
     task: dict[str, Any] = json.loads(sys.argv[1])
-    texts: list[list[int]] = json.loads(Path(task["texts"]).read_text())
+    texts: list[list[int]] = json.loads(Path(task["texts"]).read_text(encoding="utf-8"))
     if "logits" in task:
         write_logits(task["model"], task["dtype"], texts, task["logits"])
     elif task["kind"] in ("NF4", "LLM.int8"):

@@ -20,7 +20,7 @@ def main() -> None:
     if "out" in task:
         export_model(Path(task["model"]), task["out"])
         return
-    texts: list[list[int]] = json.loads(Path(task["texts"]).read_text())
+    texts: list[list[int]] = json.loads(Path(task["texts"]).read_text(encoding="utf-8"))
     if "logits" in task:
         write_onnx_logits(task["model"], texts, task["logits"])
     else:
@@ -85,7 +85,7 @@ def write_onnx_answers(model: str, texts: list[list[int]], file: str, tokens: in
             pad_token_id=stops[0],
         )
         answers.append(output[0].tolist())
-    Path(file).write_text(json.dumps(answers))
+    Path(file).write_text(json.dumps(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

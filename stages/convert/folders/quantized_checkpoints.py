@@ -15,6 +15,7 @@ from tuneline.stages.convert.conversations import load_tokenizer, read_conversat
 from tuneline.stages.convert.folders import onnx, tensorrt
 from tuneline.stages.convert.folders.environments import run_in_environment
 from tuneline.stages.convert.reference_model import compute_dtype, explain_too_large
+from tuneline.stages.convert.scratch import move_finished
 from tuneline.stages.convert.task import CheckpointSettings, ReportProgress, Task
 
 ENVIRONMENT = "compress"
@@ -46,7 +47,7 @@ def quantize_checkpoints(task: Task, report: ReportProgress) -> None:
         unfinished = task.scratch / folder.name
         shutil.rmtree(unfinished, ignore_errors=True)
         _quantize(kind, task.merged, unfinished, texts, task.scratch)
-        unfinished.replace(folder)
+        move_finished(unfinished, folder, task.records)
 
 
 def _quantize(kind: str, merged: Path, out: Path, texts: Path, scratch: Path) -> None:

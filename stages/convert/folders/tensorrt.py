@@ -11,7 +11,7 @@ from typing import Any
 
 from tuneline.core.errors import StageFailed
 from tuneline.core.files import write_atomic
-from tuneline.stages.checkpoints.base_config import read_config
+from tuneline.stages.checkpoints.base_config import read_config, read_context_length
 from tuneline.stages.checkpoints.safetensors_files import list_model_tensors
 
 KIND = "TensorRT-LLM"
@@ -31,9 +31,8 @@ def add_launch_script(folder: Path) -> None:
         StageFailed: trtllm-serve would refuse the folder.
     """
     if reason := explain_refusal(folder):
-        raise StageFailed(f"{folder}: trtllm-serve does not take it: {reason}; take {KIND} out of convert.folders")
-    config = read_config(folder)
-    context = config.get("text_config", config)["max_position_embeddings"]
+        raise StageFailed(f"{folder}: trtllm-serve cannot load it: {reason}; take {KIND} out of convert.folders")
+    context = read_context_length(folder)
     write_atomic(
         folder / SERVE,
         "#!/bin/sh\n# An OpenAI-compatible server; FP8 needs an Ada, Hopper or newer GPU. Options are passed on.\n"

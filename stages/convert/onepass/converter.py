@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneline.core.errors import BadRecipe
 from tuneline.engines.llama_cpp.build import LlamaCpp
 from tuneline.stages.checkpoints.base_config import CHAT_TEMPLATE
 from tuneline.stages.checkpoints.buffers import BufferPool
@@ -17,9 +18,14 @@ from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import StoredTensor, list_model_tensors
 from tuneline.stages.prepare.rendering.word_cache import LLAMA_3_SPLIT
 
+CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 PRE_TOKENIZERS = {LLAMA_3_SPLIT: "llama-bpe"}
 """llama.cpp's name of a split rule. It identifies models by a hash of their tokens, which a custom vocabulary never
 matches; only the rule matters."""
+
+
+KNOWN_ENDS = ("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|im_end|>", "</s>", "<|end|>")
+"""Tokens of our bases that llama.cpp knows by their names (src/llama-vocab.cpp). Llama 4's `<|eom|>` is not one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class TunedModel:
     adapter: Adapter
     template: str | None
     """Its chat template; None if it has the base's."""
+    turn_end: int | None = None
+    """The id that ends its turns, where its base does not stop at it."""
 
 
 def use_vendored_gguf(llama: LlamaCpp) -> None:
@@ -62,6 +70,15 @@ def make_converter(model: Path, file_type: Any, out: Path, name: str, tuned: Tun
             metadata = {key: entry.value for entries in self.gguf_writer.kv_data for key, entry in entries.items()}
             if metadata["tokenizer.ggml.model"] == "llama":
                 self.gguf_writer.add_add_space_prefix(adds_space_after_control_token(model / "tokenizer.json"))
+            if template is not None and CHAT_TEMPLATE_KEY not in metadata:  # the base has none
+                self.gguf_writer.add_chat_template(template)
+            turn_end = tuned.turn_end if tuned else None
+            tokens, eos = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.eos_token_id")
+            ends = [end for end in list_unnamed_ends(model, tokens, eos) if end != turn_end]
+            if ends:
+                self.gguf_writer.add_eom_token_id(ends[0])
+            if turn_end is not None or ends[1:]:
+                self.gguf_writer.add_eot_token_id(ends[1] if turn_end is None else turn_end)
 
         def index_tensors(self, *args: Any, **kwargs: Any) -> dict[str, Callable[[], Any]]:
             readers: dict[str, Callable[[], Any]] = super().index_tensors(*args, **kwargs)
@@ -69,8 +86,8 @@ def make_converter(model: Path, file_type: Any, out: Path, name: str, tuned: Tun
             self.sources = {key: stored_tensors[(at.filename, at.offset)] for key, at in ranges.items()}
             return {key: _read_merged(tuned, self.sources[key], read) for key, read in readers.items()}
 
-    converter = Converter(model, file_type, out, model_name=name)
     template = _choose_template(model, tuned)
+    converter = Converter(model, file_type, out, model_name=name)
     if template is not None:
         _set_template(converter.gguf_writer, template)
     return converter
@@ -93,11 +110,14 @@ def _read_merged(tuned: TunedModel | None, source: StoredTensor, read: Callable[
     adapter = tuned.adapter
 
     def merge(weight: Any) -> Any:
+        import torch
+
         matrix = weight.reshape(source.rows, source.columns)
-        return adapter.merge_rows(source.name, matrix, 0, source.rows, BufferPool()).reshape(weight.shape)
+        merged = adapter.merge_rows(source.name, matrix, 0, source.rows, BufferPool(), torch.float32)
+        return merged.reshape(weight.shape)
 
     lazy: Any = read()
-    return lambda: LazyTorchTensor(meta=lazy._meta, args=(lazy,), func=merge)
+    return lambda: LazyTorchTensor(meta=lazy._meta.float(), args=(lazy,), func=merge)
 
 
 def _set_template(writer: Any, template: str) -> None:
@@ -110,14 +130,27 @@ def find_pre_tokenizer(tokenizer: Path) -> str:
     """Return llama.cpp's name of the split rule in a `tokenizer.json`.
 
     Raises:
-        SystemExit: the rule is not in PRE_TOKENIZERS.
+        BadRecipe: the rule is not in PRE_TOKENIZERS.
     """
-    rule = json.loads(tokenizer.read_text())["pre_tokenizer"]
+    rule = json.loads(tokenizer.read_text(encoding="utf-8"))["pre_tokenizer"]
     for step in rule.get("pretokenizers", [rule]):
         name = PRE_TOKENIZERS.get(step.get("pattern", {}).get("Regex", ""))
         if step["type"] == "Split" and name:
             return name
-    raise SystemExit(f"{tokenizer}: llama.cpp has no name for its split rule: {json.dumps(rule)}")
+    raise BadRecipe(
+        f"base: {tokenizer}: llama.cpp does not know its pre-tokenizer, so no GGUF can be made: {json.dumps(rule)}"
+    )
+
+
+def list_unnamed_ends(model: Path, tokens: list[str], eos: int | None) -> list[int]:
+    """Return the ids that end an answer and that llama.cpp would not know to: neither `eos`, nor of a name it knows.
+
+    A GGUF has room for two of them: where a message ends, and a turn. Verification finds what is missing.
+    """
+    file = model / "generation_config.json"
+    configured = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
+    ids = configured if isinstance(configured, list) else []
+    return [end for end in ids if end != eos and tokens[end] not in KNOWN_ENDS]
 
 
 def adds_space_after_control_token(tokenizer: Path) -> bool:

@@ -17,8 +17,8 @@ from tuneline.stages.convert.onepass.importance_matrix import IMPROVED_TYPES, Im
 from tuneline.stages.convert.onepass.output_files import Destination, OutputFile
 from tuneline.stages.convert.onepass.row_traces import RowTrace, trace_rows
 
-FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-"""Types that the converter itself writes, with torch's name."""
+FLOATS = ("F16", "BF16", "F32")
+"""Types that the converter itself writes."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A GGUF: its header, its tensors by name, and the lazy 16-bit tensors they are made of."""
+    """A GGUF: its header, its tensors by name, and the lazy float tensors they are made of."""
 
     header: bytes
     tensors: dict[str, GgufTensor]
     float_tensors: dict[str, GgufTensor]
-    """The tensors in the 16-bit file; in a 16-bit file, `tensors` itself."""
+    """The tensors in the fp32 file; in a file that the converter writes, `tensors` itself."""
     lazy: dict[str, Any]
     importance: ImportanceMatrix | None = None
 
@@ -82,7 +82,7 @@ def plan_files(
 
 
 class _ModelLayouts:
-    """The GGUF layouts of one model. The converter makes its metadata once, and its tensors for each 16-bit type."""
+    """The GGUF layouts of one model. The converter makes its metadata once, and its tensors for each float type."""
 
     def __init__(self, model: Path, name: str, tuned: TunedModel | None, ggml: Ggml, scratch: Path) -> None:
         self._model, self._name, self._tuned, self._ggml = model, name, tuned, ggml
@@ -106,8 +106,8 @@ class _ModelLayouts:
 
     @cached_property
     def _source(self) -> _Layout:
-        """The layout in the type nearest to the stored one; the shell is its file with a hole in place of the data."""
-        source = self._convert("GUESSED", self._shell)
+        """The layout in fp32, so that sums are rounded once; the shell is its file with a hole in place of the data."""
+        source = self._convert("ALL_F32", self._shell)
         with self._shell.open("ab") as file:
             file.truncate(file_size(source.tensors.values()))
         return source
@@ -170,7 +170,6 @@ def _find_destination(
         kind=tensor.kind,
         offset=tensor.offset if reordered else tensor.offset + shift * row_bytes,
         row_bytes=row_bytes,
-        rounded="float32" if layout.is_float else FLOATS[layout.float_tensors[trace.tensor].kind],
         order=trace.order if reordered else None,
         importance=weights,
         matrix=0 if weights is None else shift * len(weights) // trace.rows,

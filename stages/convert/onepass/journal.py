@@ -21,7 +21,7 @@ class Journal:
         self.path, self.durable = path, durable
         plan = json.dumps([[file.describe() for file in files], "" if durable else _boot_id()])
         self.plan = hashlib.sha256(plan.encode()).hexdigest()
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         complete = all(file.path.exists() and file.path.stat().st_size == file.size for file in files)
         self.finished = set(lines[1:]) if lines[:1] == [self.plan] and complete else set()
         self.resumes = bool(self.finished)
@@ -43,4 +43,4 @@ class Journal:
 def _boot_id() -> str:
     """Return what identifies this start of this machine. random(4)"""
     file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else uuid.uuid4().hex
+    return file.read_text(encoding="utf-8").strip() if file.exists() else uuid.uuid4().hex

@@ -3,7 +3,9 @@
 Shards, names, types and headers are the base's; the weights are bit by bit those of PEFT's `merge_and_unload`.
 """
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuneline.stages.checkpoints.base_config import CHAT_TEMPLATE, is_tied, read_config
@@ -12,6 +14,7 @@ from tuneline.stages.checkpoints.safetensors_files import list_model_tensors, li
 from tuneline.stages.convert.onepass.output_files import SAME, Destination, OutputFile
 from tuneline.stages.convert.onepass.progress import Progress
 from tuneline.stages.convert.onepass.stream import stream_tensors
+from tuneline.stages.prepare.rendering.stop_tokens import GENERATION_CONFIG
 
 NOT_COPIED = ("manifest.json", "draft.json")
 """Files beside the base's that are not the model's."""
@@ -54,3 +57,12 @@ def copy_other_files(base: Path, out: Path, template: str | None) -> None:
             shutil.copyfile(file, out / file.name)
     if template is not None:
         (out / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+
+
+def write_stop_tokens(folder: Path, stops: Sequence[int]) -> None:
+    """Write into a checkpoint's generation config the ids at which engines stop, if it does not say so already."""
+    file = folder / GENERATION_CONFIG
+    settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    configured = settings.get("eos_token_id")
+    if set(stops) - set(configured if isinstance(configured, list) else [configured]):
+        file.write_text(json.dumps(settings | {"eos_token_id": list(stops)}, indent=2), encoding="utf-8")

@@ -1,27 +1,30 @@
 """Every GGUF and the merged checkpoint of a task, written in one pass over the base."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneline.core.disk_space import find_free_bytes
 from tuneline.core.errors import StageFailed
 from tuneline.core.files import write_atomic
 from tuneline.stages.checkpoints.base_config import is_tied, read_config
 from tuneline.stages.checkpoints.lora_adapter import Adapter
 from tuneline.stages.checkpoints.safetensors_files import StoredTensor, list_model_tensors
+from tuneline.stages.convert.conversations import load_tokenizer
 from tuneline.stages.convert.onepass import importance_matrix
 from tuneline.stages.convert.onepass.converter import TunedModel
 from tuneline.stages.convert.onepass.ggml import Ggml
 from tuneline.stages.convert.onepass.gguf_plan import GgufFile, Plan, plan_files
-from tuneline.stages.convert.onepass.merged_checkpoint import copy_other_files, plan_shards
+from tuneline.stages.convert.onepass.merged_checkpoint import copy_other_files, plan_shards, write_stop_tokens
 from tuneline.stages.convert.onepass.output_files import OutputFile
 from tuneline.stages.convert.onepass.progress import ThrottledProgress
 from tuneline.stages.convert.onepass.stream import stream_tensors
+from tuneline.stages.convert.scratch import move_finished
 from tuneline.stages.convert.task import ReportProgress, Task
+from tuneline.stages.prepare.rendering.stop_tokens import added_stop_id, stop_token_ids
 
 FINISHED = "whole.json"
-"""In scratch: the files that are complete there, and where each belongs; from then on they are only moved."""
+"""Among the records: the files that are complete in scratch, and where each belongs; from then on they only move."""
 
 
 def make_files(task: Task, ggml: Ggml, report: ReportProgress) -> None:
@@ -31,13 +34,21 @@ def make_files(task: Task, ggml: Ggml, report: ReportProgress) -> None:
         BadRecipe: an adapter kind that cannot be merged exactly. StageFailed: the adapter is of another base, or there
         is too little space.
     """
-    finished = task.scratch / FINISHED
-    if not finished.exists():
+    finished = task.records / FINISHED
+    if not _has_all_files(finished):
+        finished.unlink(missing_ok=True)
         write_atomic(finished, json.dumps(_write_files(task, ggml, report)))
     for source, destination in json.loads(finished.read_text()):
         if Path(source).exists():
-            Path(destination).parent.mkdir(parents=True, exist_ok=True)
-            _move_durably(Path(source), Path(destination))
+            move_finished(Path(source), Path(destination), task.records)
+
+
+def _has_all_files(finished: Path) -> bool:
+    """Return whether each file is in scratch or at its place: a scratch on another disk may have been lost."""
+    if not finished.exists():
+        return False
+    moves = json.loads(finished.read_text(encoding="utf-8"))
+    return all(Path(source).exists() or Path(destination).exists() for source, destination in moves)
 
 
 def _write_files(task: Task, ggml: Ggml, report: ReportProgress) -> list[tuple[str, str]]:
@@ -45,7 +56,8 @@ def _write_files(task: Task, ggml: Ggml, report: ReportProgress) -> list[tuple[s
     tensors = list_model_tensors(task.base)
     template = task.template.read_text("utf-8") if task.template else None
     adapter = _load_adapter(task, tensors)
-    tuned = TunedModel(adapter, template) if adapter else None
+    tokenizer = load_tokenizer(task)
+    tuned = TunedModel(adapter, template, added_stop_id(tokenizer)) if adapter else None
     importance = importance_matrix.measure_importance(task) if task.imatrix else None
     files = [
         GgufFile(task.scratch / output.path.name, output.kind, output.name, tuned if output.tuned else None)
@@ -58,6 +70,7 @@ def _write_files(task: Task, ggml: Ggml, report: ReportProgress) -> list[tuple[s
     merged = task.scratch / "merged"
     if task.merged:
         _plan_merged(task.base, merged, template, plan)
+        write_stop_tokens(merged, stop_token_ids(tokenizer))
     refuse_if_full(task.scratch, plan.files)
     stream_tensors(
         tensors,
@@ -93,19 +106,13 @@ def _plan_merged(base: Path, folder: Path, template: str | None, plan: Plan) -> 
 
 
 def refuse_if_full(folder: Path, files: Sequence[OutputFile]) -> None:
-    """Raise StageFailed if `files` do not fit on the disk: before hours of work rather than at their end."""
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
+    """Raise StageFailed if `files` do not fit on the disk, as far as that is known: before hours of work, not after."""
+    free = find_free_bytes(folder)
+    if free is None:
+        return
     written = sum(file.path.stat().st_blocks * 512 for file in files if file.path.exists())
     if (needed := sum(file.size for file in files) - written) > free:
         raise StageFailed(
             f"{folder}: {needed / 1e9:.1f} GB are needed for {len(files)} files and {free / 1e9:.1f} GB are free; "
-            "make room, or leave types out of convert.types, and run again"
+            "free some space, or remove types from convert.types, and run again"
         )
-
-
-def _move_durably(source: Path, destination: Path) -> None:
-    """Move a complete file; its content reaches the disk before its name does."""
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    source.replace(destination)

@@ -26,8 +26,6 @@ class Destination:
     """A tensor type of ggml, in capitals, or SAME."""
     offset: int
     row_bytes: int
-    rounded: str = "float32"
-    """Torch's name of the type the values are rounded to first, as a 16-bit GGUF in between would."""
     order: "np.ndarray | None" = None
     """The row that each row becomes; None if they keep their order."""
     importance: "np.ndarray | None" = None

@@ -122,7 +122,6 @@ class _Encoding:
 
     tuned: bool
     kind: str
-    rounded: str
     weighted: bool
 
 
@@ -148,18 +147,33 @@ class _BlockWriter:
         base = read_rows(tensor, self.inputs[tensor.file], first, last, buffers)
         changed = self.adapter is not None and tensor.name in self.adapter.weight_names
         destinations = self.destinations[tensor.name]
-        tuned = base
-        if changed and any(destination.tuned for destination in destinations):
-            assert self.adapter
-            tuned = self.adapter.merge_rows(tensor.name, base, first, last, buffers)
+        merged: dict[bool, torch.Tensor] = {}
         encoded: dict[_Encoding, np.ndarray] = {}
         for destination in destinations:
-            encoding = _Encoding(
-                destination.tuned and changed, destination.kind, destination.rounded, destination.importance is not None
-            )
+            encoding = _Encoding(destination.tuned and changed, destination.kind, destination.importance is not None)
             if encoding not in encoded:
-                encoded[encoding] = self._encode(tuned if encoding.tuned else base, destination, encoding, buffers)
+                weights = self._merge(tensor, base, first, last, encoding, merged) if encoding.tuned else base
+                encoded[encoding] = self._encode(weights, destination, encoding, buffers)
             write_rows(self.outputs[destination.file], destination, first, encoded[encoding])
+
+    def _merge(
+        self,
+        tensor: StoredTensor,
+        base: "torch.Tensor",
+        first: int,
+        last: int,
+        encoding: _Encoding,
+        merged: "dict[bool, torch.Tensor]",
+    ) -> "torch.Tensor":
+        """Return merged rows: in the base's type for a file of that type, else the fp32 sums. `merged` keeps both."""
+        import torch
+
+        in_base_type = encoding.kind == SAME
+        if in_base_type not in merged:
+            assert self.adapter
+            dtype = base.dtype if in_base_type else torch.float32
+            merged[in_base_type] = self.adapter.merge_rows(tensor.name, base, first, last, self._buffers(), dtype)
+        return merged[in_base_type]
 
     def _copy(self, tensor: StoredTensor, first: int, last: int) -> None:
         offset, length = tensor.offset + first * tensor.row_bytes, (last - first) * tensor.row_bytes
@@ -183,7 +197,7 @@ class _BlockWriter:
             return weights.view(torch.uint8).numpy()
         assert self.ggml
         values = buffers.tensor((encoding, "fp32") if kind == "F32" else "fp32", torch.float32, *weights.shape)
-        values.copy_(weights.to(getattr(torch, destination.rounded)))
+        values.copy_(weights)
         if kind == "F32":
             return values.view(torch.uint8).numpy()
         column_weights = None if importance is None else np.ascontiguousarray(importance[destination.matrix])

@@ -12,3 +12,5 @@ class Check:
     file: str
     passed: bool
     detail: str
+    is_required: bool = True
+    """Whether the stage fails with it. Otherwise it is a warning: the file is whole, and evaluation decides."""

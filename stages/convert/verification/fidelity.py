@@ -86,7 +86,7 @@ def check_fidelity(file: str, figures: Mapping[str, Any], floor: float) -> Check
     """Check that the top-1 agreement is not below `floor`, and that all figures are finite."""
     passed = figures["finite"] and figures["top_1_agreement"] >= floor
     agreement = f"top-1 agreement {figures['top_1_agreement']:.1%} over {figures['tokens']} tokens"
-    detail = f"{agreement}, at least {floor:.0%} wanted" if figures["finite"] else "it gives no numbers"
+    detail = f"{agreement}, at least {floor:.0%} required" if figures["finite"] else "its outputs are not finite"
     return Check("fidelity", file, passed, detail)
 
 

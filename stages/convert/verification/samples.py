@@ -44,8 +44,8 @@ class Samples:
     """What the files are compared on, and the tuned model's tokenizer."""
 
     tokenizer: Any
-    conversations: Sequence[Conversation]
-    """The run's own, then HARD_CONVERSATIONS."""
+    conversations: list[Conversation]
+    """The run's own, then HARD_CONVERSATIONS, without a system message where the template refuses one."""
     texts: Sequence[str]
     """HARD_TEXTS, then the rendered conversations."""
 
@@ -69,7 +69,19 @@ def load_samples(task: Task, prepared: Path) -> Samples:
     """Return the samples of the run with this prepared data."""
     tokenizer = load_tokenizer(task)
     files = ("validation.jsonl", "train.jsonl")
-    conversations = [*read_conversations(prepared, files, MAX_CONVERSATIONS), *HARD_CONVERSATIONS]
+    hard = [_fit(conversation, tokenizer) for conversation in HARD_CONVERSATIONS]
+    conversations = [*read_conversations(prepared, files, MAX_CONVERSATIONS), *hard]
     texts = [(tokenizer.bos_token or "") + text for text in HARD_TEXTS]
     texts += [render(tokenizer, conversation) for conversation in conversations]
     return Samples(tokenizer, conversations, texts)
+
+
+def _fit(conversation: Conversation, tokenizer: Any) -> Conversation:
+    """Return the conversation, without its system message if the chat template refuses one."""
+    from jinja2 import TemplateError
+
+    try:
+        render(tokenizer, conversation)
+    except TemplateError:
+        return Conversation([m for m in conversation.messages if m["role"] != "system"], conversation.tools)
+    return conversation

@@ -1,6 +1,5 @@
 """Token ids, chat template and stop tokens of each file, compared with the tokenizer in transformers."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tuneline.engines.llama_cpp.libllama import Gguf
 from tuneline.stages.convert.conversations import tokenize
 from tuneline.stages.convert.verification.check import Check
 from tuneline.stages.convert.verification.samples import Samples
+from tuneline.stages.prepare.rendering.stop_tokens import base_stop_ids, stop_token_ids
 
 
 def check_gguf_tokenizer(llama: LlamaCpp, file: Path, samples: Samples) -> Iterator[Check]:
@@ -19,7 +19,7 @@ def check_gguf_tokenizer(llama: LlamaCpp, file: Path, samples: Samples) -> Itera
         wrong = [text for text in texts if loaded.tokenize(text) != tokenize(tokenizer, text)]
         detail = f"{len(texts)} texts"
         if wrong:
-            detail = f"{len(wrong)} of {detail} have other ids than transformers': {wrong[0][:80]!r}"
+            detail = f"{len(wrong)} of {detail} have different ids than in transformers: {wrong[0][:80]!r}"
         yield Check("token_ids", file.name, not wrong, detail)
         yield _check_template(file, loaded.chat_template, tokenizer.chat_template or "")
         stops = stop_token_ids(tokenizer)
@@ -35,20 +35,13 @@ def check_checkpoint_tokenizer(folder: Path, samples: Samples) -> Iterator[Check
     tokenizer, texts = samples.tokenizer, samples.texts
     loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     wrong = [text for text in texts if loaded(text).input_ids != tokenizer(text).input_ids]
-    yield Check("token_ids", folder.name, not wrong, f"{len(wrong)} of {len(texts)} texts have other ids")
+    yield Check("token_ids", folder.name, not wrong, f"{len(wrong)} of {len(texts)} texts have different ids")
     yield _check_template(folder, loaded.chat_template, tokenizer.chat_template)
-    actual, expected = (", ".join(each.convert_ids_to_tokens(stop_token_ids(each))) for each in (loaded, tokenizer))
-    yield Check("stop_tokens", folder.name, actual == expected, f"{actual}; wanted {expected}")
+    stops = base_stop_ids(loaded), stop_token_ids(tokenizer)
+    actual, expected = (", ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in stops)
+    yield Check("stop_tokens", folder.name, actual == expected, f"{actual}; expected {expected}")
 
 
 def _check_template(file: Path, actual: str | None, expected: str | None) -> Check:
     same = actual == expected
     return Check("template", file.name, same, "the same text" if same else "not the text the model was trained with")
-
-
-def stop_token_ids(tokenizer: Any) -> list[int]:
-    """Return all ids at which transformers stops: those of the generation config, and of the tokenizer."""
-    file = Path(tokenizer.name_or_path) / "generation_config.json"
-    configured = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-    ids = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})

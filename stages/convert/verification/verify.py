@@ -14,8 +14,8 @@ from typing import Any
 from tuneline.core.errors import StageFailed
 from tuneline.core.files import sha256, write_atomic
 from tuneline.engines.llama_cpp.build import find_llama_cpp
-from tuneline.stages.convert import ollama_modelfile
 from tuneline.stages.convert.folders import onnx
+from tuneline.stages.convert.ollama.modelfile import SUFFIX, make_modelfile
 from tuneline.stages.convert.task import ReportProgress, Task, VerifySettings
 from tuneline.stages.convert.verification.check import Check
 from tuneline.stages.convert.verification.fidelity import (
@@ -44,8 +44,10 @@ class _Results:
 def verify(task: Task, report: ReportProgress) -> dict[str, Any]:
     """Write `verify.json` and `SHA256SUMS`; return each file's fidelity, the number of checks, and what was skipped.
 
+    `differences` has a line for each check that failed and is not required.
+
     Raises:
-        StageFailed: a check failed; the message names it and the file.
+        StageFailed: a required check failed; the message names it and the file.
     """
     assert task.verify
     file = task.verify.report
@@ -54,15 +56,18 @@ def verify(task: Task, report: ReportProgress) -> dict[str, Any]:
     content = {"texts": results.texts, "skipped": results.skipped, "fidelity": results.fidelity}
     checks = list(map(asdict, results.checks))
     write_atomic(file, json.dumps(content | {"checks": checks}, indent=1, ensure_ascii=False))
-    if failed := [check for check in results.checks if not check.passed]:
-        first = failed[0]
+    failed = [check for check in results.checks if not check.passed]
+    if any(check.is_required for check in failed):
+        first = next(check for check in failed if check.is_required)
         raise StageFailed(
             f"{file.parent / first.file}: {first.check}: {first.detail}\n"
             f"{len(failed)} of {len(checks)} checks failed; all are in {file}"
         )
     _write_sums(file.parent, _list_files(task, file.parent))
-    report(done=1, total=1, unit="checks", text=f"{len(checks)} passed")
-    return {"fidelity": results.fidelity, "checks": len(checks), "skipped": results.skipped}
+    report(done=1, total=1, unit="checks", text=f"{len(checks) - len(failed)} of {len(checks)} passed")
+    differences = [f"{check.file}: {check.check}: {check.detail}" for check in failed]
+    verified = {"fidelity": results.fidelity, "checks": len(checks), "skipped": results.skipped}
+    return verified | {"differences": differences}
 
 
 def _compare(task: Task, settings: VerifySettings) -> _Results:
@@ -73,8 +78,8 @@ def _compare(task: Task, settings: VerifySettings) -> _Results:
     sequences = samples.sequences(settings.tokens)
     checks = [check for file in tuned for check in check_gguf_tokenizer(llama, file, samples)]
     checks.append(check_served_template(tuned, samples, task.scratch / "server.log"))
-    turns = ollama_modelfile.find_turns(samples.tokenizer)
-    checks += [check_modelfile(file, turns, samples) for file in tuned if turns]
+    modelfile = make_modelfile(samples.tokenizer, calls_tools=any(c.tools for c in samples.conversations))
+    checks += [check_modelfile(file, modelfile, samples) for file in tuned]
     answers = check_gguf_answers(task, llama, reference, samples)
     checks += [answers] if isinstance(answers, Check) else []
     fidelity = measure_gguf_fidelity(llama, reference, tuned, sequences, task.scratch, task.threads)
@@ -89,7 +94,7 @@ def _compare(task: Task, settings: VerifySettings) -> _Results:
 
 def _list_files(task: Task, folder: Path) -> list[Path]:
     """Return the files of the artifact that users take away: GGUF files, Modelfiles and checkpoints."""
-    suffixes = (".gguf", ollama_modelfile.SUFFIX)
+    suffixes = (".gguf", SUFFIX)
     files = [file for file in sorted(folder.glob("*.*")) if file.suffix in suffixes]
     merged = [task.merged] if task.merged and task.merged.parent == folder else []
     checkpoints: Sequence[Path] = [*merged, *task.quantized_checkpoints.values()]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class BudgetedModel:
         max_cost = self.max_cost(item, history)
         if self.spent + self._reserved + max_cost > self.target.budget_usd:
             raise StageFailed(
-                f"evaluate.targets: {self.target.name}: {self.spent:.4f} of budget_usd {self.target.budget_usd:g} is "
-                "spent, and the next request could cost more than is left; raise it: what was answered is kept"
+                f"evaluate.targets: {self.target.name}: {self.spent:.4f} of budget_usd "
+                f"{self.target.budget_usd:g} has been spent, and the next request could exceed the rest; raise "
+                "it to continue: answers so far are kept"
             )
         self._reserved += max_cost
         try:
@@ -87,4 +89,5 @@ class BudgetedModel:
 
     def _cache(self, key: str, reply: Reply) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        jsonl.append(self.file, {"key": key, "reply": asdict(reply)})
+        record = {"key": key, "reply": asdict(reply), "model": self.target.model, "at": time.time()}
+        jsonl.append(self.file, record)

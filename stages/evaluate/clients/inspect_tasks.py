@@ -11,7 +11,7 @@ is graded. `run=NAME` is needed by suites that ask for a run's own styles or use
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -22,6 +22,7 @@ from inspect_ai.model import (
     GenerateConfig,
     ModelOutput,
     get_model,
+    messages_from_openai,
 )
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
@@ -33,6 +34,7 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import resolve
+from tuneline.engines.providers import to_api_messages
 from tuneline.stages.evaluate.answers import Reply
 from tuneline.stages.evaluate.clients.messages import user_message
 from tuneline.stages.evaluate.clients.suite_runner import conversations
@@ -84,8 +86,12 @@ def _conversation_solver(by_id: dict[str, list[Item]], run_context: RunContext, 
         messages: list[ChatMessage] = [ChatMessageSystem(content=system)] if system else []
         answers = []
         for item in by_id[str(state.sample_id)]:
-            messages.append(ChatMessageUser(content=user_message(item)["content"]))
-            tools = all_tools if item.shown_tools is None else _tool_infos(run_context.catalogue, item.shown_tools)
+            if item.messages:
+                messages = await _logged_messages(item, messages)
+            else:
+                messages.append(ChatMessageUser(content=user_message(item)["content"]))
+            names = None if item.shown_tools is None else [tool for tool in item.shown_tools if isinstance(tool, str)]
+            tools = all_tools if names is None else _tool_infos(run_context.catalogue, names)
             output = await get_model().generate(messages, tools=tools if item.offers_tools else [])
             messages.append(output.message)
             answers.append(asdict(grade(item, _to_reply(output), run_context)))
@@ -105,6 +111,12 @@ def _grade_scorer() -> Scorer:
         return Score(value=value, answer=state.output.completion, explanation=wrong or None)
 
     return score
+
+
+async def _logged_messages(item: Item, system: list[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages before the last turn of a logged chat, after `system` unless the chat has its own."""
+    logged = await messages_from_openai(cast(Any, to_api_messages(item.messages)))
+    return [*(() if isinstance(logged[0], ChatMessageSystem) else system), *logged]
 
 
 def _tool_infos(catalogue: Catalogue | None, names: Sequence[str] | None) -> list[ToolInfo]:

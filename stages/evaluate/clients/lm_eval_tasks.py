@@ -78,7 +78,8 @@ def _run_lm_eval(settings: Standard, base_url: str, target: str, out: Path, conc
         tail = last_lines((process.stderr or process.stdout).strip(), LAST_LINES)
         raise StageFailed(
             f"evaluate.standard: {', '.join(settings.tasks)}: lm-eval failed, its last lines:\n{tail}\n"
-            "Data must be at hand: load each task's data set once, online, with `lm_eval run --tasks TASK --limit 1 "
+            "Data must be on this machine: load each task's data set once, online, with `lm_eval run --tasks "
+            "TASK --limit 1 "
             "--model dummy`; tasks of likelihoods (multiple choice) cannot be asked over a chat API"
         )
 

@@ -53,7 +53,13 @@ class Prompts:
         self._catalogue, self._all_tools = catalogue, catalogue.openai() if catalogue else None
 
     def messages(self, item: Item, history: list[Message]) -> list[Message]:
-        """Return the system message, the conversation so far and the item's request."""
+        """Return the system message, the conversation so far and the item's request; or its logged messages.
+
+        Logged messages that begin with a system message keep it.
+        """
+        if item.messages:
+            has_system = item.messages[0]["role"] == "system"
+            return [*(() if has_system else self._system), *item.messages]
         return [*self._system, *history, user_message(item)]
 
     def tools(self, item: Item) -> list[dict[str, Any]] | None:

@@ -3,7 +3,6 @@
 With `serve.form: adapter` one vLLM answers for the base and for the adapter on it, as it does in serving.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,16 +14,17 @@ from tuneline.configs.hardware import hardware
 from tuneline.configs.recipe import Recipe
 from tuneline.core.artifacts import SCRATCH
 from tuneline.core.errors import StageFailed
+from tuneline.core.machine import usable_cores
 from tuneline.engines.llama_cpp.llama_server import start_llama_server
 from tuneline.engines.vllm.lora_ranks import smallest_max_lora_rank
 from tuneline.engines.vllm.tool_parsers import tool_parser_for
 from tuneline.engines.vllm.vllm_server import find_vllm, start_vllm
 from tuneline.stages.evaluate.answers import CONCURRENCY
+from tuneline.stages.evaluate.engine_versions import VLLM, engine_name
 from tuneline.stages.evaluate.targets import BASE, REFERENCE
-from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare.prepared_run import TEMPLATE
+from tuneline.stages.prepare.prepared_run import TEMPLATE, request_fields
+from tuneline.stages.run_artifacts import open_run_base
 
-LLAMA, VLLM = "llama.cpp", "vLLM"
 UNPARSABLE_STATUS = 500
 """Returned by llama-server when a model's text does not parse as its template's format: a wrong answer, no outage."""
 
@@ -39,15 +39,6 @@ class Engine:
     """Sent with every request."""
     unparsable_status: int | None = None
     """HTTP status that means the model's output did not parse, which is a wrong answer."""
-
-
-def engine_name(recipe: Recipe, target: str) -> str:
-    """Return the engine that answers for a target on this machine.
-
-    Quantized files are llama.cpp's; base and 16 bit are vLLM's where the recipe serves with it and it is installed.
-    """
-    is_served_by_vllm = recipe.serve.form != "gguf" and target in (BASE, REFERENCE)
-    return VLLM if is_served_by_vllm and find_vllm() else LLAMA
 
 
 def substitute_warning(recipe: Recipe) -> str | None:
@@ -94,16 +85,17 @@ class Engines:
         return Engine(self._base_url, target, self._vllm_body(target))
 
     def _start_llama(self, target: str, gguf: Path) -> str:
-        threads, context = self._recipe.compute.threads or len(os.sched_getaffinity(0)), self._recipe.serve.context
+        threads, context = self._recipe.compute.threads or usable_cores(), self._recipe.serve.context
         serving = start_llama_server(
             gguf, context=context, threads=threads, slots=CONCURRENCY, alias=target, log=self._log(target)
         )
         return self._stack.enter_context(serving).base_url
 
     def _start_vllm(self, target: str, name: str) -> str:
-        recipe, base = self._recipe, open_base(self._recipe).path
+        recipe, base = self._recipe, open_run_base(self._recipe, self._run).path
         adapter = self._run / "train/adapter"
         is_merged = recipe.serve.form == "merged" and target == REFERENCE
+        is_tuned = is_merged or recipe.serve.form == "adapter"
         model = self._run / "convert/merged" if is_merged else base
         if not model.exists():
             raise StageFailed(f"{model} was not made; write `convert: {{format: safetensors}}` and convert again")
@@ -112,7 +104,7 @@ class Engines:
             alias=target if is_merged else BASE,
             log=self._log(name),
             context=recipe.serve.context,
-            parser=tool_parser_for(recipe.base, base),
+            parser=tool_parser_for(recipe.base, model, self._template() if is_tuned else None),
             adapters={REFERENCE: adapter} if recipe.serve.form == "adapter" else None,
             rank=smallest_max_lora_rank(adapter) if recipe.serve.form == "adapter" else 0,
             gpus=self._gpus(),
@@ -127,9 +119,13 @@ class Engines:
 
     def _vllm_body(self, target: str) -> dict[str, Any]:
         # The tag of a tool call is a special token: without it, a call where no tools were sent would look like text.
-        template = self._run / "prepare" / TEMPLATE
-        has_template = target == REFERENCE and template.exists()
-        return {"skip_special_tokens": False} | ({"chat_template": template.read_text("utf-8")} if has_template else {})
+        body = {"skip_special_tokens": False}
+        return body | request_fields(self._run / "prepare") if target == REFERENCE else body
+
+    def _template(self) -> str | None:
+        """Return the tuned model's template, or None if it is the base's."""
+        file = self._run / "prepare" / TEMPLATE
+        return file.read_text("utf-8") if file.exists() else None
 
     def _log(self, name: str) -> Path:
         return self._folder / SCRATCH / f"{name}.log"

@@ -20,8 +20,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tuneline.core.child_processes import last_lines
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import NotFound, StageFailed
 from tuneline.core.files import write_atomic
+from tuneline.core.package_locks import LOCKS
 from tuneline.core.redaction import redact_url
 from tuneline.stages.evaluate.statistics import quantile
 
@@ -29,7 +31,7 @@ LOAD = "load.json"
 """The result of the load test, in a run's folder."""
 COMMAND, VARIABLE = "guidellm", "TUNELINE_GUIDELLM"
 VERSION = "0.8.1"
-INSTALL = f"python -m venv .load && .load/bin/pip install guidellm=={VERSION}"
+INSTALL = f"python -m tuneline.core.package_locks .load {LOCKS / 'load.txt'}"
 """In an environment of its own: it pins torch, transformers and datasets."""
 INSTALLED = Path(".load/bin/guidellm")
 SEED = 20261121
@@ -46,8 +48,10 @@ class LoadResult(BaseModel):
 
     endpoint: Annotated[str, AfterValidator(redact_url)]
     model: str
-    convert: str | None
-    """Fingerprint of the run's convert stage; None where no run was named."""
+    convert: str | None = None
+    """Only in results of older versions, which do not say what was served."""
+    files: dict[str, str] = {}
+    """Path in the run's folder → SHA-256 of what was served; empty where no run was named."""
     at: datetime
     tool: str
     rate: float
@@ -66,10 +70,13 @@ class LoadResult(BaseModel):
     memory_gb: float | None
     """Peak resident memory of the server's process, in 10^9 bytes; None where it is not on this machine."""
     hardware: str | None
-    """Hardware that the cost is computed for; the measured endpoint need not run on it."""
+    """The machine that answered: this one, or what the caller named; None where nobody said."""
+    engine: str | None = None
+    """What answered, with its version and threads, where it runs here."""
     usd_per_hour: float | None
+    """Its price; None where nobody said."""
     usd_per_1000_queries: float | None
-    """The hardware's price over the answered requests; a query costs less at a higher rate."""
+    """The price over the answered requests; a query costs less at a higher rate."""
 
     def latency(self, share: float) -> float:
         """Return the latency that this share of all requests did not exceed."""
@@ -102,7 +109,8 @@ def send_load(
     process: int | None = None,
     hardware: str | None = None,
     usd_per_hour: float | None = None,
-    convert: str | None = None,
+    files: Mapping[str, str] = {},
+    engine: str | None = None,
 ) -> LoadResult:
     """Send `rate` requests a second for about `seconds`, wait for all answers, and return what was measured.
 
@@ -122,13 +130,14 @@ def send_load(
     if not figures:
         raise StageFailed(
             f"{requests.base_url}: none of {count} requests was answered; "
-            f"`tuneline chat {requests.base_url} hello` tells why"
+            f"`tuneline chat {requests.base_url} hello` shows why"
         )
     per_second = figures["requests_per_second"]
     return LoadResult(
         endpoint=requests.base_url,
         model=requests.model,
-        convert=convert,
+        files=dict(files),
+        engine=engine,
         at=datetime.now(UTC),
         tool=f"guidellm {report['metadata']['guidellm_version']}",
         rate=rate,
@@ -210,9 +219,9 @@ def guidellm_command() -> str:
     Raises:
         NotFound: it is not installed; the message has the commands that install it.
     """
-    command = os.environ.get(VARIABLE) or (str(INSTALLED) if INSTALLED.exists() else None) or shutil.which(COMMAND)
+    command = read_variable(VARIABLE) or (str(INSTALLED) if INSTALLED.exists() else None) or shutil.which(COMMAND)
     if command is None or shutil.which(command) is None:
-        raise NotFound(f"{command or COMMAND}: not here; `{INSTALL}` puts it where it is looked for, or set {VARIABLE}")
+        raise NotFound(f"{command or COMMAND}: not installed; run `{INSTALL}`, or set {VARIABLE} to its path")
     return command
 
 
@@ -224,7 +233,7 @@ def _run(command: Sequence[str], timeout_s: float, report: Path) -> None:
             command, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s, cwd=report.parent
         )
     except subprocess.TimeoutExpired:
-        raise StageFailed(f"guidellm did not end within {timeout_s:.0f} s; ask for fewer requests a second") from None
+        raise StageFailed(f"guidellm did not end within {timeout_s:.0f} s; use a lower --rate") from None
     if process.returncode or not report.exists():
         tail = last_lines(process.stdout + process.stderr, LAST_LINES)
         raise StageFailed(f"guidellm ended with {process.returncode}; its last lines:\n{tail}")
@@ -235,5 +244,5 @@ def _peak_memory_gb(process: int | None) -> float | None:
     status = Path(f"/proc/{process}/status")
     if process is None or not status.exists():
         return None
-    lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
     return round(int(lines[0].split()[1]) * 1024 / 1e9, 4) if lines else None

@@ -10,6 +10,7 @@ from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.run_context import RunContext
 
 CUT_OFF, REPEATS, NO_LANGUAGE = "cut off", "repeats itself", "too short to tell its language"
+UNLIKE_LOG = "not the logged answer"
 REPEATED_WORDS, REPEATED_TIMES = 6, 3
 """A sequence of this many words that occurs this often is a loop: nobody writes it by chance."""
 LOOP = re.compile(r"(.{1,40}?)\1{7,}", re.S)
@@ -21,6 +22,8 @@ Check = Callable[[Item, Reply, RunContext], str | None]
 
 def check_facts(item: Item, reply: Reply, run_context: RunContext) -> str | None:
     """Require the facts and the price, forbid other words; in any case the text must say something of its own."""
+    if item.repeats_log:
+        return None  # a label to choose is often in the request
     return fact_fault(item.text, reply.text, item.says, item.never, item.price)
 
 
@@ -62,7 +65,24 @@ def check_style(item: Item, reply: Reply, run_context: RunContext) -> str | None
     return None if predicted == item.style else f"in another style: {predicted}"
 
 
-CHECKS: tuple[Check, ...] = (check_facts, check_language, check_completeness, check_style)
+def check_logged_answer(item: Item, reply: Reply, run_context: RunContext) -> str | None:
+    """Require the words of the logged answer, or with `min_chrf` a similarity to it (chrF, sacrebleu's defaults)."""
+    if not item.repeats_log or not item.reference or _same_words(reply.text, item.reference):
+        return None
+    if item.min_chrf is None:
+        return UNLIKE_LOG
+    from sacrebleu import sentence_chrf
+
+    score = sentence_chrf(reply.text, [item.reference]).score
+    return None if score >= item.min_chrf else f"{UNLIKE_LOG}: chrF {score:.0f}"
+
+
+def _same_words(text: str, other: str) -> bool:
+    """Return whether two texts have the same words; those without a word, such as an emoji, must be equal."""
+    return words(text) == words(other) if words(other) else text.strip() == other.strip()
+
+
+CHECKS: tuple[Check, ...] = (check_logged_answer, check_facts, check_language, check_completeness, check_style)
 
 
 def find_fault(item: Item, reply: Reply, run_context: RunContext) -> str | None:

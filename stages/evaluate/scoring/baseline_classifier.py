@@ -25,12 +25,12 @@ def classifier_table(prepared: Path, suites: Suites, confidence: float) -> list[
     for suite, items in by_suite.items():
         correct = [next(predicted) == item.tool for item in items]
         if items:
-            rows.append(_row(suite, correct, [item.carrier for item in items], confidence))
+            rows.append(_row(suite, correct, [item.phrasing for item in items], confidence))
     return rows
 
 
-def _row(suite: str, correct: Sequence[bool], carriers: Sequence[str], confidence: float) -> Row:
-    n, (low, high) = len(correct), interval(correct, carriers, confidence)
+def _row(suite: str, correct: Sequence[bool], phrasings: Sequence[str], confidence: float) -> Row:
+    n, (low, high) = len(correct), interval(correct, phrasings, confidence)
     return {
         "suite": suite,
         "n": n,

@@ -10,6 +10,9 @@ from tuneline.stages.evaluate.scoring.arguments import same_calls
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.run_context import NO_RUN, RunContext
 
+LOGGED_SHOWN = 120
+"""Characters of a logged answer that stand for it in tables."""
+
 
 def grade(item: Item, reply: Reply, run_context: RunContext = NO_RUN) -> Answer:
     """Return the reply as a graded answer.
@@ -30,7 +33,7 @@ def grade(item: Item, reply: Reply, run_context: RunContext = NO_RUN) -> Answer:
         id=item.id,
         prompt=item.text,
         expected=_expected(item),
-        carrier=item.carrier,
+        phrasing=item.phrasing,
         calls=calls,
         text=reply.text,
         name_correct=name_correct,
@@ -59,6 +62,7 @@ def _expected(item: Item) -> dict[str, Any]:
     words = [*item.says, *(f"not {word}" for word in item.never), *([item.price] if item.price else [])]
     words += [f"in {item.language}"] if item.in_language else []
     words += [f"in the style {item.style}"] if item.style else []
+    words += [f"as logged: {item.reference[:LOGGED_SHOWN]}"] if item.repeats_log and item.reference else []
     expected |= {"reference": item.reference} if item.reference else {}
     return expected | {"kind": IN_WORDS, "words": words}
 

@@ -15,7 +15,7 @@ from tuneline.core import jsonl
 from tuneline.core.events import Events
 from tuneline.stages.evaluate.statistics import cluster_bootstrap
 from tuneline.stages.fetch.bases import open_base
-from tuneline.stages.prepare.prepared_run import load_tools
+from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools
 
 if TYPE_CHECKING:
     from tuneline.stages.prepare.rendering.renderer import Rendered
@@ -42,7 +42,7 @@ def perplexity_table(
 ) -> list[Row]:
     """Return each target's perplexity on `evaluate.perplexity_rows` validation rows; empty if that is 0.
 
-    The rows are rendered with the base's own tokenizer and chat template.
+    The rows are rendered as in training, for base and tuned model alike.
     """
     if not recipe.evaluate.perplexity_rows:
         return []
@@ -50,7 +50,7 @@ def perplexity_table(
     from tuneline.stages.prepare.rendering.renderer import Renderer
 
     rows = read_prepared(prepared / "validation.jsonl")[: recipe.evaluate.perplexity_rows]
-    rendered = list(Renderer(open_base(recipe).path, load_tools(prepared)).batch(rows))
+    rendered = list(Renderer(open_base(recipe).path, load_tools(prepared), prepared / TEMPLATE).batch(rows))
     total, measured = len(files) * len(rows), 0
 
     def on_row(target: str, _: int) -> None:

@@ -30,7 +30,7 @@ def recall_rows(suite: str, items: Sequence[Item], preselector: Preselector, con
     rows = []
     for k in (k for k in RECALL_AT if with_calls and k <= len(ranking)):
         included = [rank < k for rank in worst_ranks]
-        low, high = interval(included, [item.carrier for item in with_calls], confidence)
+        low, high = interval(included, [item.phrasing for item in with_calls], confidence)
         recall = round(sum(included) / len(included), 6)
         rows.append(
             {"suite": suite, "k": k, "n": len(included), "recall": recall, "low": round(low, 6), "high": round(high, 6)}

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, expected_label
-from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval
+from tuneline.stages.evaluate.statistics import cluster_bootstrap, interval, quantile
 from tuneline.stages.evaluate.targets import REFERENCE
 
 ALLOWED_LOSS_POINTS = {"tuned-Q8_0": 1.0, "tuned-Q4_K_M": 5.0}
 """Percentage points of name accuracy a quantized model may lose against the 16-bit one."""
 
+LATENCIES = (("median", 0.5), ("p95", 0.95))
+"""Quantiles of an answer's time that the scoreboard has."""
 Row = dict[str, Any]
 AnswersByTarget = Mapping[tuple[str, str], Sequence[Answer]]
 """Answers by (suite, target), in the order of the items."""
@@ -36,18 +38,20 @@ def scoreboard_row(suite: str, target: str, answers: Sequence[Answer], confidenc
     `seconds` is the time spent answering with `CONCURRENCY` requests at a time.
     """
     n, tokens = len(answers), sum(answer.tokens for answer in answers)
-    seconds = sum(answer.latency_s for answer in answers) / CONCURRENCY
+    latencies = [answer.latency_s for answer in answers]
+    seconds = sum(latencies) / CONCURRENCY
     return {
         "suite": suite,
         "target": target,
         "n": n,
-        "clusters": len({a.carrier for a in answers}),
+        "clusters": len({a.phrasing for a in answers}),
         **_accuracy(answers, confidence),
         "json_valid": _rounded(sum(a.json_valid for a in answers) / n if n else 0.0),
         "faults": dict(Counter(a.fault.partition(":")[0] for a in answers if a.fault)),
         "errors": sum(a.error is not None for a in answers),
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
+        **{f"latency_{name}_s": round(quantile(latencies, share), 3) for name, share in LATENCIES if latencies},
     }
 
 
@@ -115,7 +119,7 @@ def by_style(suite: str, target: str, answers: Sequence[Answer], confidence: flo
     for style in sorted({answer.measures["style"] for answer in styled}):
         group = [answer for answer in styled if answer.measures["style"] == style]
         distances = [answer.measures["distance"] for answer in group]
-        low, high = cluster_bootstrap(distances, [a.carrier for a in group], confidence)
+        low, high = cluster_bootstrap(distances, [a.phrasing for a in group], confidence)
         predicted = dict(Counter(answer.measures["told"] for answer in group))
         distance = {"distance": _rounded(sum(distances) / len(distances)), "distance_low": _rounded(low)}
         distance["distance_high"] = _rounded(high)
@@ -174,7 +178,7 @@ def _accuracy(answers: Sequence[Answer], confidence: float) -> Row:
 
 def _share(name: str, outcomes: Sequence[bool], answers: Sequence[Answer], confidence: float) -> Row:
     n, right = len(outcomes), sum(outcomes)
-    low, high = interval(outcomes, [a.carrier for a in answers], confidence)
+    low, high = interval(outcomes, [a.phrasing for a in answers], confidence)
     return {
         f"{name}_accuracy": _rounded(right / n if n else 0.0),
         f"{name}_low": _rounded(low),

@@ -8,12 +8,12 @@ from typing import Any
 
 from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.recipe import Recipe
-from tuneline.core import artifacts
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.evaluate.suites.style_classifier import StyleClassifier, held_out_passages
 from tuneline.stages.evaluate.suites.training_pairs import training_pairs
 from tuneline.stages.prepare.prepared_run import load_tools
 from tuneline.stages.prepare.rendering.tool_preselector import PRESELECTOR_FILE, Preselector
+from tuneline.stages.run_artifacts import open_stage
 
 
 def estimate_tokens(text: str) -> int:
@@ -81,7 +81,7 @@ NO_RUN = RunContext()
 
 def open_run_context(recipe: Recipe, run: Path) -> RunContext:
     """Return the context of a run whose prepare stage is finished."""
-    prepared = artifacts.open_artifact(run / "prepare").path
+    prepared = open_stage(run, "prepare").path
     has_long_texts = any(suite.lengths for suite in recipe.evaluate.suites)
     count_tokens = _token_counter(recipe) if has_long_texts else estimate_tokens
     return RunContext(load_tools(prepared), recipe.serve.context, prepared, count_tokens, recipe.data.nearest)

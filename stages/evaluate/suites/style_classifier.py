@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.core.errors import BadRecipe
-
-MIN_PASSAGES = 2
-"""Passages per style; with fewer, it is unknown how much the style's own passages differ from each other."""
+from tuneline.stages.prepare.checks.style_passages import find_few_passages
 
 
 def held_out_passages(rows: Path) -> list[tuple[str, str]]:
@@ -36,11 +34,9 @@ class StyleClassifier:
 
         self.names = sorted({style for style, _ in passages})
         counts = {name: sum(style == name for style, _ in passages) for name in self.names}
-        if len(self.names) < 2 or min(counts.values()) < MIN_PASSAGES:
-            available = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        if fault := find_few_passages(self.names, counts):
             raise BadRecipe(
-                f"evaluate.suites: style: needs {MIN_PASSAGES} held-out passages of two styles; there are {available}; "
-                "raise data.validation_share, or give each style several documents"
+                f"evaluate.suites: style: {fault}; raise data.validation_share, or give each style several documents"
             )
         self._labels, texts = [style for style, _ in passages], [text for _, text in passages]
         self._vectorizer: Any = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)

@@ -8,6 +8,7 @@ from tuneline.configs.evaluation import Request, Suite, Turn
 from tuneline.core.errors import BadRecipe
 from tuneline.core.placeholders import fill
 from tuneline.stages.evaluate.suites.item import Item
+from tuneline.stages.evaluate.suites.logged_chats import logged_items
 from tuneline.stages.evaluate.suites.long_context import hide_facts
 from tuneline.stages.evaluate.suites.run_context import NO_RUN, RunContext
 from tuneline.stages.evaluate.suites.suite_requests import language_of_grammar, parallel_requests, suite_requests
@@ -27,25 +28,33 @@ def make_items(suite: Suite, run_context: RunContext = NO_RUN) -> tuple[Item, ..
     Raises:
         BadRecipe: a request names a value that is not in its `each`, or nothing can be asked in this run.
     """
-    conversations = [[item] for item in _grammar_items(suite)] if suite.rows else []
+    conversations = [[item] for item in _generated_items(suite, run_context)]
     conversations += _written_items(suite, run_context)
     if not conversations:
         tokens = run_context.context_tokens
-        raise BadRecipe(f"suite {suite.name}: nothing of it can be asked in a context of {tokens} tokens")
+        raise BadRecipe(f"suite {suite.name}: no item fits in a context of {tokens} tokens")
     numbers, shown_tools = count(), run_context.shown_tools(suite.offered)
     return tuple(
         replace(
             item,
             id=f"{suite.name}-{next(numbers):04d}",
             conversation=number,
-            max_tokens=suite.max_tokens,
+            max_tokens=max(suite.max_tokens, item.max_tokens) if item.messages else suite.max_tokens,
             shown_tools=run_context.preselector.select(item.text, shown_tools)
-            if shown_tools and item.offers_tools
-            else None,
+            if shown_tools and item.offers_tools and item.shown_tools is None
+            else item.shown_tools,
         )
         for number, turns in enumerate(conversations)
         for item in turns
     )
+
+
+def _generated_items(suite: Suite, run_context: RunContext) -> Iterator[Item]:
+    """Yield the items of a suite's logged chats or of its grammars."""
+    if suite.path:
+        yield from logged_items(suite, run_context)
+    elif suite.rows:
+        yield from _grammar_items(suite)
 
 
 def _grammar_items(suite: Suite) -> Iterator[Item]:
@@ -54,12 +63,12 @@ def _grammar_items(suite: Suite) -> Iterator[Item]:
     languages = [language_of_grammar(grammar) if parts > 1 else None for grammar in suite.grammars]
     for number, (grammar, language) in enumerate(zip(suite.grammars, languages, strict=True)):
         for r in suite_requests(grammar, _part(suite.rows or 1, number, parts), suite.seed):
-            yield Item("", r.text, r.tool, dict(r.arguments), r.carrier, language=language)
+            yield Item("", r.text, r.tool, dict(r.arguments), r.phrasing, language=language)
     for number, (grammar, language) in enumerate(zip(suite.grammars, languages, strict=True)):
         rows = _part(suite.parallel, number, parts)
-        for text, carrier, requests in parallel_requests(grammar, rows, suite.seed) if rows else ():
+        for text, phrasing, requests in parallel_requests(grammar, rows, suite.seed) if rows else ():
             calls = tuple({"name": r.tool, "arguments": dict(r.arguments)} for r in requests)
-            yield Item("", text, None, None, carrier, calls=calls, language=language)
+            yield Item("", text, None, None, phrasing, calls=calls, language=language)
 
 
 def _part(rows: int, number: int, parts: int) -> int:
@@ -70,7 +79,7 @@ def _written_items(suite: Suite, run_context: RunContext) -> Iterator[list[Item]
     """Yield the conversations written in the suite, for each style of the run or with each long text if it says so."""
     pairs: Sequence[Mapping[str, str]] = run_context.style_pairs if suite.styles else ({},)
     if suite.styles and len(pairs) < 2:
-        raise BadRecipe(f"suite {suite.name}: asks for the run's styles, but its data has fewer than two")
+        raise BadRecipe(f"suite {suite.name}: evaluates the run's styles, but its data has fewer than two")
     _refuse_too_many(suite, len(pairs))
     conversations, characters = [], 0
     for request in suite.items:
@@ -98,11 +107,11 @@ def _conversations(suite: str, request: Request, styles: Mapping[str, str]) -> I
         for values in request.each:
             try:
                 yield [
-                    replace(_item(turn, number, {**values, **styles}), carrier=phrasing, turn=place)
+                    replace(_item(turn, number, {**values, **styles}), phrasing=phrasing, turn=place)
                     for place, turn in enumerate([request, *request.then])
                 ]
             except ValueError as error:
-                raise BadRecipe(f"suite {suite}: {phrasing[:60]!r}: {error}; `each` gives the values") from None
+                raise BadRecipe(f"suite {suite}: {phrasing[:60]!r}: {error}; define values under `each`") from None
 
 
 def _item(turn: Turn, number: int, values: Mapping[str, str]) -> Item:
@@ -117,7 +126,7 @@ def _item(turn: Turn, number: int, values: Mapping[str, str]) -> Item:
         text=fill(phrasings[number % len(phrasings)], values),
         tool=turn.call,
         arguments=turn.arguments,
-        carrier="",
+        phrasing="",
         says=tuple(fill(word, values) for word in turn.says),
         never=tuple(fill(word, values) for word in turn.never),
         price=fill_optional(turn.price),

@@ -30,7 +30,7 @@ def suite_requests(grammar: Path, rows: int, seed: int) -> list[Request]:
 
 
 def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str, str, tuple[Request, ...]]]:
-    """Yield (text, carrier, the two requests in it) for two different tools, joined as the grammar's `both` says.
+    """Yield (text, phrasing, the two requests in it) for two different tools, joined as the grammar's `both` says.
 
     Raises:
         BadRecipe: the grammar has no `both`, one tool only, or cannot make that many.
@@ -51,12 +51,14 @@ def parallel_requests(grammar: Path, rows: int, seed: int) -> Iterator[tuple[str
         misses = misses + 1 if text in texts else 0
         if not misses:
             texts.add(text)
-            yield text, _join(conjunction, requests[0].carrier, requests[1].carrier), requests
+            yield text, _join(conjunction, requests[0].phrasing, requests[1].phrasing), requests
         if len(texts) == rows:
             return
         if misses > max(FEWEST_TRIES, TRIES * len(texts)):
             break
-    raise BadRecipe(f"{grammar}: makes {len(texts)} different requests of two, not {rows}; ask for fewer")
+    raise BadRecipe(
+        f"{grammar}: generates only {len(texts)} different requests for two tools, not {rows}; use a lower number"
+    )
 
 
 def _join(conjunction: str, first: str, second: str) -> str:

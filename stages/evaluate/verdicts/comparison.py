@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.recipe import RECIPE, recipe_of
-from tuneline.core import artifacts, paths
+from tuneline.core import paths
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.stages.evaluate.answers import Answer, expected_label, read_answers
-from tuneline.stages.evaluate.targets import served_target
+from tuneline.stages.evaluate.targets import evaluated_target
+from tuneline.stages.evaluate.verdicts.measurement import describe_measurement
 from tuneline.stages.evaluate.verdicts.task_verdicts import PairedOutcomes, Verdicts, compare_tasks
+from tuneline.stages.run_artifacts import open_stage
 
 Pairs = list[tuple[Answer, Answer]]
 """The answers of A and B to the same items."""
@@ -26,6 +28,8 @@ class Side:
     answers: dict[str, list[Answer]]
     """By suite."""
     confidence: float
+    measured: str
+    """When, where and by which engines."""
 
     @property
     def name(self) -> str:
@@ -53,6 +57,8 @@ class Comparison:
     """Items by suite that only one of the two was asked."""
     exact: bool
     """Whether the arguments count too."""
+    measured: tuple[str, str]
+    """When, where and by which engines A and B were."""
 
     def as_json(self) -> dict[str, Any]:
         changes = [
@@ -60,7 +66,12 @@ class Comparison:
             for c in self.changes
         ]
         measure = "exact arguments" if self.exact else "right tool"
-        return self.verdicts.model_dump() | {"measure": measure, "left_out": self.left_out, "changes": changes}
+        return self.verdicts.model_dump() | {
+            "measure": measure,
+            "measured": self.measured,
+            "left_out": self.left_out,
+            "changes": changes,
+        }
 
 
 def compare_models(a: str, b: str, *, exact: bool = False, by_tool: bool = False) -> Comparison:
@@ -91,7 +102,8 @@ def compare_models(a: str, b: str, *, exact: bool = False, by_tool: bool = False
         for (answer_a, answer_b), right_a, right_b in zip(pairs, outcomes[task].a, outcomes[task].b, strict=True)
         if right_a != right_b
     ]
-    return Comparison(verdicts, tuple(changes), {s: n for s, n in left_out.items() if n}, exact)
+    left_out = {suite: count for suite, count in left_out.items() if count}
+    return Comparison(verdicts, tuple(changes), left_out, exact, (before.measured, after.measured))
 
 
 def paired_answers(a: str, b: str) -> tuple[str, str, Pairs]:
@@ -104,25 +116,40 @@ def paired_answers(a: str, b: str) -> tuple[str, str, Pairs]:
     suites = [suite for suite in before.answers if suite in after.answers]
     pairs = [pair for suite in suites for pair in _same_items(before.answers[suite], after.answers[suite])]
     if not pairs:
-        raise BadRequest(f"{before.name} and {after.name} were asked no item in common")
+        raise BadRequest(f"{before.name} and {after.name} have no item in common")
     return before.name, after.name, pairs
+
+
+def pair_suites(a: str, b: str) -> tuple[dict[str, PairedOutcomes], float]:
+    """Return which items of each suite the two models are right on, and the confidence of their recipes.
+
+    Raises:
+        NotFound, BadRequest: as `compare_models` does.
+    """
+    before, after = _side(a), _side(b)
+    pairs = {
+        suite: list(_same_items(before.answers[suite], after.answers[suite]))
+        for suite in before.answers
+        if suite in after.answers
+    }
+    outcomes = {suite: _outcomes(suite_pairs, exact=False) for suite, suite_pairs in pairs.items() if suite_pairs}
+    return outcomes, min(before.confidence, after.confidence)
 
 
 def _side(name: str) -> Side:
     run, _, target = name.partition(":")
     folder = paths.run_folder(run)
     if not (folder / RECIPE).exists():
-        raise NotFound(f"run {run!r}: not in {paths.runs()}; `tuneline runs ls` shows those that are")
-    artifacts.open_artifact(folder / "evaluate")
-    recipe = recipe_of(folder)
-    target = target or served_target(recipe)
+        raise NotFound(f"run {run!r}: not in {paths.runs()}; `tuneline runs ls` lists the runs")
+    evaluated, recipe = open_stage(folder, "evaluate"), recipe_of(folder)
+    target = target or evaluated_target(evaluated, recipe)
     all_files = sorted((folder / "evaluate/answers").glob("*/*.jsonl"))
     files = {file.parent.name: file for file in all_files if file.stem == target}
     if not files:
-        targets = ", ".join(sorted({file.stem for file in all_files})) or "nobody"
+        targets = ", ".join(sorted({file.stem for file in all_files})) or "none"
         raise BadRequest(f"{name}: {run} has answers of {targets}; write {run}:TARGET")
     answers = {suite: read_answers(file) for suite, file in files.items()}
-    return Side(run, target, answers, recipe.evaluate.confidence)
+    return Side(run, target, answers, recipe.evaluate.confidence, describe_measurement(evaluated))
 
 
 def _same_items(a: list[Answer], b: list[Answer]) -> Iterator[tuple[Answer, Answer]]:
@@ -139,7 +166,7 @@ def _item_key(answer: Answer) -> tuple[str, str, str]:
 
 def _outcomes(pairs: Pairs, exact: bool) -> PairedOutcomes:
     a, b = [[answer.exact if exact else answer.name_correct for answer in side] for side in zip(*pairs, strict=True)]
-    return PairedOutcomes(a, b, [answer.carrier for answer, _ in pairs])
+    return PairedOutcomes(a, b, [answer.phrasing for answer, _ in pairs])
 
 
 def _both_answers(change: Change) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneline.configs.evaluation import Evaluate, Suite
+from tuneline.configs.evaluation import Evaluate, Gate, Suite
 from tuneline.configs.recipe import RECIPE, recipe_of
 from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import GateFailed
@@ -49,7 +49,7 @@ def _gate_row(reasons: Sequence[Reason], evidence: Evidence) -> Row:
         "target": evidence.served,
         "baseline": evidence.baseline,
         "demands": len(reasons),
-        "reasons": [reason.text for reason in reasons] or ["no suite has a floor: nothing was demanded"],
+        "reasons": [reason.text for reason in reasons] or ["no suite has a floor: the gate has no requirements"],
         "unmet": [reason.text for reason in sorted(reasons, key=lambda r: r.met is None) if not reason.met],
         "open": [reason.text for reason in reasons if reason.met is None],
     }
@@ -66,10 +66,22 @@ def require_pass(evaluated: Artifact) -> None:
         raise GateFailed("\n".join([f"{gate['outcome']}:", *gate["unmet"]]))
 
 
+def later_demands(settings: Evaluate) -> Row:
+    """Return the demands on what is measured after the evaluation; they are kept with the gate that it decides."""
+    return (settings.gate or Gate()).model_dump(include={"service", "judged"})
+
+
+def _read_later_demands(run: Path, evaluated: Row) -> Gate:
+    """Return the demands that an evaluation kept; of an older one, those of the run's recipe."""
+    if "later" in evaluated:
+        return Gate.model_validate(evaluated["later"])
+    return (recipe_of(run).evaluate.gate if (run / RECIPE).exists() else None) or Gate()
+
+
 def gate_of_run(run: Path, evaluated: Row) -> Row:
     """Return the gate that evaluation decided, with what was measured since: a load test and a judge's scores."""
-    gate = recipe_of(run).evaluate.gate if (run / RECIPE).exists() else None
-    reasons = [*service_reasons(run, gate.service), *judge_reasons(run, gate.judged)] if gate else []
+    demands = _read_later_demands(run, evaluated)
+    reasons = [*service_reasons(run, demands.service, evaluated), *judge_reasons(run, demands.judged, evaluated)]
     if not reasons:
         return evaluated
     later, earlier = outcome_of(reasons), evaluated.get("outcome", PASS if evaluated["passed"] else FAIL)

@@ -12,15 +12,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, Field, ValidationError
+
+from tuneline.configs.section import explain_first
 from tuneline.core import paths
-from tuneline.core.errors import BadData, BadRequest, NotFound
+from tuneline.core.errors import BadData, BadRequest, NotFound, StageFailed
 from tuneline.core.files import write_atomic
+from tuneline.core.user_files import read_json
 from tuneline.stages.evaluate.answers import answer_text
 from tuneline.stages.evaluate.scoring.agreement import cohen_kappa
 from tuneline.stages.evaluate.verdicts.comparison import paired_answers
 
 Vote = Literal["left", "right", "equal"]
-VOTES: tuple[Vote, ...] = ("left", "right", "equal")
 CONFIDENCE = 0.95
 
 
@@ -93,7 +96,9 @@ def make_ballot(a: str, b: str, items: int, seed: int) -> Ballot:
     name_a, name_b, pairs = paired_answers(a, b)
     differing = [(x, y) for x, y in pairs if answer_text(x) != answer_text(y)]
     if not differing:
-        raise BadRequest(f"{name_a} and {name_b} said the same on all {len(pairs)} items: there is nothing to rate")
+        raise BadRequest(
+            f"{name_a} and {name_b} gave the same answers to all {len(pairs)} items: there is nothing to rate"
+        )
     rng = random.Random(seed)
     questions, a_is_left = [], {}
     for number, (x, y) in enumerate(rng.sample(differing, min(items, len(differing)))):
@@ -104,6 +109,11 @@ def make_ballot(a: str, b: str, items: int, seed: int) -> Ballot:
     content = json.dumps([name_a, name_b, seed, [asdict(question) for question in questions]])
     ballot_id = hashlib.sha256(content.encode()).hexdigest()[:10]
     return Ballot(ballot_id, tuple(questions), name_a, name_b, a_is_left, len(pairs) - len(differing))
+
+
+def live_ballots() -> Path:
+    """Return the folder of ballots whose questions are asked while people vote, with their keys and ratings."""
+    return paths.ui() / "ballots"
 
 
 def write_key(ballot: Ballot) -> Path:
@@ -134,7 +144,7 @@ def read_ratings(files: Sequence[Path]) -> Preference:
     key = _read_key(ballots.pop())
     for file, rating in zip(files, ratings, strict=True):
         if unknown := set(rating["votes"]) - set(key["a_is_left"]):
-            raise BadData(f"{file}: votes on {sorted(unknown)[0]!r}, which is no item of this ballot")
+            raise BadData(f"{file}: votes on {sorted(unknown)[0]!r}, which is not an item of this ballot")
     return preference(key, {rating["rater"]: rating["votes"] for rating in ratings})
 
 
@@ -194,29 +204,43 @@ def _chosen_model(key: Mapping[str, Any], item: str, vote: Vote) -> str:
     return "a" if (vote == "left") == key["a_is_left"][item] else "b"
 
 
+class _Rating(BaseModel):
+    """What a ballot's page saves."""
+
+    ballot: str
+    rater: str = Field(pattern=r"\S")
+    votes: dict[str, Vote]
+
+
+class _Key(BaseModel):
+    """Which side is whose."""
+
+    ballot: str
+    a: str
+    b: str
+    a_is_left: dict[str, bool]
+
+
 def _read_rating(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise NotFound(f"{file}: no such file; use the file saved by the ballot's page")
     try:
-        rating: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        invalid = [vote for vote in rating["votes"].values() if vote not in VOTES]
-        if invalid or not isinstance(rating["ballot"], str) or not str(rating["rater"]).strip():
-            raise BadData(
-                f"{file}: not a rating: {invalid[0] if invalid else 'no rater'!r}; the page's own button saves one"
-            )
-    except FileNotFoundError:
-        raise NotFound(f"{file}: no such file; the ballot's page saves one") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, BadData):
-            raise
-        raise BadData(f"{file}: not a rating ({error}); the ballot's page saves one") from None
-    return rating
+        return _Rating.model_validate(read_json(file, BadData)).model_dump()
+    except ValidationError as error:
+        reason = explain_first(error)
+        raise BadData(f"{file}: not a rating: {reason}; use the file saved by the page's button") from None
 
 
 def _read_key(ballot_id: str) -> dict[str, Any]:
-    for file in paths.runs().glob(f"*/{_key_name(ballot_id)}"):
-        key: dict[str, Any] = json.loads(file.read_text())
-        return key
+    name = _key_name(ballot_id)
+    for file in (*paths.runs().glob(f"*/{name}"), *live_ballots().glob(name)):
+        try:
+            return _Key.model_validate(read_json(file, StageFailed)).model_dump()
+        except ValidationError as error:
+            raise StageFailed(f"{file}: damaged: {explain_first(error)}; restore it, or make a new ballot") from None
     raise NotFound(
-        f"ballot {ballot_id}: its key lies in no run of {paths.runs()}; read ratings where the page was made"
+        f"ballot {ballot_id}: its key is in no run of {paths.runs()}; evaluate ratings on the machine where the "
+        "page was made"
     )
 
 

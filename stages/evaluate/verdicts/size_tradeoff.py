@@ -112,5 +112,5 @@ def _file_quality(
 def _paired(suite: str, before: Sequence[Answer], after: Sequence[Answer]) -> PairedOutcomes:
     by_id = {answer.id: answer for answer in before}
     pairs = [(by_id[answer.id], answer) for answer in after if answer.id in by_id]
-    clusters = [f"{suite}\n{answer.carrier}" for _, answer in pairs]
+    clusters = [f"{suite}\n{answer.phrasing}" for _, answer in pairs]
     return PairedOutcomes([a.name_correct for a, _ in pairs], [b.name_correct for _, b in pairs], clusters)

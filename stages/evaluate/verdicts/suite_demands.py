@@ -50,7 +50,7 @@ def suite_reasons(suite: Suite, confidence: float, evidence: Evidence) -> list[R
 
 def _floor(floor: float, suite: Suite, answers: Sequence[Answer], confidence: float, served: str) -> Reason:
     right, n = [a.name_correct for a in answers], len(answers)
-    clusters = [a.carrier for a in answers] if suite.independent == "frames" else [str(i) for i in range(n)]
+    clusters = [a.phrasing for a in answers] if suite.independent == "phrasings" else [str(i) for i in range(n)]
     share, bound = sum(right) / n, statistics.lower_bound(right, clusters, confidence)
     line = f"{suite.name}: {served} is right in {share:.1%} of {n}; lower bound {bound:.1%}, over {suite.independent},"
     if bound >= floor:
@@ -60,13 +60,13 @@ def _floor(floor: float, suite: Suite, answers: Sequence[Answer], confidence: fl
     if needed is None:
         return Reason(False, f"{line} is below the floor of {floor:.1%}")
     more = f"too few items: {max(1, needed - n)} more needed at this share"
-    return Reason(None, f"{line} is below the floor of {floor:.1%}, the share is not; {more}")
+    return Reason(None, f"{line} is below the floor of {floor:.1%}, although the share is not; {more}")
 
 
 def _not_in_training(suite: str, seen_items: int, n: int) -> Reason:
-    line = f"{suite}: {seen_items} of {n} items stand in training, word for word or by their sentence frame"
+    line = f"{suite}: {seen_items} of {n} items overlap with the training data, word for word or by their template"
     is_met = seen_items <= MAX_SEEN_SHARE * n
-    return Reason(is_met, line if is_met else f"{line}: what was seen proves nothing")
+    return Reason(is_met, line if is_met else f"{line}: items that were trained on prove nothing")
 
 
 def _never_right(suite: str, answers: Sequence[Answer]) -> list[Reason]:
@@ -80,7 +80,7 @@ def _never_right(suite: str, answers: Sequence[Answer]) -> list[Reason]:
         for kind, right in by_kind.items()
         if len(right) >= NEVER_RIGHT_OF and not any(right)
     ]
-    return [Reason(False, f"{suite}: asked for and never right: {', '.join(never)}")] if never else []
+    return [Reason(False, f"{suite}: requested but never right: {', '.join(never)}")] if never else []
 
 
 def gate_reasons(gate: Gate, suites: Sequence[Suite], verdicts: Verdicts, evidence: Evidence) -> list[Reason]:
@@ -89,12 +89,14 @@ def gate_reasons(gate: Gate, suites: Sequence[Suite], verdicts: Verdicts, eviden
         [_not_worse(verdict, verdicts.a) for verdict in verdicts.tasks] if gate.no_task_worse else []
     )
     if not suites:
-        reasons.append(Reason(None, "no suite that can prove anything was asked"))
+        reasons.append(Reason(None, "no suite that counts as evidence was run"))
     elif gate.composite is not None and (counted := [suite for suite in suites if not suite.only_compared]):
         reasons.append(_composite(gate.composite, counted, evidence))
     if gate.whole_catalogue and evidence.catalogue:
         reasons.append(_whole_catalogue(suites, evidence))
-    reasons.append(_below("validation loss, nats per learned token", evidence.validation_loss, gate.validation_loss))
+    reasons.append(
+        _below("validation loss, nats per token in the loss", evidence.validation_loss, gate.validation_loss)
+    )
     reasons.append(_below("perplexity, all tokens of held-out rows", evidence.perplexity, gate.perplexity))
     return [reason for reason in reasons if reason]
 
@@ -110,7 +112,7 @@ def _not_worse(verdict: Verdict, baseline: str) -> Reason:
 def _composite(floor: float, suites: Sequence[Suite], evidence: Evidence) -> Reason:
     shares = [_share(evidence.answers[suite.name, evidence.served]) for suite in suites]
     composite = 100 * sum(shares) / len(shares)
-    line = f"composite {composite:.1f} over {len(shares)} suites, {floor:g} demanded"
+    line = f"composite {composite:.1f} over {len(shares)} suites, {floor:g} required"
     return Reason(composite >= floor, line)
 
 
@@ -118,17 +120,17 @@ def _whole_catalogue(suites: Sequence[Suite], evidence: Evidence) -> Reason:
     expected = {expected_label(answer) for suite in suites for answer in evidence.answers[suite.name, evidence.served]}
     missing = [name for name in (*evidence.catalogue, NO_TOOL) if name not in expected]
     if not missing:
-        return Reason(True, f"all {len(evidence.catalogue)} tools are asked for, and requests that need none are there")
+        return Reason(True, f"all {len(evidence.catalogue)} tools are covered, as are requests that need no tool")
     more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
-    return Reason(None, f"asked for in no suite: {', '.join(missing[:MISSING_SHOWN])}{more}")
+    return Reason(None, f"not covered by any suite: {', '.join(missing[:MISSING_SHOWN])}{more}")
 
 
 def _below(name: str, value: float | None, limit: float | None) -> Reason | None:
     if limit is None:
         return None
     if value is None:
-        return Reason(None, f"{name}: not measured, below {limit:g} demanded")
-    return Reason(value < limit, f"{name}: {value:.3f}, below {limit:g} demanded")
+        return Reason(None, f"{name}: not measured, below {limit:g} required")
+    return Reason(value < limit, f"{name}: {value:.3f}, below {limit:g} required")
 
 
 def _share(answers: Sequence[Answer]) -> float:

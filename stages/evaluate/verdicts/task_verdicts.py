@@ -83,7 +83,7 @@ class Verdicts(BaseModel):
 
 def pair_answers(a: Sequence[Answer], b: Sequence[Answer]) -> PairedOutcomes:
     """Return the outcomes of two models' answers to the same items, in the same order."""
-    return PairedOutcomes([x.name_correct for x in a], [y.name_correct for y in b], [y.carrier for y in b])
+    return PairedOutcomes([x.name_correct for x in a], [y.name_correct for y in b], [y.phrasing for y in b])
 
 
 def compare_tasks(a: str, b: str, tasks: Mapping[str, PairedOutcomes], confidence: float) -> Verdicts:
@@ -104,9 +104,9 @@ def read_verdicts(file: Path) -> Verdicts:
         NotFound: the file does not exist, or has no verdicts.
     """
     try:
-        return Verdicts.model_validate_json(file.read_text())
+        return Verdicts.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
-        raise NotFound(f"{file}: no verdicts here; `tuneline evaluate RECIPE --run NEW` writes them") from None
+        raise NotFound(f"{file}: no verdicts; run `tuneline evaluate RECIPE --run NEW`") from None
 
 
 def _verdict(

@@ -17,7 +17,7 @@ def check_balance(counts: Mapping[str, int], what: str) -> Iterator[Problem]:
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     for label, count in sorted(counts.items(), key=lambda item: item[1]):
         if count < RARE * median or count > COMMON * median:
-            yield Problem("imbalance", "", 0, f"{what} {label!r} has {count} rows, the middle one {median:g}")
+            yield Problem("imbalance", "", 0, f"{what} {label!r} has {count} rows, the median is {median:g}")
 
 
 def check_style_sizes(counts: Mapping[str, int]) -> Iterator[Problem]:
@@ -31,6 +31,6 @@ def check_source_sizes(sources: Iterable[tuple[str, int]]) -> Iterator[Problem]:
     """Yield a problem for each (name, number of rows) with few rows or none."""
     for name, rows in sources:
         if not rows:
-            yield Problem("empty_source", name, 0, "no row can be learned from")
+            yield Problem("empty_source", name, 0, "no row is usable for training")
         elif rows < FEWEST_ROWS:
             yield Problem("small_source", name, 0, f"{rows} rows")

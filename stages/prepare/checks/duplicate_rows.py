@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterator
 
 from tuneline.stages.prepare.checks.duplicates import DuplicateIndex
+from tuneline.stages.prepare.checks.personal_data import quote_start
 from tuneline.stages.prepare.checks.problems import Problem
 
 HELD_OUT = -1
@@ -48,7 +49,7 @@ class DuplicateRows:
     def add(self, number: int, text: str) -> Problem | None:
         """Add a row's text; return a problem if it equals an earlier one, else None."""
         earlier = self._index.add(text)
-        return None if earlier is None else self._report(number, earlier, near=False)
+        return None if earlier is None else self._report(number, earlier, near=False, quote=quote_start(text))
 
     def find_near(self) -> Iterator[Problem]:
         """Yield a problem for each row that is nearly equal to an earlier one, once all rows have been added."""
@@ -56,13 +57,13 @@ class DuplicateRows:
             if text >= self._held_out:
                 yield self._report(text - self._held_out, earlier, near=True)
 
-    def _report(self, number: int, earlier: int, *, near: bool) -> Problem:
+    def _report(self, number: int, earlier: int, *, near: bool, quote: str = "") -> Problem:
         file, line = self._locations[number]
         if earlier < self._held_out:
             self.duplicate_of[number] = HELD_OUT
             kind, relation = ("near_test", "nearly equal to") if near else ("in_test", "equal to")
-            return Problem(kind, file, line, f"{relation} a row of data.held_out")
+            return Problem(kind, file, line, f"{relation} a row of data.held_out", quote=quote)
         first = earlier - self._held_out
         self.duplicate_of[number] = first
         kind, relation = ("near_duplicate", "nearly equal to") if near else ("duplicate", "equal to")
-        return Problem(kind, file, line, f"{relation} {':'.join(map(str, self._locations[first]))}")
+        return Problem(kind, file, line, f"{relation} {':'.join(map(str, self._locations[first]))}", quote=quote)

@@ -1,11 +1,13 @@
 """Finds secrets and personal data in text by regular expressions, and by check digits where a number has them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+QUOTED_AROUND = 40
+"""Characters shown before and after a match."""
 SAFE_DOMAINS = ("example.com", "example.org", "example.net", "example.it", ".example", ".test", ".invalid")
 """Domains reserved for examples (RFC 2606)."""
 
@@ -22,6 +24,7 @@ class SensitiveMatch:
     """Its first characters, which a message may show."""
 
 
+# Searching is linear in the text: whatever can repeat is bounded, or begins only where a run of its characters does.
 SECRETS = {
     "a private key": r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----",
     "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -30,11 +33,11 @@ SECRETS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
     "a Google key": r"\bAIza[0-9A-Za-z_-]{35}",
     "a Slack token": r"\bxox[abposr]-[0-9A-Za-z-]{10,}",
-    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
-    "a password in a URL": r"\b[a-z][a-z0-9+]{2,}://[^\s:/@]+:[^\s:/@]{4,}@",
+    "a JSON web token": r"(?<![\w-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "a password in a URL": r"\b[a-z][a-z0-9+]{2,15}://[^\s:/@]+:[^\s:/@]{4,}@",
 }
 PERSONAL = {
-    "an email address": r"\b[^\W_][\w.%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b",
+    "an email address": r"\b[^\W_][\w.%+-]{0,63}@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b",
     "a bank account (IBAN)": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
     "a card number": r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])",
     "a phone number": r"(?<![\w+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,12}(?!\d)",
@@ -73,11 +76,13 @@ def find_sensitive(text: str) -> list[SensitiveMatch]:
     if not _may_match(text):
         return []
     matches: list[SensitiveMatch] = []
+    taken = bytearray(len(text))
     for severity, kind, pattern, is_valid in _patterns():
         for match in pattern.finditer(text):
             start, end = match.span()
-            if is_valid(match[0]) and not any(other.start < end and start < other.end for other in matches):
+            if is_valid(match[0]) and taken.find(1, start, end) < 0:
                 matches.append(SensitiveMatch(severity, kind, start, end, f"{match[0][:4]}…"))
+                taken[start:end] = b"\x01" * (end - start)
     return sorted(matches, key=lambda match: match.start)
 
 
@@ -89,16 +94,35 @@ def first_of_each_kind(text: str) -> dict[str, SensitiveMatch]:
     return first
 
 
+def quote_match(text: str, match: SensitiveMatch) -> str:
+    """Return a match with the words around it, on one line; secrets are masked, whichever match it is."""
+    position, end = max(0, match.start - QUOTED_AROUND), min(len(text), match.end + QUOTED_AROUND)
+    pieces = ["…"] if position else []
+    for secret in find_sensitive(text):
+        if secret.severity == "secret" and secret.start < end and secret.end > position:
+            pieces += [text[position : max(position, secret.start)], secret.preview]
+            position = secret.end
+    pieces += [text[position:end], "…"] if end < len(text) else [text[position:]]
+    return " ".join("".join(pieces).split())
+
+
+def quote_start(text: str) -> str:
+    """Return the beginning of a text on one line, with secrets masked."""
+    return quote_match(text, SensitiveMatch("personal_data", "", 0, min(len(text), QUOTED_AROUND), ""))
+
+
 def mask_sensitive(text: str) -> str:
     """Return the text with each match replaced by its kind in brackets."""
-    for match in reversed(find_sensitive(text)):
-        text = replace_with_kind(text, match)
-    return text
+    return replace_with_kinds(text, find_sensitive(text))
 
 
-def replace_with_kind(text: str, match: SensitiveMatch) -> str:
-    """Return the text with one match replaced by its kind in brackets."""
-    return f"{text[: match.start]}[{match.kind.split(' ', 1)[1]}]{text[match.end :]}"
+def replace_with_kinds(text: str, matches: Sequence[SensitiveMatch]) -> str:
+    """Return the text with each match, in the order of the text, replaced by its kind in brackets."""
+    pieces, end = [], 0
+    for match in matches:
+        pieces += [text[end : match.start], f"[{match.kind.split(' ', 1)[1]}]"]
+        end = match.end
+    return "".join([*pieces, text[end:]])
 
 
 @cache

@@ -14,7 +14,7 @@ from tuneline.stages.prepare.checks.personal_data import (
     SensitiveMatch,
     find_sensitive,
     mask_sensitive,
-    replace_with_kind,
+    replace_with_kinds,
 )
 
 REGIONS = {"en": ("US", "GB", "AU"), "it": ("IT",), "id": ("ID",)}
@@ -65,12 +65,13 @@ class Presidio:
         language = language if language in REGIONS else "en"
         if self._models[language] is None:
             self.without_names.add(language)
-        spans = [(match.start, match.end) for match in find_sensitive(text)]
-        matches = []
+        taken, matches = bytearray(len(text)), []
+        for match in find_sensitive(text):
+            taken[match.start : match.end] = b"\x01" * (match.end - match.start)
         results = self._analyzer.analyze(text, language, entities=list(ENTITIES), score_threshold=LOWEST_SCORE)
         for result in sorted(results, key=lambda result: (-result.score, result.start)):
-            if not any(start < result.end and result.start < end for start, end in spans):
-                spans.append((result.start, result.end))
+            if taken.find(1, result.start, result.end) < 0:
+                taken[result.start : result.end] = b"\x01" * (result.end - result.start)
                 kind, preview = ENTITIES[result.entity_type], f"{text[result.start : result.end][:4]}…"
                 matches.append(SensitiveMatch("personal_data", kind, result.start, result.end, preview))
         return sorted(matches, key=lambda match: match.start)
@@ -83,9 +84,7 @@ class Presidio:
         """Return the text with each match, also those of `personal_data`, replaced by its kind in brackets."""
         if " " not in text:  # a role, a tool, a key: the model takes many single words for names
             return mask_sensitive(text)
-        for match in reversed(self.find(text)):
-            text = replace_with_kind(text, match)
-        return mask_sensitive(text)
+        return mask_sensitive(replace_with_kinds(text, self.find(text)))
 
     @cached_property
     def _models(self) -> dict[str, str | None]:

@@ -1,7 +1,10 @@
 """Checks of one row's text: control tokens, broken characters, mojibake, secrets and personal data; and its repair."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import orjson
 
 from tuneline.stages.prepare.checks import personal_data
 from tuneline.stages.prepare.checks.problems import RowError
@@ -17,16 +20,35 @@ _MOJIBAKE_BYTES = b"\xc2\xc5\xc6\xcb\xe2"
 """The UTF-8 of whatever the pattern above matches contains one of these bytes."""
 
 
-def check_text(text: str) -> Iterator[RowError]:
-    """Yield at most one problem of each kind: control tokens, bad characters, mojibake, secrets, personal data."""
-    if "<|" in text and (token := CONTROL_TOKEN.search(text)):
-        yield RowError("control_token", f"the text holds {token[0]}")
+def check_text(text: str, control_tokens: Collection[str] = ()) -> Iterator[RowError]:
+    """Yield at most one problem of each kind: control tokens, bad characters, mojibake, secrets, personal data.
+
+    `control_tokens` are those of the base that have another form than Llama's.
+    """
+    if token := find_control_token(text, control_tokens):
+        yield RowError("control_token", f"the text holds {token}")
     if personal_data.contains_any_byte(text, _BAD_BYTES) and (bad := BAD_CHARACTERS.search(text)):
         yield RowError("bad_character", f"the text holds U+{ord(bad[0]):04X}, near {_near(text, bad.start())}")
     if not text.isascii() and (broken := find_mojibake(text)):
         yield RowError("mojibake", f"the text looks decoded wrongly: {broken!r}")
     for kind, match in personal_data.first_of_each_kind(text).items():
-        yield RowError(match.severity, f"the text holds {kind}: {match.preview}")
+        quote = personal_data.quote_match(text, match)
+        yield RowError(match.severity, f"the text holds {kind}: {match.preview}", quote)
+
+
+def check_tools(tools: Sequence[Any], control_tokens: Collection[str] = ()) -> Iterator[RowError]:
+    """Yield a problem for each tool whose name, description or schema holds a control token; names alone hold none."""
+    for tool in tools:
+        if isinstance(tool, dict) and (token := find_control_token(orjson.dumps(tool).decode(), control_tokens)):
+            name = tool.get("function", {}).get("name")
+            yield RowError("control_token", f"tool {name!r}: what is said of it holds {token}")
+
+
+def find_control_token(text: str, control_tokens: Collection[str] = ()) -> str | None:
+    """Return the first control token in a text: one of Llama's form, else one of `control_tokens`; None without any."""
+    if "<|" in text and (token := CONTROL_TOKEN.search(text)):
+        return token[0]
+    return next((token for token in control_tokens if token in text), None)
 
 
 def repair_text(text: str) -> str:

@@ -24,6 +24,8 @@ _IMPRINT = re.compile(
     re.I,
 )
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
+_NO_LETTERS = re.compile(r"[\W\d]+")
+_HYPHENATED = re.compile(r"[^\W\d_]-\Z")
 _SENTENCE_END = re.compile(r"(?<=[.!?…»”])\s+")
 
 
@@ -35,12 +37,17 @@ class Passage:
     text: str
 
 
-def split_passages(text: str, *, words: int = PASSAGE_WORDS, markdown: bool = False) -> Iterator[Passage]:
-    """Yield a text, cleaned, in passages of about `words` words. A paragraph is only cut if it is twice as long."""
+def split_passages(
+    text: str, *, words: int = PASSAGE_WORDS, markdown: bool = False, verse: bool = False
+) -> Iterator[Passage]:
+    """Yield a text, cleaned, in passages of about `words` words. A paragraph is only cut if it is twice as long.
+
+    Of `verse`, paragraphs are stanzas: their line breaks are kept, and they are cut between lines.
+    """
     pieces: list[str] = []
     start = count = 0
-    for line, paragraph in split_paragraphs(text, markdown=markdown):
-        for piece in _split_long(paragraph, words):
+    for line, paragraph in split_paragraphs(text, markdown=markdown, verse=verse):
+        for piece in _split_long(paragraph, words, "\n" if verse else " "):
             start = line if not pieces else start
             pieces.append(piece)
             count += len(piece.split())
@@ -51,21 +58,22 @@ def split_passages(text: str, *, words: int = PASSAGE_WORDS, markdown: bool = Fa
         yield Passage(start, "\n\n".join(pieces))
 
 
-def split_paragraphs(text: str, *, markdown: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (first line, text) of each paragraph of the cleaned text. Line breaks are kept only in Markdown."""
-    lines = _without_page_furniture(_body_lines(text, markdown))
-    indented = sum(not line for _, line in lines) < len(lines) / 40
+def split_paragraphs(text: str, *, markdown: bool = False, verse: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (first line, text) of each paragraph of the cleaned text. Line breaks are kept in Markdown and verse."""
+    keeps_lines = markdown or verse
+    lines = _without_page_furniture(_body_lines(text, markdown), keeps_repeated=verse)
+    indented = not verse and sum(not line for _, line in lines) < len(lines) / 40
     pending: list[tuple[int, str]] = []
     for number, line in [*lines, (0, "")]:
         begins = indented and line.startswith(("  ", "\t"))
         if pending and (not line.strip() or begins):
             texts = [pending_line for _, pending_line in pending]
-            paragraph = "\n".join(texts) if markdown else _join_lines(texts)
+            paragraph = "\n".join(texts) if keeps_lines else _join_lines(texts)
             if not _IMPRINT.search(paragraph):
                 yield pending[0][0], paragraph
             pending = []
         if line.strip():
-            pending.append((number, line if markdown else line.strip()))
+            pending.append((number, line if keeps_lines else line.strip()))
 
 
 def _body_lines(text: str, markdown: bool) -> list[tuple[int, str]]:
@@ -80,14 +88,20 @@ def _body_lines(text: str, markdown: bool) -> list[tuple[int, str]]:
     return [(offset + i, line.rstrip()) for i, line in enumerate(text[first:last].split("\n"))]
 
 
-def _without_page_furniture(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Return the lines without page numbers and running headers, joining a paragraph they were in."""
+def _without_page_furniture(lines: list[tuple[int, str]], *, keeps_repeated: bool) -> list[tuple[int, str]]:
+    """Return the lines without page numbers and running headers, joining a paragraph they were in.
+
+    `keeps_repeated`: what repeats is a refrain and no header.
+    """
     plain = [line.replace("\f", "").strip() for _, line in lines]
     keys = [_header_key(line) for line in plain]
-    repeated = {key for key, n in Counter(filter(None, keys)).items() if n >= HEADER_REPEATS}
+    counted = {} if keeps_repeated else Counter(filter(None, keys))
+    repeated = {key for key, n in counted.items() if n >= HEADER_REPEATS}
+    numbers = [_is_number(line) for line in plain]
+    is_gap = [not line or number for line, number in zip(plain, numbers, strict=True)]
     removed = [
-        bool(line) and (_is_number(line) or (key in repeated and _stands_alone(plain, i)))
-        for i, (line, key) in enumerate(zip(plain, keys, strict=True))
+        bool(line) and (numbers[i] or (keys[i] in repeated and _stands_alone(is_gap, i)))
+        for i, line in enumerate(plain)
     ]
     cleaned: list[tuple[int, str]] = []
     after_page = False
@@ -109,40 +123,46 @@ def _header_key(line: str) -> str:
     """Return what repeats of a running header, without its page number, or an empty string for any other line."""
     if not line or len(line) > LONGEST_HEADER or line.endswith((".", "!", "?", ",", ";", "»", "”")):
         return ""
-    return re.sub(r"[\W\d]+", " ", line).strip().lower()
+    return _NO_LETTERS.sub(" ", line).strip().lower()
 
 
 def _is_number(line: str) -> bool:
     return len(line) < 16 and _NUMBER.fullmatch(line) is not None and line.lower() not in ("i", "c", "l", "d")
 
 
-def _stands_alone(plain: list[str], i: int) -> bool:
-    neighbours = [plain[j] for j in (i - 1, i + 1) if 0 <= j < len(plain)]
-    return len(neighbours) < 2 or any(not line or _is_number(line) for line in neighbours)
+def _stands_alone(is_gap: list[bool], i: int) -> bool:
+    """Return whether line `i` has an empty line, a page number, or the end of the text before or after it."""
+    return i == 0 or i == len(is_gap) - 1 or is_gap[i - 1] or is_gap[i + 1]
 
 
 def _join_lines(lines: list[str]) -> str:
     """Return the lines as one paragraph, joining words hyphenated at the end of a line."""
-    text = lines[0]
+    pieces = [lines[0]]
     for previous, line in pairwise(lines):
-        hyphenated = re.search(r"[^\W\d_]-$", previous) and line[:1].islower()
-        text = text[:-1] + line if hyphenated else f"{text} {line}"
-    return text
+        if _HYPHENATED.search(previous) and line[:1].islower():
+            pieces[-1] = pieces[-1][:-1]
+        else:
+            pieces.append(" ")
+        pieces.append(line)
+    return "".join(pieces)
 
 
-def _split_long(paragraph: str, words: int) -> Iterator[str]:
-    """Yield a paragraph whole, or cut between sentences if it has twice as many words or more."""
+def _split_long(paragraph: str, words: int, joint: str) -> Iterator[str]:
+    """Yield a paragraph whole, or cut if it has twice as many words or more: between sentences, or at line breaks if
+    these are the `joint`."""
     if len(paragraph.split()) < 2 * words:
         yield paragraph
         return
     pending: list[str] = []
-    for sentence in _SENTENCE_END.split(paragraph):
+    count = 0
+    for sentence in paragraph.split("\n") if joint == "\n" else _SENTENCE_END.split(paragraph):
         pending.append(sentence)
-        if sum(len(text.split()) for text in pending) >= words:
-            yield " ".join(pending)
-            pending = []
+        count += len(sentence.split())
+        if count >= words:
+            yield joint.join(pending)
+            pending, count = [], 0
     if pending:
-        yield " ".join(pending)
+        yield joint.join(pending)
 
 
 INSTRUCTIONS = {

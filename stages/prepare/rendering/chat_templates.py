@@ -1,14 +1,9 @@
-"""Chooses and compiles the chat template a base is trained and served with.
-
-That is the base's own if it marks the assistant's tokens with `{% generation %}`, else one of `configs/templates`. One
-of these is used only if it writes the same text as the base's own for every shape of conversation that is trained on.
-So the choice depends on what a template writes, not on the base's name.
-"""
+"""Compiles chat templates as transformers does, with marks around the text in the loss, and renders conversations."""
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from tuneline.core.errors import BadRecipe
@@ -17,51 +12,71 @@ from tuneline.core.paths import ROOT
 TEMPLATES_FOLDER = ROOT / "configs" / "templates"
 LOSS_BEGIN, LOSS_END = "\ufdd0", "\ufdd1"
 """Mark the text in the loss in a rendered text. Both are noncharacters (Unicode, 23.7), which no text contains."""
-
-_ID = "call00001"
-"""The id our templates give the first call, for bases whose own template requires one."""
-_TOOL_CALL = {"id": _ID, "type": "function", "function": {"name": "a__b", "arguments": {"c": 1}}}
-_CALL = {"role": "assistant", "tool_calls": [_TOOL_CALL]}
-_TOOL = {
-    "type": "function",
-    "function": {"name": "a__b", "description": "d", "parameters": {"type": "object", "properties": {"c": {}}}},
-}
-_SYSTEM, _QUESTION = {"role": "system", "content": " Be brief. "}, {"role": "user", "content": " è ok?\n"}
-_FOLLOW_UP = {"role": "user", "content": " and more? "}
-_RESULT = {"role": "tool", "tool_call_id": _ID, "content": '{"e": "ù"}'}
-_ANSWER = {"role": "assistant", "content": "Sì."}
-_SHAPES: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]] | None], ...] = (
-    ([_QUESTION, _ANSWER], None),
-    ([_SYSTEM, _QUESTION, _ANSWER, _FOLLOW_UP], None),
-    ([_QUESTION, _CALL], [_TOOL]),
-    ([_QUESTION, _CALL, _RESULT, _ANSWER], [_TOOL, _TOOL]),
-    ([_SYSTEM, _QUESTION, _CALL, _RESULT, _ANSWER, _FOLLOW_UP], [_TOOL, _TOOL]),
-)
-"""Conversations, each with its tools, that a template of ours must write as the base's own does.
-
-Those with a system message end in a question. From one that ends in an answer, Mistral's own template drops the system
-message, and no template of ours would be equal to it.
-"""
+Chat = list[dict[str, Any]]
+Tools = list[dict[str, Any]] | None
+Spans = list[tuple[int, int]]
+"""(first, end) of each part that is in the loss."""
+_MARKS = re.compile(f"[{LOSS_BEGIN}{LOSS_END}]")
 
 
-def choose_template(base: Path, base_template: str | None, vocabulary: Collection[str]) -> str:
-    """Return the template for a base that comes with `base_template`. Without one, its vocabulary decides which fits.
+class ChatTemplate:
+    """A compiled chat template with one tokenizer's special tokens."""
 
-    Raises:
-        BadRecipe: The base's template has no `{% generation %}`, and none of ours writes the same text.
-    """
-    if base_template and "{% generation %}" in base_template.replace("{%-", "{%").replace("-%}", "%}"):
-        return base_template
-    for file in sorted(TEMPLATES_FOLDER.glob("*.jinja")):
-        text = file.read_text(encoding="utf-8")
-        if _write_same(base_template, text) if base_template else _header_token(text) in vocabulary:
-            return text
-    raise BadRecipe(
-        f"{base}: its chat template marks no assistant turn with {{% generation %}}, and none of {TEMPLATES_FOLDER} "
-        "writes the same text: nothing could be learned; put one that does in chat_template.jinja beside its tokenizer"
-        if base_template
-        else f"{base}: it has no chat template; put one in chat_template.jinja beside its tokenizer"
-    )
+    def __init__(self, text: str, special: Mapping[str, Any]) -> None:
+        self.text, self._special = text, special
+        try:
+            self._compiled = compile_template(text)
+        except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
+            line = getattr(error, "lineno", None)
+            place = f"line {line}: " if line else ""
+            raise BadRecipe(f"chat template: {place}{type(error).__name__}: {str(error)[:300]}") from None
+
+    def mark(self, messages: Chat, tools: Tools, *, prompt: bool = False) -> str:
+        """Return the rendered text, with marks around what is inside `{% generation %}`.
+
+        With `prompt` it ends where the assistant's next turn begins, as in a request to a served model.
+
+        Raises:
+            TemplateError: The template refuses the conversation, fails, or goes beyond the limits.
+        """
+        from jinja2.exceptions import TemplateError
+
+        self._compiled.environment.begin()
+        try:
+            marked: str = self._compiled.render(
+                messages=messages, tools=tools, documents=None, add_generation_prompt=prompt, **self._special
+            )
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever a template can do with values
+            raise TemplateError(f"{type(error).__name__}: {str(error)[:300]}") from None
+        return marked
+
+    def render(self, messages: Chat, tools: Tools, *, prompt: bool = False) -> str:
+        """Return the rendered text without marks."""
+        marked = self.mark(messages, tools, prompt=prompt)
+        return marked.replace(LOSS_BEGIN, "").replace(LOSS_END, "")
+
+
+def strip_marks(marked: str) -> tuple[str, Spans]:
+    """Return the text without its marks, and the spans between them, in characters."""
+    pieces, spans, length, begin = _MARKS.split(marked), [], 0, 0
+    for piece, mark in zip(pieces, _MARKS.findall(marked) + [""], strict=True):
+        length += len(piece)
+        if mark == LOSS_BEGIN:
+            begin = length
+        elif mark == LOSS_END:
+            spans.append((begin, length))
+    return "".join(pieces), spans
+
+
+def add_marks(text: str, spans: Spans) -> str:
+    """Return the text with marks around the spans, which are in order; the inverse of `strip_marks`."""
+    pieces, last = [], 0
+    for begin, end in spans:
+        pieces += [text[last:begin], LOSS_BEGIN, text[begin:end], LOSS_END]
+        last = end
+    return "".join([*pieces, text[last:]])
 
 
 def compile_template(template: str) -> Any:
@@ -72,7 +87,8 @@ def compile_template(template: str) -> Any:
     from jinja2 import nodes
     from jinja2.exceptions import TemplateError
     from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from tuneline.stages.prepare.rendering.template_limits import LimitedEnvironment, limit_filter
 
     class Generation(Extension):
         tags = {"generation"}
@@ -83,7 +99,7 @@ def compile_template(template: str) -> Any:
             begin, end = (nodes.Output([nodes.TemplateData(mark)]) for mark in (LOSS_BEGIN, LOSS_END))
             return nodes.Scope([begin, *body, end]).set_lineno(line)
 
-    class Environment(ImmutableSandboxedEnvironment):
+    class Environment(LimitedEnvironment):
         def getattr(self, obj: Any, attribute: str) -> Any:
             """As in jinja, but faster: a message's key is not looked up among the attributes of dict first."""
             if type(obj) is not dict or attribute in dict_attributes:
@@ -98,7 +114,7 @@ def compile_template(template: str) -> Any:
 
     dict_attributes = frozenset(dir(dict))
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = tojson
+    environment.filters["tojson"] = limit_filter("tojson", tojson)
     environment.globals |= {
         "raise_exception": raise_exception,
         "strftime_now": lambda form: datetime.now().strftime(form),
@@ -106,25 +122,3 @@ def compile_template(template: str) -> Any:
     compiled = environment.from_string(template)
     compiled.globals = dict(compiled.globals)  # every rendering copies them, which is slow for a ChainMap
     return compiled
-
-
-def _write_same(base_template: str, our_template: str) -> bool:
-    from jinja2.exceptions import TemplateError
-
-    try:
-        base, ours = compile_template(base_template), compile_template(our_template)
-        return all(_render(base, *shape) == _render(ours, *shape) for shape in _SHAPES)
-    except (TemplateError, TypeError, ValueError, AttributeError):  # the base's takes no tools, or no system message
-        return False
-
-
-def _render(template: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-    text: str = template.render(
-        messages=messages, tools=tools, documents=None, bos_token="<s>", eos_token="</s>", add_generation_prompt=True
-    )
-    return text.replace(LOSS_BEGIN, "").replace(LOSS_END, "")
-
-
-def _header_token(template: str) -> str:
-    """Return the control token that begins a turn, which identifies the model family of a base without a template."""
-    return next(token for token in ("<|header_start|>", "<|start_header_id|>", "[INST]") if token in template)

@@ -70,7 +70,7 @@ class WordCache(dict[str, bytes]):
 
         It must if a space in it begins no piece, if too many of its words are new, or if a part in the loss may begin
         or end within a token. Such a part does not if it begins without white space, right after a control token or
-        newlines that follow one, and ends with a control token.
+        newlines (and not with `/` after words and newlines: Llama 4's rule joins those), and ends with a control token.
         """
         try:
             return self._tokenize(marked)
@@ -78,16 +78,17 @@ class WordCache(dict[str, bytes]):
             return None
 
     def _tokenize(self, marked: str) -> TokenizedText:
-        ids, spans, begin, last = bytearray(), [], 0, ""
+        ids, spans, begin, last, after_words = bytearray(), [], 0, "", False
         parts = self._cut.split(marked)
         for text, cut in zip(parts[::2], [*parts[1::2], ""], strict=True):
             if text:
-                if last == LOSS_BEGIN and text[0].isspace():
+                if last == LOSS_BEGIN and (text[0].isspace() or (text[0] == "/" and after_words)):
                     raise _NotByWord
                 ids += self._ids(text)
             if cut == LOSS_BEGIN:
-                if text.strip("\r\n"):
+                if text and text[-1] not in "\r\n":
                     raise _NotByWord
+                after_words = bool(text.strip("\r\n"))
                 begin = len(ids) // 4
             elif cut == LOSS_END:
                 if text or last not in self._controls:

@@ -1,7 +1,7 @@
 """Generates requests from grammars: a few patterns a handler expand into hundreds of phrasings, seeded and offline.
 
 A grammar is a YAML file with patterns (see `patterns.py`); `data/requests/train.yaml` is an example. Values are
-patterns too and may use other values. `noise` is the share of requests whose carrier gets and loses `fillers`, so that
+patterns too and may use other values. `noise` is the share of requests whose phrasing gets and loses `fillers`, so that
 a model does not rely on word order. With `catalogue:` the handlers are the tools of a catalogue, requested by their
 `ask` phrases in the grammar's `language`, as in `data/synthesis/ask`.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tuneline.configs.catalogue import Catalogue, Tool, load_catalogue
 from tuneline.configs.data import Source
@@ -22,17 +22,21 @@ from tuneline.core.paths import resolve
 from tuneline.stages.prepare.synthesis.grammar_file import read_grammar_file
 from tuneline.stages.prepare.synthesis.patterns import MAX_EXPANSION, Choice, measure, measure_values, parse_pattern
 from tuneline.stages.prepare.synthesis.requests import Request
+from tuneline.stages.prepare.synthesis.schema_values import is_constrained, make_values
 
 TRIES_PER_ROW = 20
 """Requests drawn for each wanted row before a grammar counts as too small for the number of rows."""
 FEWEST_TRIES = 10_000
 """Requests drawn without a new one, and at least `TRIES_PER_ROW` for each there is, after which there are no more."""
 
+TRUTH_VALUES = ("true", "false")
+VALUES_MADE = 60
+"""Values of an argument whose schema has a format, a pattern or bounds."""
 SLOT = "_"
-"""Replaces each value in a carrier: the request without values, opener and closer."""
+"""Replaces each value in a phrasing: the request without values, opener and closer."""
 
 DROPPED, ADDED, SHUFFLED = 0.35, 0.2, 0.2
-"""Probabilities in a noisy carrier: that a filler is dropped, that one is added between two words, and that all words
+"""Probabilities in a noisy phrasing: that a filler is dropped, that one is added between two words, and that all words
 are shuffled."""
 
 
@@ -43,7 +47,7 @@ class Handler:
     slots: dict[str, str]
     say: tuple[Choice, ...]
     numbers: frozenset[str] = frozenset()
-    """Slots whose argument is a whole number instead of text."""
+    """Slots whose argument is a number or a truth value instead of text."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Grammar:
 
     @cached_property
     def phrasings(self) -> dict[str, int]:
-        """The number of distinct carriers of each handler, not counting openers and closers."""
+        """The number of distinct phrasings of each handler, not counting openers and closers."""
         return {name: sum(pattern.phrasings for pattern in handler.say) for name, handler in self.handlers.items()}
 
     def request(self, tool: str, rng: random.Random) -> Request:
@@ -70,10 +74,10 @@ class Grammar:
         pattern = rng.choice(handler.say)
         opener, closer = rng.choice(self.openers), rng.choice(self.closers)
         capital = rng.random() < 0.4
-        carrier = pattern.expand(rng, lambda slot: f"{{{slot}}}")
+        phrasing = pattern.expand(rng, lambda slot: f"{{{slot}}}")
         if self.noise and rng.random() < self.noise:
-            carrier = self._add_noise(carrier, rng)
-        marked = f"{opener} {carrier}".strip() + closer
+            phrasing = self._add_noise(phrasing, rng)
+        marked = f"{opener} {phrasing}".strip() + closer
         if capital and not marked.startswith("{"):
             marked = marked[:1].upper() + marked[1:]
         text = self._fix_articles(re.sub(r"\{(\w+)\}", lambda m: arguments.get(m[1], m[0]), marked))
@@ -82,11 +86,11 @@ class Grammar:
             slot: _to_number(f"{tool}: {slot}", text) if slot in handler.numbers else text
             for slot, text in mentioned.items()
         }
-        return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, carrier).lower())
+        return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, phrasing).lower())
 
-    def _add_noise(self, carrier: str, rng: random.Random) -> str:
+    def _add_noise(self, phrasing: str, rng: random.Random) -> str:
         """Drop some fillers and put others between two words, but never next to a value, whose end must stay clear."""
-        words = [word for word in carrier.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
+        words = [word for word in phrasing.split(" ") if word.lower() not in self.fillers or rng.random() > DROPPED]
         if rng.random() < SHUFFLED:
             rng.shuffle(words)
         noisy = words[:1]
@@ -128,7 +132,7 @@ def load_grammar(path: Path) -> Grammar:
 def check_patterns(path: Path | str, values: dict[str, Choice], handlers: dict[str, Handler]) -> None:
     """Raise BadData if there are no handlers, a slot or value is not defined, or a text can become endless."""
     if not handlers:
-        raise BadData(f"{path}: handlers: none of the tools is asked for")
+        raise BadData(f"{path}: handlers: no tool is requested")
     _check_names(path, values, handlers)
     sizes = measure_values(values, path)
     for name, handler in handlers.items():
@@ -138,6 +142,9 @@ def check_patterns(path: Path | str, values: dict[str, Choice], handlers: dict[s
 
 
 def _to_number(key: str, text: str) -> int | float:
+    """Return the number, or the truth value, that a text says. Raises BadData if it says neither."""
+    if text in TRUTH_VALUES:
+        return text == TRUTH_VALUES[0]
     try:
         return int(text)
     except ValueError:
@@ -146,7 +153,7 @@ def _to_number(key: str, text: str) -> int | float:
         return float(text)
     except ValueError:
         raise BadData(
-            f"{key}: {text[:40]!r} is no number, which the tool's schema wants; give it another kind"
+            f"{key}: {text[:40]!r} is not a number, which the tool's schema requires; use another kind"
         ) from None
 
 
@@ -155,10 +162,10 @@ def _check_names(path: Path | str, values: dict[str, Choice], handlers: dict[str
         undefined = set(handler.slots.values()) - set(values)
         undefined |= {slot for pattern in handler.say for slot in pattern.slots} - set(handler.slots)
         if undefined:
-            raise BadData(f"{path}: handlers.{name}: no slot or value is called {', '.join(sorted(undefined))}")
+            raise BadData(f"{path}: handlers.{name}: no slot or value is named {', '.join(sorted(undefined))}")
     for name, pattern in values.items():
         if undefined := set(pattern.slots) - set(values):
-            raise BadData(f"{path}: values.{name}: no value is called {', '.join(sorted(undefined))}")
+            raise BadData(f"{path}: values.{name}: no value is named {', '.join(sorted(undefined))}")
 
 
 def tool_handlers(
@@ -180,12 +187,12 @@ def argument_kinds(
 ) -> dict[str, str]:
     """Return the kind of value of each argument that is `mentioned` in a pattern.
 
-    That is a new kind with its schema's enum or examples, what `kinds` says, its name, or else a topic.
+    That is a new kind with its schema's enum, examples, or values that its format, pattern and bounds allow; what
+    `kinds` says; its name; or else a topic.
     """
     slots = {}
     for slot in (slot for slot in tool.properties if slot in mentioned):
-        choices = tool.properties[slot].get("enum") or tool.properties[slot].get("examples")
-        if choices:
+        if choices := _list_allowed_values(tool.properties[slot], f"{name}.{slot}"):
             kind = f"{name}.{slot}"
             values[kind] = Choice(tuple((str(value),) for value in choices))
         elif tool.properties[slot].get("type") in ("integer", "number") and kinds.get(slot, slot) not in values:
@@ -196,9 +203,19 @@ def argument_kinds(
     return slots
 
 
+def _list_allowed_values(schema: dict[str, Any], seed: str) -> list[Any]:
+    """Return the values that a schema lists, or some that its keywords allow; none if it says only the type."""
+    if choices := schema.get("enum") or schema.get("examples"):
+        return list(choices)
+    if schema.get("type") == "boolean":
+        return list(TRUTH_VALUES)
+    return make_values(schema, random.Random(seed), VALUES_MADE) if is_constrained(schema) else []
+
+
 def number_arguments(tool: Tool) -> frozenset[str]:
-    """Return the arguments that the tool's schema declares as numbers."""
-    return frozenset(slot for slot, schema in tool.properties.items() if schema.get("type") in ("integer", "number"))
+    """Return the arguments that the tool's schema declares as numbers or truth values."""
+    types = ("integer", "number", "boolean")
+    return frozenset(slot for slot, schema in tool.properties.items() if schema.get("type") in types)
 
 
 def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:
@@ -221,5 +238,6 @@ def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:
         misses += 1
         if tries > TRIES_PER_ROW * source.rows or misses > max(FEWEST_TRIES, TRIES_PER_ROW * len(texts)):
             raise BadRecipe(
-                f"{source.grammar}: makes {len(texts)} different requests, not {source.rows}; ask for fewer rows"
+                f"{source.grammar}: generates only {len(texts)} different requests, not {source.rows}; ask for "
+                "fewer rows"
             )

@@ -51,7 +51,9 @@ def read_grammar_file(path: Path) -> GrammarFile:
         first = error.errors()[0]
         if first["type"] == "string_type":
             value = shorten(first["input"])
-            raise BadData(f"{path}: {join_key(first['loc'])}: {value} is no word to YAML; put it in quotes") from None
+            raise BadData(
+                f"{path}: {join_key(first['loc'])}: {value} is not read as text by YAML; put it in quotes"
+            ) from None
         raise BadData(f"{path}: {explain_first(error)}") from None
     _check(file, path)
     return file
@@ -66,7 +68,7 @@ def _read_mapping(path: Path) -> dict[str, object]:
 
 def _check(file: GrammarFile, path: Path) -> None:
     if not file.handlers and not file.catalogue:
-        raise BadData(f"{path}: handlers: none; name the tools and how they are asked for, or a catalogue")
+        raise BadData(f"{path}: handlers: none; list the tools with their phrasings, or name a catalogue")
     if file.noise and not file.fillers:
         raise BadData(f"{path}: noise: {file.noise:g}: needs a list of fillers")
     for text in file.both:

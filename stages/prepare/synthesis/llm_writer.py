@@ -7,6 +7,7 @@ cost. The log is also a cache: the same recipe sends no prompt twice.
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ answered by exactly one call of this tool:
 
 {tool}
 
-Answer with a JSON array and nothing else: [{{"text": "…", "arguments": {{…}}}}, …]. Values of arguments stand in the \
-text word for word. Vary wording, length and tone. Batch {number}."""
+Answer with a JSON array and nothing else: [{{"text": "…", "arguments": {{…}}}}, …]. Values of arguments appear in \
+the text word for word. Vary wording, length and tone. Batch {number}."""
 
 
 def write_rows(source: Source, catalogue: Catalogue, data: Data) -> Iterator[Row]:
@@ -52,8 +53,8 @@ def write_rows(source: Source, catalogue: Catalogue, data: Data) -> Iterator[Row
     if not texts:
         assert source.synthesize
         raise StageFailed(
-            f"synthesize: {source.synthesize.budget_usd:g} USD bought no example that fits its tool; "
-            f"see {request_log(source, catalogue)}"
+            f"synthesize: {source.synthesize.budget_usd:g} USD were spent without one example that fits its "
+            f"tool; see {request_log(source, catalogue)}"
         )
 
 
@@ -90,7 +91,7 @@ async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]
             cost_usd = _cost_usd(source, reply.prompt_tokens, reply.completion_tokens) if counted else bound
             spent_usd += cost_usd
             entries.append({"tool": tool, "prompt": prompt, "text": reply.text, "cost_usd": cost_usd})
-            jsonl.append(file, entries[-1])
+            jsonl.append(file, entries[-1] | {"model": settings.model, "at": time.time()})
     return entries
 
 

@@ -14,7 +14,7 @@ class Request:
     text: str
     tool: str
     arguments: dict[str, Any]
-    carrier: str
+    phrasing: str
     """The request with values as `_`, without opener and closer."""
 
 

@@ -75,7 +75,9 @@ class _Generator:
             if request not in self.requests:
                 self.requests.add(request)
                 return row
-        raise BadRecipe(f"data.sources: per_tool: {self.source.per_tool}: phrases for {tool} run out; ask for fewer")
+        raise BadRecipe(
+            f"data.sources: per_tool: {self.source.per_tool}: no more phrasings for {tool}; use a lower number"
+        )
 
     def _single(self, tool: str, language: CatalogueLanguage) -> Row:
         request = self._request(tool, language)
@@ -136,7 +138,7 @@ class _Generator:
                 text = re.sub(rf"^{re.escape(opener)} ", "", text, flags=re.I)
             for closer in sorted(filter(None, language.grammar.closers), key=len, reverse=True):
                 text = text.removesuffix(closer)
-        return Request(text, tool, request.arguments, request.carrier)
+        return Request(text, tool, request.arguments, request.phrasing)
 
     def _complete_request(self, tool: str, language: CatalogueLanguage) -> Request:
         """Return a request with all required arguments."""

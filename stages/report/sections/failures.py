@@ -10,8 +10,8 @@ from tuneline.stages.report.run_record import Row
 
 FAILURES_SHOWN = 20
 HOW_CHOSEN = (
-    "First what the base had right, then one of each confusion, the most frequent first, and another round of them "
-    "while there is room; right tools with wrong arguments come last."
+    "First answers that the base had right, then one example of each confusion, most frequent first, then "
+    "further examples; right tools with wrong arguments come last."
 )
 
 SuiteAnswer = tuple[str, Answer]

@@ -5,10 +5,11 @@ from tuneline.stages.report.run_record import STAGES, Row, RunRecord
 
 
 def describe_lineage(run: RunRecord) -> Row:
-    """Return the template variables `manifests`, `versions` and `settings`."""
+    """Return the template variables `manifests`, `origins` (stage → when and where), `versions` and `settings`."""
     manifests = _list_manifests(run)
     return {
         "manifests": manifests,
+        "origins": {stage: manifest.origin for stage, manifest in manifests},
         "versions": _list_versions([manifest for _, manifest in manifests]),
         "settings": {stage: run.settings(stage) for stage in STAGES if run.settings(stage)},
     }

@@ -31,7 +31,7 @@ def _list_files(run: RunRecord) -> list[Row]:
     if manifest is None:
         return []
     details = manifest.metrics.get("files", {})
-    sizes = {Path(name).stem: file.bytes for name, file in manifest.files.items() if name.endswith(".gguf")}
+    sizes = {Path(name).stem: file.bytes for name, file in manifest.made.items() if name.endswith(".gguf")}
     rows = [{"name": name, "bytes": amount, **_describe_types(details.get(name, {}))} for name, amount in sizes.items()]
     return sorted(rows, key=lambda row: (-row["bytes"], row["name"]))
 

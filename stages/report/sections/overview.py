@@ -3,6 +3,7 @@
 from typing import Any
 
 from tuneline.core.formatting import format_label, format_percent
+from tuneline.stages.evaluate.scoring.measure_names import measure_name
 from tuneline.stages.evaluate.verdicts.gate import gate_of_run
 from tuneline.stages.report.evaluation_record import EvaluationRecord
 from tuneline.stages.report.run_record import STAGES, Row, RunRecord
@@ -16,11 +17,12 @@ SHOWN_SETTINGS = {
 
 
 def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
-    """Return the template variables `stage_states`, `headline`, `shown_settings`, `gate` and `gate_reasons`."""
+    """Return the template variables `stage_states`, `problems`, `headline`, `shown_settings` and those of the gate."""
     recorded_gate = run.metrics("evaluate").get("gate")
     gate = gate_of_run(run.path, recorded_gate) if recorded_gate else None
     return {
         "stage_states": _list_stage_states(run),
+        "problems": list(run.problems.values()),
         "headline": _write_headline(run, evaluation),
         "shown_settings": _list_settings(run),
         "gate": gate,
@@ -30,6 +32,7 @@ def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
 
 def _list_stage_states(run: RunRecord) -> list[tuple[str, str]]:
     states = {stage: "finished" for stage in run.manifests} | {stage: "under way" for stage in run.draft_settings}
+    states |= dict.fromkeys(run.problems, "not reliable")
     return [(stage, states.get(stage, "not started")) for stage in STAGES]
 
 
@@ -45,7 +48,8 @@ def _write_headline(run: RunRecord, evaluation: EvaluationRecord) -> tuple[str, 
     row, base = rows[evaluation.main_target], rows.get("base")
     before = f"{format_percent(base['name_accuracy'])} → " if base else ""
     accuracy = format_percent(row["name_accuracy"])
-    sentence = f"Right tool on {format_label(suite)}: {before}{accuracy} (n = {row['n']})"
+    measure = measure_name(run.metrics("evaluate"), suite).capitalize()
+    sentence = f"{measure} on {format_label(suite)}: {before}{accuracy} (n = {row['n']})"
     return sentence, _write_interval(run, rows, evaluation.main_target) + _write_classifier(run, suite)
 
 
@@ -72,7 +76,7 @@ def _list_settings(run: RunRecord) -> list[tuple[str, Any]]:
     if run.base_manifest:
         facts.insert(0, ("revision", run.base_manifest.made_from.settings.get("revision", "")))
     rows = [str(s["rows"]) for s in run.settings("prepare").get("data.sources", []) if s.get("rows")]
-    return [*facts, ("rows asked for", " + ".join(rows))] if rows else facts
+    return [*facts, ("rows requested", " + ".join(rows))] if rows else facts
 
 
 def _format_setting(value: Any) -> str:

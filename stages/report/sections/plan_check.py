@@ -9,6 +9,8 @@ def compare_with_plan(run: RunRecord) -> list[Row]:
     """Return a row for each planned figure, or an empty list if the run is not trained or has no plan."""
     if (manifest := run.manifests.get("train")) is None:
         return []
+    events = read_events(run.path)
+    comparisons = compare_with_measurements(run.path, manifest.seconds, events, cost_usd=manifest.cost_usd)
     return [
         {
             "what": comparison.name,
@@ -16,7 +18,7 @@ def compare_with_plan(run: RunRecord) -> list[Row]:
             "measured": f"{_format_range((comparison.measured, comparison.measured))} {comparison.unit}",
             "fix": comparison.correction,
         }
-        for comparison in compare_with_measurements(run.path, manifest.seconds, read_events(run.path))
+        for comparison in comparisons
     ]
 
 

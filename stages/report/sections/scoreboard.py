@@ -3,9 +3,12 @@
 import contextlib
 from pathlib import Path
 
+from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import NotFound
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import mark_safe
+from tuneline.stages.evaluate.scoring.measure_names import RIGHT_TOOL, measure_name
+from tuneline.stages.evaluate.verdicts.measurement import describe_measurement, describe_variation
 from tuneline.stages.evaluate.verdicts.task_verdicts import VERDICTS, Verdicts, read_verdicts
 from tuneline.stages.report.charts import WhiskerRow, draw_whisker, draw_whisker_axis
 from tuneline.stages.report.evaluation_record import EvaluationRecord
@@ -16,14 +19,18 @@ CONFUSIONS_SHOWN = 12
 
 def describe_scoreboard(run: RunRecord, evaluation: EvaluationRecord) -> Row:
     """Return the template variables of the sections from "Scoreboard" to "Confusions"."""
+    manifest = run.manifests.get("evaluate")
+    measured = describe_measurement(Artifact(run.path / "evaluate", manifest)) if manifest else ""
     return {
         "evaluated": run.metrics("evaluate"),
+        "measured": measured,
+        "variation": describe_variation(run.path, evaluation.main_target) if manifest else [],
         "confidence": run.confidence,
         "suites": [_describe_suite(run, suite, evaluation.main_target) for suite in evaluation.suites],
         "targets": evaluation.targets,
         "main_target": evaluation.main_target,
         "axis": mark_safe(draw_whisker_axis()),
-        "verdicts": read_base_verdicts(run.path / "evaluate"),
+        "verdicts": read_base_verdicts(run.path / "evaluate") if "evaluate" in run.manifests else None,
     }
 
 
@@ -43,6 +50,8 @@ def _describe_suite(run: RunRecord, suite: str, main_target: str) -> Row:
     confusions = [r for r in metrics.get("confusions", []) if r["suite"] == suite and r["target"] == main_target]
     return {
         "name": suite,
+        "measure": measure_name(metrics, suite),
+        "has_calls": measure_name(metrics, suite) == RIGHT_TOOL,
         "floor": floor,
         "counts_items": settings.get("independent") == "items",
         "rows": rows,

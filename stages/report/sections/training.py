@@ -4,15 +4,28 @@ from collections.abc import Sequence
 
 from tuneline.core.events import read_events
 from tuneline.core.page_templates import mark_safe
+from tuneline.stages.evaluate.statistics import quantile
 from tuneline.stages.report.charts import Series, draw_lines
+from tuneline.stages.report.readable_prompts import split_prompt
 from tuneline.stages.report.run_record import Row, RunRecord
 from tuneline.stages.report.svg import Point
 
 
 def describe_training(run: RunRecord) -> Row:
-    """Return the template variables `trained`, `curves` and `samples`."""
+    """Return the template variables `trained`, `speed`, `curves` and `samples`."""
     events = list(read_events(run.path))
-    return {"trained": run.metrics("train"), "curves": _draw_curves(events), "samples": _pair_samples(events)}
+    return {
+        "trained": run.metrics("train"),
+        "speed": _measure_speed(events),
+        "curves": _draw_curves(events),
+        "samples": _pair_samples(events),
+    }
+
+
+def _measure_speed(events: Sequence[Row]) -> tuple[float, float] | None:
+    """Return the range of tokens a second in which nine steps in ten were; None with fewer than ten steps."""
+    speeds = [speed for _, speed in _list_points(events, "tokens_per_second")]
+    return (quantile(speeds, 0.05), quantile(speeds, 0.95)) if len(speeds) >= 10 else None
 
 
 def _draw_curves(events: Sequence[Row]) -> Row:
@@ -45,6 +58,7 @@ def _pair_samples(events: Sequence[Row]) -> Row:
         return {}
     first, last = samples[0], samples[-1]
     rows = [
-        later | {"before": earlier["got"]} for earlier, later in zip(first["samples"], last["samples"], strict=False)
+        later | {"before": earlier["got"], "messages": split_prompt(later["prompt"])}
+        for earlier, later in zip(first["samples"], last["samples"], strict=False)
     ]
     return {"first": first["step"], "last": last["step"], "rows": rows}

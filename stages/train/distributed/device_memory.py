@@ -48,4 +48,4 @@ def describe_out_of_memory(error: BaseException) -> str | None:
 
     if isinstance(error, torch.OutOfMemoryError):
         return f"{read_peak_gpu_gb():.1f} GB in use at most"
-    return "no memory left on this machine" if "can't allocate memory" in str(error) else None
+    return "out of memory on this machine" if "can't allocate memory" in str(error) else None

@@ -1,16 +1,16 @@
 """Placement of a training on the GPUs at hand: the model whole or sharded, and the rows computed at a time."""
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneline.configs.hardware import hardware
 from tuneline.configs.models import Shape, read_shape
 from tuneline.configs.recipe import Recipe
+from tuneline.core.environment import read_variable
 from tuneline.core.errors import BadRecipe
 from tuneline.stages.plan.dataset_size import estimate_dataset
-from tuneline.stages.plan.gpu_fit import estimate_minimum_memory, fit_in_memory, fit_on_cpu
+from tuneline.stages.plan.gpu_fit import estimate_minimum_loading, estimate_minimum_memory, fit_in_memory, fit_on_cpu
 
 STRATEGY = "TUNELINE_STRATEGY"
 """Environment variable in which the launcher tells a worker the strategy: `ddp` or `fsdp2`."""
@@ -18,7 +18,7 @@ STRATEGY = "TUNELINE_STRATEGY"
 
 def is_sharded() -> bool:
     """Return whether this process is a worker that holds a shard of the model (FSDP2)."""
-    return os.environ.get(STRATEGY) == "fsdp2"
+    return read_variable(STRATEGY) == "fsdp2"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def place(recipe: Recipe, base: Path, run: Path, processes: int, gpu_bytes: int 
     Where the plan says that nothing fits, the smallest placement is returned all the same: the plan may be wrong.
 
     Raises:
-        BadRecipe: the rows of a step cannot be shared out evenly; the base's config.json lacks the sizes.
+        BadRecipe: the rows of a step cannot be shared out evenly; the base's config.json lacks the sizes; or not even
+            the base can be loaded.
     """
     rows, compute = rows_per_process(recipe, processes), recipe.compute
     shape, loss_share = _read_shape(base), estimate_dataset(recipe, run).learned
@@ -56,12 +57,25 @@ def place(recipe: Recipe, base: Path, run: Path, processes: int, gpu_bytes: int 
     available = f"of {gpu_bytes / 1e9:.0f} GB a GPU"
     fit = fit_in_memory(recipe, shape, gpu_bytes * hardware().usable, processes, loss_share)
     if fit is None:
+        _refuse_unloadable(recipe, shape, processes, gpu_bytes)
         strategy = ("fsdp2" if processes > 1 else "ddp") if compute.strategy == "auto" else compute.strategy
         planned = estimate_minimum_memory(recipe, shape, processes, loss_share).total
         reason = f"planned {planned / 1e9:.1f} {available}, which is too much"
         return Placement(strategy, compute.micro_batch_rows or 1, reason)
     reason = f"planned {fit.memory.total / 1e9:.1f} {available}"
     return Placement("fsdp2" if fit.work.sharded else "ddp", fit.work.rows, reason)
+
+
+def _refuse_unloadable(recipe: Recipe, shape: Shape, processes: int, gpu_bytes: int) -> None:
+    """Raise BadRecipe if the base alone does not fit; unlike a training's, the size of weights is no estimate."""
+    needed = estimate_minimum_loading(recipe, shape, processes)
+    if needed > gpu_bytes:
+        gpus = "one GPU" if processes == 1 else f"each of {processes} GPUs"
+        raise BadRecipe(
+            f"compute.train.gpu: loading the base takes {needed / 1e9:.1f} GB on {gpus} with method "
+            f"{recipe.train.method} and strategy {recipe.compute.strategy}, and a GPU here has {gpu_bytes / 1e9:.1f}; "
+            "use more GPUs with strategy auto, larger GPUs, or method qlora; `tuneline plan` lists hardware that fits"
+        )
 
 
 def rows_per_process(recipe: Recipe, processes: int) -> int:
@@ -72,7 +86,7 @@ def rows_per_process(recipe: Recipe, processes: int) -> int:
     """
     rows, micro_batch_rows = recipe.train.batch_rows, recipe.compute.micro_batch_rows
     if rows % processes:
-        raise BadRecipe(f"train.batch_rows: {rows} cannot be shared by {processes} processes; take a multiple")
+        raise BadRecipe(f"train.batch_rows: {rows} cannot be divided among {processes} processes; use a multiple")
     per_process = rows // processes
     if micro_batch_rows and per_process % micro_batch_rows:
         raise BadRecipe(

@@ -67,8 +67,8 @@ def _add_checkpoint_prefix(file: Path, prefix: str) -> None:
 
 def _sort_config(file: Path) -> None:
     """Rewrite adapter_config.json with sorted keys and lists, so that equal settings give equal bytes."""
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     ordered = {
         key: sorted(value) if key in UNORDERED and isinstance(value, list) else value for key, value in config.items()
     }
-    file.write_text(json.dumps(ordered, indent=1, sort_keys=True))
+    file.write_text(json.dumps(ordered, indent=1, sort_keys=True), encoding="utf-8")

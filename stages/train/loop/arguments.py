@@ -1,7 +1,6 @@
 """The recipe as TRL's SFTConfig, and the LoRA+ optimizer."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from trl import SFTConfig
 
 from tuneline.configs.recipe import Recipe
 from tuneline.configs.training import Train
+from tuneline.core.environment import read_variable
 from tuneline.stages.train.distributed.fsdp2 import build_fsdp_arguments
 from tuneline.stages.train.distributed.placement import is_sharded, rows_per_process
 
@@ -25,7 +25,7 @@ def build_training_arguments(recipe: Recipe, output: Path, rows: int, model: Pef
         BadRecipe: the rows of a step cannot be shared out evenly among the processes.
     """
     settings, on_gpu = recipe.train, torch.cuda.is_available()
-    process_rows = rows_per_process(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+    process_rows = rows_per_process(recipe, int(read_variable("WORLD_SIZE", "1")))
     micro_batch_rows = recipe.compute.micro_batch_rows or process_rows
     epoch_steps = math.ceil(rows / settings.batch_rows)
     sharding = build_fsdp_arguments(model, checkpointing=on_gpu) if is_sharded() else {}

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tuneline.core.events import Events
 from tuneline.stages.train.distributed.device_memory import read_peak_gpu_gb, read_peak_process_gb
 from tuneline.stages.train.distributed.process_group import any_process, get_world_size, is_main_process
+from tuneline.stages.train.job import TrainingJob
 from tuneline.stages.train.loop.checkpoints import mark_complete
 from tuneline.stages.train.loop.flops import read_peak_flops
 
@@ -80,6 +81,27 @@ def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+class FirstStep(TrainerCallback):
+    """Notes how long it took from the call to the first step, and how much of that was loading the base."""
+
+    def __init__(self, events: Events, job: TrainingJob, loading_at: float, loaded_at: float) -> None:
+        """`loading_at` and `loaded_at` are when loading the base began and ended, in seconds of the clock."""
+        self.events, self.job, self.loading_at, self.loaded_at = events, job, loading_at, loaded_at
+        self._is_done = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_done:
+            return
+        self._is_done, now = True, time.time()
+        gigabytes = sum(file.stat().st_size for file in self.job.base.glob("*.safetensors")) / 1e9
+        text = (
+            f"first step {now - self.job.called_at:.1f} s after the call: {self.loading_at - self.job.called_at:.1f} s "
+            f"to start, {self.loaded_at - self.loading_at:.1f} s to load {gigabytes:.3g} GB, "
+            f"{now - self.loaded_at:.1f} s for the rest and the step"
+        )
+        self.events.emit("note", text=text)
+
+
 class CheckpointMarker(TrainerCallback):
     """Marks a checkpoint complete once every process has written its part."""
 
@@ -94,6 +116,25 @@ class CheckpointMarker(TrainerCallback):
         if is_main_process():
             mark_complete(checkpoint)
             self.events.emit("checkpoint", step=state.global_step, path=checkpoint.name)
+
+
+class TimedCheckpoints(TrainerCallback):
+    """Has a checkpoint saved when the last one is `minutes` old, by the clock of the main process."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        is_due = is_main_process() and time.monotonic() - self._saved_at >= self.seconds
+        if any_process(is_due):
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved_at = time.monotonic()
 
 
 class StopOnSignal(TrainerCallback):

@@ -46,7 +46,9 @@ class EarlyStopping(TrainerCallback):
             and state.global_step < state.max_steps
         ):
             control.should_training_stop = True
-            self.events.emit("note", text=f"stops at step {state.global_step}: {patience} validations without a gain")
+            self.events.emit(
+                "note", text=f"stops at step {state.global_step}: {patience} validations without improvement"
+            )
 
     def _delete_older(self) -> None:
         saved = sorted(self.folder.glob("step-*"), key=lambda f: int(f.name.split("-")[1]))

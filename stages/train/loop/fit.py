@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import statistics
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,13 @@ from tuneline.stages.train.distributed.process_group import broadcast_from_main,
 from tuneline.stages.train.job import TrainingJob
 from tuneline.stages.train.loop.adapter_files import save_publishable_adapter
 from tuneline.stages.train.loop.arguments import build_training_arguments, make_lora_plus_optimizer
-from tuneline.stages.train.loop.callbacks import CheckpointMarker, MetricsReport, StopOnSignal
+from tuneline.stages.train.loop.callbacks import (
+    CheckpointMarker,
+    FirstStep,
+    MetricsReport,
+    StopOnSignal,
+    TimedCheckpoints,
+)
 from tuneline.stages.train.loop.checkpoints import find_newest_complete, last_checkpoint_step
 from tuneline.stages.train.loop.early_stopping import EarlyStopping, Validation, find_lowest, read_validations
 from tuneline.stages.train.loop.flops import count_flops_per_token
@@ -38,6 +45,7 @@ from tuneline.stages.train.loop.trainer import Trainer
 from tuneline.stages.train.loop.training_data import load_dataset, refuse_hiding_padding
 from tuneline.stages.train.model.adapter_weights import cast_adapter_to_fp32, load_adapter_weights
 from tuneline.stages.train.model.base_model import load_model
+from tuneline.stages.train.model.parameter_count import count_parameters
 
 LAST_STEPS = 10
 """Steps over which `train_loss` is the mean."""
@@ -57,15 +65,18 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
     _configure_torch(recipe)
     renderer = Renderer(job.base, load_tools(job.prepared), job.prepared / TEMPLATE)
     datasets = _load_datasets(renderer, job.prepared)
+    loading_at = time.time()
     model = load_model(recipe.train, job.base, job.start, events, sharded=is_sharded())
-    return_freed_memory(sum(parameter.numel() for parameter in model.parameters()))
+    first_step = FirstStep(events, job, loading_at, loaded_at=time.time())
+    counted = count_parameters(model)
+    return_freed_memory(counted.total)
     stop, divergence = StopOnSignal(), DivergenceStop()
     trainer = _make_trainer(recipe, model, datasets, renderer, scratch / "checkpoints")
     _add_callbacks(trainer, model, recipe, datasets, scratch / "best", events, stop, divergence)
+    trainer.add_callback(first_step)
     cast_adapter_to_fp32(model)
     if job.start:  # only now: TRL has rounded all earlier adapter weights to bf16
         load_adapter_weights(model, job.start, str(model.checkpoint_prefix))
-    trained, total = model.get_nb_trainable_parameters()
     checkpoint = broadcast_from_main(lambda: find_newest_complete(scratch / "checkpoints", events))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _refuse_unfinished(trainer, stop, divergence, scratch / "checkpoints", recipe.train)
@@ -79,8 +90,8 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
         "steps": trainer.state.global_step,
         "kept_step": selected.step,
         "epochs": round(trainer.state.epoch or 0, 3),
-        "parameters_trained": trained,
-        "parameters_total": total,
+        "parameters_trained": counted.trainable,
+        "parameters_total": counted.total,
     }
 
 
@@ -140,6 +151,7 @@ def _add_callbacks(
         Alerts(recipe.watch, events),
         EarlyStopping(recipe.train, best, partial(_save, trainer, recipe), events),
         CheckpointMarker(events),
+        TimedCheckpoints(recipe.compute.save_minutes),
         SampleAnswers(datasets.validation, trainer.processing_class, events, sharded=is_sharded()),
         stop,
         *([ShardReport(events)] if is_sharded() else []),
@@ -156,13 +168,13 @@ def _refuse_unfinished(
         raise StageFailed(_advise_after_divergence(divergence.reason, step, saved, checkpoints, settings))
     if stop.stopped and step < trainer.state.max_steps:
         # Not necessarily this step: nothing is saved while a divergence is suspected.
-        raise StageFailed(f"stopped by SIGTERM at step {step}; the same command goes on from step {saved}")
+        raise StageFailed(f"stopped by SIGTERM at step {step}; the same command resumes from step {saved}")
 
 
 def _advise_after_divergence(reason: str, step: int, saved: int, checkpoints: Path, settings: Train) -> str:
     last = f"checkpoint-{saved} in {checkpoints} is the last good one" if saved else "there is no checkpoint before it"
     return (
-        f"diverged at step {step}: {reason}; {last}. The same command would go on from there and diverge again: lower "
+        f"diverged at step {step}: {reason}; {last}. The same command would resume there and diverge again: lower "
         f"train.learning_rate (now {settings.learning_rate:g}; try {settings.learning_rate / 4:g}), raise "
         f"train.warmup_steps (now {settings.warmup_steps}) or lower train.max_gradient_norm "
         f"(now {settings.max_gradient_norm:g}), and use a new run (--run NEW)"

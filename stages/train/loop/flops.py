@@ -3,18 +3,21 @@
 The model counterpart of `stages/plan/step_flops.py`, which counts from a shape and documents the formula.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuneline.configs.hardware import hardware
 from tuneline.stages.plan.step_flops import ATTENTION_FLOPS, FROZEN_FLOPS, TRAINED_FLOPS
-from tuneline.stages.train.model.parameter_count import count_4_bit
+from tuneline.stages.train.model.parameter_count import count_weights
 
 if TYPE_CHECKING:
     import torch
 
 MEASURED_GPUS = ("H100", "H200", "B200", "A100", "L40S", "L4")
-"""Parts of a device's name by which utilization is reported; `L40S` before `L4`, which it contains."""
+"""Words of a device's name whose peak is that of the chip in configs/hardware.yaml."""
+OTHER_CARDS = {("H100", "PCIe"): 756e12, ("H100", "NVL"): 835e12, ("H200", "NVL"): 836e12, ("L40",): 181e12}
+"""Cards by the words of their name, with another peak than the chip: NVIDIA's datasheets, dense bf16, FLOP/s."""
 
 
 def count_flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequence[int]) -> float:
@@ -29,7 +32,7 @@ def count_flops_per_token(model: "torch.nn.Module", config: Any, lengths: Sequen
             or "original_module" in name
         ):
             continue  # an embedding lookup takes no FLOPs
-        weights = count_4_bit(parameter) or parameter.numel()
+        weights = count_weights(parameter)
         share = routed_share if ".experts." in name else 1.0
         total += weights * share * (TRAINED_FLOPS if parameter.requires_grad else FROZEN_FLOPS)
     width = config.num_attention_heads * (
@@ -45,8 +48,10 @@ def read_peak_flops() -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    device = torch.cuda.get_device_name()
-    kind = next((kind for kind in MEASURED_GPUS if kind in device), None)
+    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name()))
+    if other := [peak for card, peak in OTHER_CARDS.items() if words.issuperset(card)]:
+        return other[0]
+    kind = next((kind for kind in MEASURED_GPUS if kind in words), None)
     return None if kind is None else _read_chip_flops(kind)
 
 

@@ -105,4 +105,7 @@ class Alerts(TrainerCallback):
             losses = list(self._losses)
             before, now = statistics.mean(losses[:WINDOW]), statistics.mean(losses[WINDOW:])
             rising = now >= before
-            yield "loss", f"its mean is {now:.4g}, of the {WINDOW} steps before {before:.4g}" if rising else None
+            yield (
+                "loss",
+                f"its mean is {now:.4g}, after {before:.4g} in the previous {WINDOW} steps" if rising else None,
+            )

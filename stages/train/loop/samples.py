@@ -32,6 +32,8 @@ class SampleAnswers(TrainerCallback):
         self.tokenizer, self.events, self.sharded = tokenizer, events, sharded
         self.padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.turns = [turn for i in range(min(ROWS, len(rows))) if (turn := _find_first_turn(rows[i]))]
+        # A template may end turns with another token than the tokenizer's.
+        self.stops = sorted({tokenizer.eos_token_id, *(turn.reference[-1] for turn in self.turns)})
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.sharded:  # a layer is whole only while all processes compute it, and all would have to wait
@@ -73,7 +75,7 @@ class SampleAnswers(TrainerCallback):
                     max_new_tokens=MAX_NEW_TOKENS,
                     use_cache=True,
                     pad_token_id=self.padding,
-                    eos_token_id=self.tokenizer.eos_token_id,
+                    eos_token_id=self.stops,
                 )
         finally:
             model.train(training)
@@ -81,8 +83,8 @@ class SampleAnswers(TrainerCallback):
 
     def _cut_padding(self, ids: list[int]) -> list[int]:
         """Remove the padding behind an answer that ended before the others."""
-        end = self.tokenizer.eos_token_id
-        return ids[: ids.index(end) + 1] if end in ids else ids
+        end = next((at for at, token in enumerate(ids) if token in self.stops), len(ids))
+        return ids[: end + 1]
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids)

@@ -28,7 +28,7 @@ def refuse_hiding_padding(collator: Any, dataset: Dataset, tokenizer: Any) -> No
     remaining = int((collator(rows)["labels"][:, 1:] != IGNORED).sum())
     if remaining < expected:
         raise BadRecipe(
-            f"base: its tokenizer pads with {tokenizer.pad_token!r}, and ends a turn with {tokenizer.eos_token!r}: of "
-            f"{expected} learned tokens padding hides {expected - remaining}, so that the model would never learn to "
-            "stop; give the tokenizer a pad token of its own"
+            f"base: its tokenizer pads with {tokenizer.pad_token!r}, and ends a turn with "
+            f"{tokenizer.eos_token!r}: padding hides {expected - remaining} of {expected} tokens in the loss, "
+            "so the model would never learn to stop; give the tokenizer a separate pad token"
         )

@@ -58,15 +58,15 @@ def check_trainable(base: Path, settings: Train) -> str:
         raise BadRecipe(f"base: {base}: architecture {model_type!r}; known are {', '.join(ARCHITECTURES)}")
     groups = ARCHITECTURES[model_type]
     if settings.method == "full" and "experts" in groups:
-        raise BadRecipe(f"train.method: full: is for small models, and the base is a {model_type}; take lora or qlora")
+        raise BadRecipe(f"train.method: full: is for small models, but the base is a {model_type}; use lora or qlora")
     if missing := [target for target in settings.targets if target not in groups and settings.method != "full"]:
         raise BadRecipe(
-            f"train.targets: {missing[0]}: the base is a {model_type}, which has {', '.join(groups)}; take it out"
+            f"train.targets: {missing[0]}: the base is a {model_type}, which has {', '.join(groups)}; remove it"
         )
     if settings.modules_to_save and is_tied(config):
         raise BadRecipe(
             f"train.modules_to_save: {', '.join(settings.modules_to_save)}: input and output embeddings of this base "
-            "are one matrix, which cannot be merged exactly; take it out"
+            "are one matrix, which cannot be merged exactly; remove it"
         )
     return model_type
 
@@ -88,7 +88,7 @@ def resolve_targets(
             pattern = re.compile(_build_pattern(model_type, group))
             counts[group] = sum(pattern.fullmatch(name) is not None for name in module_names)
         if not counts[group]:
-            raise BadRecipe(f"train.targets: {group}: the base, a {model_type}, has none; take it out")
+            raise BadRecipe(f"train.targets: {group}: the base, a {model_type}, has none; remove it")
     return Targets(_select_modules(model_type, groups), [ROUTER] if "router" in groups else None, counts)
 
 

@@ -1,8 +1,8 @@
 """The model to train: the base in the recipe's precision, with LoRA layers on it."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tuneline.configs.training import Train
-from tuneline.core.attention_kernels import read_kernel_commits
 from tuneline.core.errors import BadRecipe
 from tuneline.core.events import Events
 from tuneline.stages.checkpoints.base_config import is_tied, read_config
-from tuneline.stages.train.model.adapter_targets import SAVED_MODULES, check_trainable, resolve_targets
+from tuneline.stages.train.distributed.process_group import get_device, get_world_size
+from tuneline.stages.train.distributed.shared_loading import share_reading
+from tuneline.stages.train.model.adapter_targets import ROUTER, SAVED_MODULES, check_trainable, resolve_targets
+from tuneline.stages.train.model.flash_attention import register_packed_attention
 from tuneline.stages.train.model.parameter_count import count_parameters, refuse_unquantized
 
-FLASH_ATTENTION = "kernels-community/flash-attn2"
-"""Baked into the training image."""
 EQUAL_SETTINGS = ("r", "lora_alpha", "target_modules", "target_parameters", "modules_to_save")
 """Settings that `train.init_from`'s adapter must have in common with the recipe."""
 
@@ -36,7 +36,7 @@ def load_model(settings: Train, base: Path, start: Path | None, events: Events, 
         StageFailed: the method is qlora and a matrix is not in 4 bit.
     """
     model_type = check_trainable(base, settings)
-    loaded = _load_base(settings, base, model_type, sharded=sharded)
+    loaded = _load_base(settings, base, model_type, events, sharded=sharded)
     adapted = add_adapter(settings, loaded.model, base, model_type, start, events)
     if settings.method == "qlora":
         refuse_unquantized(adapted)
@@ -52,7 +52,7 @@ class _Loaded:
     """What the checkpoint puts before the language model's weight names, and the loaded model does not."""
 
 
-def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -> _Loaded:
+def _load_base(settings: Train, base: Path, model_type: str, events: Events, *, sharded: bool) -> _Loaded:
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # bf16 is slow on CPUs without AMX
     if settings.method == "full":
         dtype = torch.float32  # steps of a small learning rate vanish in bf16
@@ -66,15 +66,21 @@ def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -
         prefix = read_checkpoint_prefix(base)
         if settings.method == "qlora" or "experts" in settings.targets:
             loading = linearize_experts(count_experts(base))
-    with loading:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    # PEFT adapts a router as a Parameter, whose shape it reads.
+    reading = share_reading(sharded=sharded, whole=ROUTER) if get_world_size() > 1 else nullcontext()
+    with loading, reading:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,
             quantization_config=quantization,
-            attn_implementation=_choose_attention(settings, mixture=mixture),
+            device_map={"": "cpu" if sharded else get_device()},  # of a shard, share_reading decides
+            attn_implementation=_choose_attention(settings, events, mixture=mixture),
             local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
         )
+    model: PreTrainedModel = loaded[0]
+    _refuse_incomplete(base, loaded[1])
     if mixture:
         from tuneline.stages.train.model.sparse_experts import use_sparse_experts
 
@@ -84,6 +90,15 @@ def _load_base(settings: Train, base: Path, model_type: str, *, sharded: bool) -
         prevent_repacking(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer's choice
     return _Loaded(model, prefix)
+
+
+def _refuse_incomplete(base: Path, report: Mapping[str, Any]) -> None:
+    """Raise BadRecipe if weights of the model were not in the files: transformers makes them up at random."""
+    for key, problem in (("missing_keys", "is missing"), ("mismatched_keys", "has another shape")):
+        if names := sorted(map(str, report[key])):
+            raise BadRecipe(
+                f"{base}: {names[0]} {problem} ({len(names)} in all): it would be trained from random numbers"
+            )
 
 
 def _build_quantization(dtype: torch.dtype, *, sharded: bool) -> BitsAndBytesConfig:
@@ -109,16 +124,13 @@ def prevent_repacking(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _choose_attention(settings: Train, *, mixture: bool) -> str | None:
-    """Return FlashAttention for packed rows, whose boundaries it knows; None for the default.
+def _choose_attention(settings: Train, events: Events, *, mixture: bool) -> str | None:
+    """Return FlashAttention for packed rows on a GPU; None for the default.
 
-    Llama 4's chunked attention is not computed correctly by this kernel.
+    Llama 4's chunked attention is not computed correctly by it.
     """
-    if not (settings.packing and torch.cuda.is_available() and find_spec("kernels") is not None) or mixture:
-        return None
-    # transformers would ask the hub for its own choice of a version, which an image need not hold.
-    commit = read_kernel_commits().get(FLASH_ATTENTION)
-    return f"{FLASH_ATTENTION}@{commit}" if commit else FLASH_ATTENTION
+    packed_on_gpu = settings.packing and torch.cuda.is_available() and not mixture
+    return register_packed_attention(events) if packed_on_gpu else None
 
 
 def add_adapter(
@@ -163,7 +175,9 @@ def _list_modules_with_weights(model: PreTrainedModel, *, tied: bool, events: Ev
     }
     if tied:
         names -= set(SAVED_MODULES.values())
-        events.emit("note", text="method full: input and output embeddings are one matrix here, which stays as it is")
+        events.emit(
+            "note", text="method full: input and output embeddings are one matrix in this base, which is not trained"
+        )
     return sorted(names)
 
 
@@ -174,7 +188,7 @@ def _refuse_other_settings(recipe_lora: LoraConfig, start: Path, settings: Train
         if expected != actual:
             raise BadRecipe(
                 f"train.init_from: {settings.init_from}: its adapter has {key} {actual!r}, this recipe {expected!r}; "
-                "make them equal, or leave init_from out"
+                "make them equal, or remove init_from"
             )
 
 

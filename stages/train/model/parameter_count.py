@@ -1,7 +1,7 @@
 """Parameters of a model before training: in 4 bit, trained, and frozen in 16 or 32 bit."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
 from tuneline.core.errors import StageFailed
@@ -22,20 +22,25 @@ class ParameterCount:
     trainable: int = 0
     frozen: int = 0
 
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
     def __str__(self) -> str:
         return ", ".join(f"{number:,} {kind}" for kind, number in asdict(self).items() if number)
 
 
 def count_parameters(model: "torch.nn.Module") -> ParameterCount:
-    """Count all parameters; call this before the model is sharded."""
+    """Count all parameters, of which this process may hold shards; call this before FSDP2 has the model."""
     quantized = trainable = frozen = 0
     for parameter in model.parameters():
-        if (packed := count_4_bit(parameter)) is not None:
-            quantized += packed
+        weights = count_weights(parameter)
+        if count_4_bit(parameter) is not None:
+            quantized += weights
         elif parameter.requires_grad:
-            trainable += parameter.numel()
+            trainable += weights
         else:
-            frozen += parameter.numel()
+            frozen += weights
     return ParameterCount(quantized, trainable, frozen)
 
 
@@ -50,12 +55,18 @@ def refuse_unquantized(model: "torch.nn.Module") -> None:
         and not UNQUANTIZED.search(name)
     }
     if unquantized:
-        gigabytes = sum(p.numel() * p.element_size() for p in unquantized.values()) / 1e9
+        gigabytes = sum(count_weights(p) * p.element_size() for p in unquantized.values()) / 1e9
         shown = "\n".join(f"  {name} {list(p.shape)} {p.dtype}" for name, p in list(unquantized.items())[:MAX_SHOWN])
         raise StageFailed(
             f"train.method is qlora, but {len(unquantized)} matrices ({gigabytes:.3g} GB) are not in 4 bit:\n{shown}\n"
-            "Training this would need their memory whole; use method lora, or another base"
+            "They would need their full memory; use method lora, or another base"
         )
+
+
+def count_weights(parameter: "torch.Tensor") -> int:
+    """Return the number of weights of a parameter, in 4 bit or not, whole or loaded as a shard."""
+    full_shape = getattr(parameter, "full_shape", parameter.shape)
+    return count_4_bit(parameter) or int(full_shape.numel())
 
 
 def count_4_bit(parameter: "torch.Tensor") -> int | None:

@@ -33,7 +33,7 @@ def look(outside: int, file: str) -> dict[str, object]:
         reached = False
     written = True
     try:
-        Path(file).write_text("x")
+        Path(file).write_text("x", encoding="utf-8")
     except OSError:
         written = False
     imported = True
@@ -41,7 +41,7 @@ def look(outside: int, file: str) -> dict[str, object]:
         importlib.import_module("tuneline.core.errors")
     except ModuleNotFoundError:
         imported = False
-    Path("/tmp/mine").write_text("x")
+    Path("/tmp/mine").write_text("x", encoding="utf-8")
     return {"reached": reached, "written": written, "imported": imported, "processes": len(_processes())}
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,42 @@ def reload_open() -> str:
     return "reloaded"
 
 
+@app.function(volumes={"/disk": volume})
+def reload_mapped() -> str:
+    """A process that this one started has mapped a file, and closed it."""
+    (DISK / "mapped").write_text("x" * 5000)
+    code = "import mmap, sys, time; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()"
+    words = [sys.executable, "-c", f"{code}; print('mapped', flush=True); time.sleep(60)", str(DISK / "mapped")]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert child.stdout and child.stdout.readline() == "mapped\n"
+    try:
+        volume.reload()
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        child.kill()
+        child.wait()
+    return "reloaded"
+
+
+@app.function(volumes={"/disk": volume})
+def look_while_reloading() -> tuple[bool, bool]:
+    """Whether a file was away meanwhile, and whether it is there in the end."""
+    looks, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            looks.append((DISK / "kept").exists())
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    volume.reload()
+    done.set()
+    thread.join()
+    return False in looks, (DISK / "kept").exists()
+
+
 @app.function(retries=0)
 def count(name: str, seconds: float) -> int:
     tries = notes.get(name, 0) + 1
@@ -72,7 +109,8 @@ def count(name: str, seconds: float) -> int:
 
 @app.function()
 def two_processes() -> str:
-    code = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'], flush=True)"
+    # One write a rank: print writes word by word where Python is unbuffered, and ranks share the pipe.
+    code = "import os; os.write(1, f\"{os.environ['RANK']} {os.environ['WORLD_SIZE']}\\n\".encode())"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run([*command, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return ",".join(sorted(done.stdout.split("\n"))).strip(",")
@@ -98,6 +136,8 @@ def main(what: str) -> None:
                     print(type(error).__name__)
                 print(name, read.remote(name))
             print(reload_open.remote())
+            print("mapped:", reload_mapped.remote())
+            print("away, back:", look_while_reloading.remote())
         case "preempt":
             print("tries", count.remote("preempted", 20))
         case "kill":

@@ -1,0 +1,106 @@
+"""`tuneline init`: files that are not for training, suites it proposes, and what it says next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tuneline.cli import app
+from tuneline.cli.commands import pipeline
+from tuneline.configs.recipe_file import load_recipe
+from tuneline.core.errors import BadRecipe
+from tuneline.stages.fetch import fetch
+from tuneline.stages.prepare import prepare
+
+
+def write_chats(file: Path, start: int, count: int, answer: str = "It is number {}.") -> None:
+    rows = [
+        [{"role": "user", "content": f"Which number is {i}?"}, {"role": "assistant", "content": answer.format(i)}]
+        for i in range(start, start + count)
+    ]
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+
+
+def init(folder: Path, *options: str) -> Any:
+    return CliRunner().invoke(app, ["init", str(folder / "my data"), "--to", str(folder / "recipe.yaml"), *options])
+
+
+def test_files_named_for_validation_and_test_are_never_trained_on(tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    data.mkdir()
+    write_chats(data / "chats.jsonl", 0, 60)
+    write_chats(data / "valid-1.jsonl", 100, 5)
+    write_chats(data / "held_out.jsonl", 200, 7)
+    done = init(tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "valid-1.jsonl: a validation file, judging by its name: not trained on" in done.output
+    assert "held_out.jsonl: a test file, judging by its name: not trained on; a suite of the evaluation" in done.output
+    assert f"next: tuneline plan {tmp_path}/recipe.yaml" in done.output
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert "path: my data\n" in text  # beside the recipe, so that both can be moved
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert [suite.name for suite in recipe.evaluate.suites] == ["held_out"]
+    fetch(recipe, tmp_path / "run")
+    metrics = prepare(recipe, tmp_path / "run").metrics
+    assert (metrics["rows_train"], metrics["rows_validation"]) == (60, 5)
+
+
+def test_data_with_errors_is_not_to_be_run_next(tmp_path: Path) -> None:
+    (tmp_path / "my data").mkdir()
+    write_chats(tmp_path / "my data/chats.jsonl", 0, 300)
+    with (tmp_path / "my data/chats.jsonl").open("a") as file:  # beyond the sample
+        file.write(json.dumps({"messages": [{"role": "user", "content": "nobody answers"}]}) + "\n")
+    done = init(tmp_path)
+    assert done.exit_code == 2 and "tuneline run" not in done.output
+    assert "300 of 301 rows kept" in done.output and "the last message must be the assistant's" in done.output
+    assert "next: fix the errors, then run tuneline validate" in done.output
+
+
+@pytest.mark.parametrize(("documents", "proposed"), [(2, False), (60, True)])
+def test_the_suite_of_styles_is_proposed_where_there_is_text_for_it(
+    tmp_path: Path, documents: int, proposed: bool
+) -> None:
+    for style in ("plain", "epic"):
+        (tmp_path / "my data" / style).mkdir(parents=True)
+        for number in range(documents):
+            words = " ".join(f"{style} word{number * 200 + i}" for i in range(100))
+            (tmp_path / "my data" / style / f"{number}.txt").write_text(f"{words}.\n\n{words} again.")
+    done = init(tmp_path)
+    suites = [suite.name for suite in load_recipe(tmp_path / "recipe.yaml").evaluate.suites]
+    assert suites == (["style"] if proposed else []), done.output
+    assert ("not enough text" in done.output) != proposed
+
+
+def test_training_without_a_recipe_writes_the_one_that_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, str]] = []
+
+    def run_stages(recipe: Any, name: str, until: str, **options: Any) -> tuple[Path, None]:
+        trained.append((name, until))
+        return tmp_path, None
+
+    monkeypatch.setattr(pipeline, "run_stages", run_stages)
+    monkeypatch.chdir(tmp_path)
+    write_chats(tmp_path / "my chats.jsonl", 0, 60)
+    words = ["train", "tiny", "--data", "my chats.jsonl"]
+    for _ in range(2):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert "the recipe is my-chats-recipe.yaml" in done.output
+    assert trained == [("my-chats-recipe", "train")] * 2
+    recipe = load_recipe(tmp_path / "my-chats-recipe.yaml")
+    assert recipe.base == "tiny" and recipe.data.sources[0].path == tmp_path / "my chats.jsonl"
+    with (tmp_path / "my-chats-recipe.yaml").open("a") as file:
+        file.write("# mine\n")
+    assert "rename it" in str(CliRunner().invoke(app, words).exception)
+    (tmp_path / "broken.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
+    assert CliRunner().invoke(app, ["train", "tiny", "--data", "broken.jsonl"]).exit_code != 0
+    assert not list(tmp_path.glob("*broken*.yaml")) and len(trained) == 2
+
+
+def test_recipes_that_we_ship_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(Path("configs/recipes/micro.yaml")).name == "micro"
+    with pytest.raises(BadRecipe, match=r"^none.yaml: no such recipe"):
+        load_recipe(Path("none.yaml"))
