@@ -1,6 +1,7 @@
 """The tab Compare: one question, two models side by side, and which answer is better."""
 
 import getpass
+import json
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +26,8 @@ REFRESH_S = 0.12
 OWN = ""
 """The choice of own questions instead of a suite's."""
 SUITES = ROOT / "configs" / "suites"
-LEAVE_MENU = "const e = document.activeElement; if (e.tagName !== 'TEXTAREA' || !e.value) e.blur()"
+LEAVE_MENU = """const e = document.activeElement
+if (e.tagName !== 'TEXTAREA' || !e.value || e.value.trim() === QUESTION) e.blur()"""
 """Arrow keys are votes where no field has the focus; a text that is being typed keeps it."""
 KEYS: dict[str, Vote] = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "equal"}
 
@@ -153,7 +155,7 @@ class CompareTab:
             figures.set_text(describe_figures(turn, is_blind=pair.is_blind and not pair.voted))
         self._votes.set_visibility(pair.takes_votes and not pair.voted)
         if pair.is_answered and not pair.takes_votes:
-            ui.run_javascript(LEAVE_MENU)
+            ui.run_javascript(LEAVE_MENU.replace("QUESTION", json.dumps(pair.question)))
             pair.takes_votes = True
 
     def _press(self, event: events.KeyEventArguments) -> None:
@@ -166,6 +168,7 @@ class CompareTab:
         if pair is None or ballot is None or pair.voted or not pair.takes_votes:
             return
         pair.voted = True
+        self._votes.set_visibility(False)  # with the count: who sees it and asks again meets no old buttons
         left, right = (_to_text(turn) for turn in pair.sides)
         file = ballot.vote(pair.item, vote, pair.question, left, right)
         self._show_summary(ballot.result(), file)

@@ -41,6 +41,7 @@ def test_votes_by_keys_are_ratings(open_page: Open, site: Site, monkeypatch: pyt
         field = page.get_by_label("Question for both")
         field.fill(f"question {count}")
         field.press("Enter")
+        page.get_by_role("region", name="Right answer").get_by_text(f"You said: question {count}").wait_for()
         page.get_by_role("button", name="Equal").wait_for()
         page.keyboard.press(key)
         page.get_by_text(f"Votes: {count}").wait_for()
