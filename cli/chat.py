@@ -14,8 +14,9 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.errors import BadRequest, NotFound, TunelineError
 from tuneline.endpoints.prompts import find_style, list_styles
 from tuneline.endpoints.tool_selection import load_tool_selector
+from tuneline.engines.chat_messages import Answer
 from tuneline.engines.own_key import own_key
-from tuneline.engines.providers import Answer, Provider, find_provider
+from tuneline.engines.providers import Provider, find_provider
 from tuneline.stages.prepare.prepared_run import load_tools
 
 if TYPE_CHECKING:

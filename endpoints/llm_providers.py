@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuneline.endpoints.prompts import add_to_system, find_style, prompt_headers
+from tuneline.engines.chat_messages import Answer, Delta, Message
 from tuneline.engines.litellm_chat import LiteLLMChat
 from tuneline.engines.own_key import own_key
 from tuneline.engines.prices import price_by_list
-from tuneline.engines.providers import Answer, Chat, Delta, Message, find_provider
+from tuneline.engines.providers import Chat, find_provider
 
 Tools = Sequence[Mapping[str, Any]]
 

@@ -6,10 +6,9 @@
 Tool calls are returned under the catalogue's dotted names, whether the server parsed them or left them in the text.
 """
 
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -20,10 +19,9 @@ from tuneline.core.environment import read_stated_variable
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.redaction import MASK, redact_url
 from tuneline.engines.chat_errors import ErrorTranslator
+from tuneline.engines.chat_messages import Answer, Delta, Message, read_deltas, read_usage, to_answer, to_api_messages
 from tuneline.engines.own_key import OWN_KEY, own_key_remedy
-from tuneline.engines.tool_calls import ToolCall, parse_tool_calls
 
-Message = Mapping[str, Any]
 TIMEOUT_S = 300.0
 RETRIES = 4
 """The SDK retries 429 and 5xx. It waits as long as Retry-After says, else 0.5 s, doubled each time, up to 8 s."""
@@ -133,33 +131,6 @@ def _with_account(provider: Provider) -> Provider:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A model's complete answer."""
-
-    text: str
-    tool_calls: tuple[ToolCall, ...]
-    """All calls, by dotted name; empty if any of them is malformed."""
-    raw_tool_calls: tuple[dict[str, Any], ...]
-    """The server's `tool_calls`, as it sent them; empty where the calls were parsed from the text."""
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    """Both are 0 if the server reports no usage."""
-    latency_s: float
-    """From the request to the end of the answer, including the waits between retries."""
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A piece of a streamed answer: of its text, or of the tool call number `index`."""
-
-    text: str = ""
-    index: int | None = None
-    name: str = ""
-    arguments: str = ""
-
-
-@dataclass(frozen=True)
 class Secret:
     """A key that no repr shows."""
 
@@ -233,7 +204,7 @@ class Chat:
         choice, usage = choices[0], completion.usage
         calls = tuple(call.model_dump(exclude_none=True) for call in choice.message.tool_calls or ())
         text, finish = choice.message.content or "", self._read_finish(choice.finish_reason or "")
-        return _to_answer(text, calls, finish, _token_counts(usage), bool(tools), started)
+        return to_answer(text, calls, finish, read_usage(usage), bool(tools), started)
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **sampling: Any
@@ -250,17 +221,17 @@ class Chat:
             async with await self._create(**request) as chunks:
                 async for chunk in chunks:
                     usage = getattr(chunk, "usage", None)
-                    counts = _token_counts(usage) if usage else counts
+                    counts = read_usage(usage) if usage else counts
                     for choice in (chunk.choices or ())[:1]:
                         finish = self._read_finish(choice.finish_reason) if choice.finish_reason else finish
-                        for delta in _read_deltas(choice.delta, calls):
+                        for delta in read_deltas(choice.delta, calls):
                             text += delta.text
                             yield delta
         if not finish:
             raise StageFailed(
                 f"{self.provider.name}: {self.model}'s answer broke off after {len(text)} characters; ask again"
             )
-        yield _to_answer(text, tuple(calls[i] for i in sorted(calls)), finish, counts, bool(tools), started)
+        yield to_answer(text, tuple(calls[i] for i in sorted(calls)), finish, counts, bool(tools), started)
 
     def _read_finish(self, reason: str) -> str:
         """Return OpenAI's word for why an answer ended.
@@ -277,70 +248,3 @@ class Chat:
     ) -> dict[str, Any]:
         request = {"model": self.model, "messages": to_api_messages(messages), **sampling}
         return request | {"tools": list(tools)} if tools else request
-
-
-def to_api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Turn a dataset row's messages into the API's.
-
-    Rows hold arguments as objects and need no ids; the API requires JSON text, and ids that results refer to.
-    """
-    api_messages: list[dict[str, Any]] = []
-    unanswered_ids: list[str] = []
-    number = 0
-    for message in messages:
-        message = dict(message)
-        if message.get("tool_calls"):
-            calls = []
-            for call in message["tool_calls"]:
-                function, number = dict(call["function"]), number + 1
-                if not isinstance(function["arguments"], str):
-                    function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-                calls.append(
-                    {"type": "function", **call, "id": call.get("id") or f"call_{number}", "function": function}
-                )
-            message["tool_calls"] = calls
-            unanswered_ids = [call["id"] for call in calls]
-        elif message.get("role") == "tool":
-            call_id = unanswered_ids.pop(0) if unanswered_ids else None
-            if "tool_call_id" not in message and call_id:
-                message["tool_call_id"] = call_id
-        api_messages.append(message)
-    return api_messages
-
-
-def _read_deltas(delta: Any, calls: dict[int, dict[str, Any]]) -> Iterator[Delta]:
-    """Yield a chunk's pieces, and add those of tool calls to `calls`, which is by index."""
-    if delta is None:
-        return
-    if delta.content:
-        yield Delta(text=delta.content)
-    for piece in delta.tool_calls or ():
-        index = piece.index
-        if index is None:  # as some servers that send each call whole
-            index = len(calls) if piece.id or not calls else len(calls) - 1
-        call = calls.setdefault(index, {"type": "function", "function": {"name": "", "arguments": ""}})
-        if piece.id:
-            call["id"] = piece.id
-        name, arguments = (piece.function.name or "", piece.function.arguments or "") if piece.function else ("", "")
-        call["function"]["name"] += name
-        call["function"]["arguments"] += arguments
-        yield Delta(index=index, name=name, arguments=arguments)
-
-
-def _to_answer(
-    text: str, raw: tuple[dict[str, Any], ...], finish: str, counts: tuple[int, int], tools: bool, started: float
-) -> Answer:
-    calls = _parse_raw_calls(raw) if raw else tuple(parse_tool_calls(text)) if tools else ()
-    finish = finish or ("tool_calls" if raw else "stop")
-    return Answer(text, calls, raw, finish, *counts, latency_s=time.monotonic() - started)
-
-
-def _parse_raw_calls(raw: tuple[dict[str, Any], ...]) -> tuple[ToolCall, ...]:
-    try:
-        return tuple(ToolCall.from_openai(call) for call in raw)
-    except (ValueError, KeyError):
-        return ()
-
-
-def _token_counts(usage: Any) -> tuple[int, int]:
-    return (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)

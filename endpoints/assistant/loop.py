@@ -28,7 +28,8 @@ from tuneline.endpoints.assistant.trace import Trace
 from tuneline.endpoints.assistant.untrusted_text import cut, neutralise
 from tuneline.endpoints.prompts import find_style, prompt_headers
 from tuneline.endpoints.tool_selection import ToolSelector
-from tuneline.engines.providers import Answer, Chat
+from tuneline.engines.chat_messages import Answer
+from tuneline.engines.providers import Chat
 from tuneline.engines.tool_calls import parse_tool_calls
 
 DECLINED = "The user did not confirm this call; it did not run."

@@ -10,7 +10,7 @@ from tuneline.configs.catalogue import dotted_name, wire_name
 from tuneline.endpoints.assistant import history
 from tuneline.endpoints.assistant.handlers import Handler
 from tuneline.endpoints.assistant.untrusted_text import names_tool
-from tuneline.engines.providers import Answer
+from tuneline.engines.chat_messages import Answer
 
 NAMES_SHOWN = 20
 LONGEST_NAME = 64

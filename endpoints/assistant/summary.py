@@ -7,7 +7,8 @@ from tuneline.endpoints.assistant.history import CHARACTERS_PER_TOKEN
 from tuneline.endpoints.assistant.store import Message
 from tuneline.endpoints.assistant.untrusted_text import neutralise
 from tuneline.endpoints.prompts import Prompt, find_prompt, prompt_headers
-from tuneline.engines.providers import Answer, Chat
+from tuneline.engines.chat_messages import Answer
+from tuneline.engines.providers import Chat
 
 PROMPT = "summary"
 

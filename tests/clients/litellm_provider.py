@@ -8,7 +8,7 @@ from typing import Any
 
 from tuneline.core.errors import TunelineError
 from tuneline.endpoints.llm_providers import LiteLLMProvider
-from tuneline.engines.providers import Answer
+from tuneline.engines.chat_messages import Answer
 
 ASKED = [{"role": "user", "content": "hello"}]
 

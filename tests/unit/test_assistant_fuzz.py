@@ -16,7 +16,8 @@ from tuneline.endpoints.assistant.handlers import Handler, make_handler
 from tuneline.endpoints.assistant.loop import Assistant
 from tuneline.endpoints.assistant.store import Store
 from tuneline.endpoints.assistant.trace import Trace
-from tuneline.engines.providers import Answer, Delta, find_provider
+from tuneline.engines.chat_messages import Answer, Delta
+from tuneline.engines.providers import find_provider
 from tuneline.engines.tool_calls import ToolCall, parse_tool_calls
 
 OWNERS = ("ann", "bob", "eve")

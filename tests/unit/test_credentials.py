@@ -20,8 +20,9 @@ import pytest
 from tuneline.cli.chat import Conversation, open_model
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
 from tuneline.core.notification import notify
+from tuneline.engines.chat_messages import Answer
 from tuneline.engines.listed_models import find_only_model
-from tuneline.engines.providers import Answer, Provider, find_provider
+from tuneline.engines.providers import Provider, find_provider
 from tuneline.stages.convert.folders import environments
 from tuneline.stages.fetch.hub_files import resolve_commit
 

@@ -16,7 +16,8 @@ from tuneline.core import artifacts
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.events import Events, read_events
 from tuneline.core.paths import ROOT
-from tuneline.engines.providers import Answer, Provider
+from tuneline.engines.chat_messages import Answer
+from tuneline.engines.providers import Provider
 from tuneline.stages.evaluate import stage_settings
 from tuneline.stages.evaluate.answers import read_answers
 from tuneline.stages.evaluate.clients import external_targets

@@ -11,7 +11,7 @@ import pytest
 from tuneline.configs.catalogue import Catalogue, Tool
 from tuneline.configs.evaluation import Evaluate, Suite
 from tuneline.core.errors import StageFailed
-from tuneline.engines.providers import Answer as ProviderAnswer
+from tuneline.engines.chat_messages import Answer as ProviderAnswer
 from tuneline.engines.tool_calls import ToolCall
 from tuneline.stages.evaluate.answers import CONCURRENCY, Answer, Reply, read_answers
 from tuneline.stages.evaluate.clients import openai_client

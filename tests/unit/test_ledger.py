@@ -22,7 +22,7 @@ from tuneline.core.errors import StageFailed
 from tuneline.core.ledger import Line, read_ledger, sum_days
 from tuneline.core.meter import Limits, Meter
 from tuneline.core.spending import FOLDER, Attempt, read_attempts, sum_spent_usd
-from tuneline.engines import providers
+from tuneline.engines import chat_messages
 from tuneline.stages.evaluate.clients.budgeted_model import BudgetedModel
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.suites.item import Item
@@ -165,8 +165,8 @@ class Provider:
 
     provider = SimpleNamespace(base_url="http://127.0.0.1:1/v1")
 
-    async def ask(self, *_: Any, **__: Any) -> providers.Answer:
-        return providers.Answer("yes", (), (), "stop", prompt_tokens=0, completion_tokens=1000, latency_s=0.1)
+    async def ask(self, *_: Any, **__: Any) -> chat_messages.Answer:
+        return chat_messages.Answer("yes", (), (), "stop", prompt_tokens=0, completion_tokens=1000, latency_s=0.1)
 
 
 def test_paid_answers_count_by_model_and_stage_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

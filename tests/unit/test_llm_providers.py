@@ -8,7 +8,8 @@ import pytest
 from tests.scripted_model import serve_script
 from tuneline.core.errors import BadRequest, NotFound
 from tuneline.endpoints.llm_providers import GroqProvider, LLMProvider, OllamaProvider, StyleWriterProvider
-from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider
+from tuneline.engines.chat_messages import Answer, Delta
+from tuneline.engines.providers import PROVIDERS, Provider
 
 ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello there"}]
 

@@ -14,8 +14,9 @@ from tests.provider_peers import KEY, REFUSED, RETRY_AFTER_S, WRONG_KEY, Peers, 
 from tuneline.core.errors import BadRequest, StageFailed
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.llm_providers import LLMProvider
+from tuneline.engines.chat_messages import Answer
 from tuneline.engines.prices import price_by_list
-from tuneline.engines.providers import PROVIDERS, Answer, Provider
+from tuneline.engines.providers import PROVIDERS, Provider
 
 ASKED = [{"role": "user", "content": "hello"}]
 

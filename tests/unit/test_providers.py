@@ -14,7 +14,8 @@ import pytest
 
 from tests.tool_call_text import render_tool_calls
 from tuneline.core.errors import BadRequest, NotFound, StageFailed
-from tuneline.engines.providers import PROVIDERS, Answer, Delta, Provider, find_provider
+from tuneline.engines.chat_messages import Answer, Delta
+from tuneline.engines.providers import PROVIDERS, Provider, find_provider
 from tuneline.engines.tool_calls import ToolCall
 
 SECRET = "sk-very-secret-123"

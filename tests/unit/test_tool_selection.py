@@ -15,7 +15,8 @@ from tuneline.configs.recipe import Recipe
 from tuneline.core import artifacts
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
-from tuneline.engines.providers import Answer, Chat, find_provider
+from tuneline.engines.chat_messages import Answer
+from tuneline.engines.providers import Chat, find_provider
 from tuneline.stages.evaluate.clients.openai_client import Prompts
 from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.evaluate.suites.suite_items import make_items

@@ -34,7 +34,7 @@ from tuneline.configs.recipe_file import load_recipe
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import resolve
-from tuneline.engines.providers import to_api_messages
+from tuneline.engines.chat_messages import to_api_messages
 from tuneline.stages.evaluate.answers import Reply
 from tuneline.stages.evaluate.clients.messages import user_message
 from tuneline.stages.evaluate.clients.suite_runner import conversations

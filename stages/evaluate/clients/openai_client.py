@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneline.configs.catalogue import Catalogue, dotted_name
 from tuneline.core.errors import StageFailed
-from tuneline.engines import providers
+from tuneline.engines import chat_messages
 from tuneline.engines.providers import find_provider
 from tuneline.stages.evaluate.answers import Reply
 from tuneline.stages.evaluate.clients.messages import Message, user_message
@@ -69,7 +69,7 @@ class Prompts:
         return self._all_tools if item.shown_tools is None else self._catalogue.openai(item.shown_tools)
 
 
-def to_reply(response: providers.Answer, cost_usd: float = 0.0) -> Reply:
+def to_reply(response: chat_messages.Answer, cost_usd: float = 0.0) -> Reply:
     """Return a provider's answer as the reply that is graded."""
     return Reply(
         calls=_calls(response),
@@ -82,7 +82,7 @@ def to_reply(response: providers.Answer, cost_usd: float = 0.0) -> Reply:
     )
 
 
-def _calls(response: providers.Answer) -> list[dict[str, Any]]:
+def _calls(response: chat_messages.Answer) -> list[dict[str, Any]]:
     if response.tool_calls:
         return [{"name": call.name, "arguments": call.arguments} for call in response.tool_calls]
     # One malformed call leaves none parsed; the names still say which tools were meant.
