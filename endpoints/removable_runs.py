@@ -1,6 +1,6 @@
 """Which runs may be removed, and what of all runs could go: nothing that serves, could serve again, or is in work."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tuneline.configs.gateway import Gateway, Target, read_gateway
@@ -75,15 +75,37 @@ def _find_in_gateway(run: str, gateway: Gateway) -> str:
     return ""
 
 
+def list_of_run_to_remove(run: Path, kinds: Sequence[str]) -> list[Removable]:
+    """Return what there is of these kinds in a run, or the run itself if there are no kinds.
+
+    Raises:
+        Locked: a process works on it. BadRequest: it is in use, or, of a whole run, another was trained from it.
+    """
+    refuse_unremovable(run)
+    if kinds:
+        return list_removable(run, kinds)
+    refuse_if_started_from(run)
+    return [Removable(run, "run", measure(run))]
+
+
 def list_garbage() -> list[Removable]:
     """Return what could go of all runs, and of what this machine can make again: each with the reason."""
-    runs = [folder for folder in sorted(paths.runs().glob("*")) if (folder / RECIPE).exists()]
-    garbage = [item for run in runs if _is_free(run) for item in _list_of_run(run)]
+    return [*list_garbage_of_runs(is_free), *_list_local_scratch(_list_runs()), *_list_builds()]
+
+
+def list_garbage_of_runs(may_go: Callable[[Path], bool]) -> list[Removable]:
+    """Return what could go of the runs whose folder `may_go` accepts, and what removals left, each with the reason."""
+    garbage = [item for run in _list_runs() if may_go(run) for item in _list_of_run(run)]
     left = [Removable(path, "run", measure(path), WHY_LEFT) for path in sorted(paths.runs().glob(".removed-*"))]
-    return [*garbage, *left, *_list_local_scratch(runs), *_list_builds()]
+    return [*garbage, *left]
 
 
-def _is_free(run: Path) -> bool:
+def _list_runs() -> list[Path]:
+    return [folder for folder in sorted(paths.runs().glob("[!.]*")) if (folder / RECIPE).exists()]
+
+
+def is_free(run: Path) -> bool:
+    """Return whether nothing of a run is in use."""
     try:
         refuse_unremovable(run)
     except (Locked, BadRequest):

@@ -29,7 +29,7 @@ def summarize_runs(
     """
     runs = [
         summarize_run(folder, is_running=is_running(folder), promoted_as=served_names.get(folder.name, ()), where=where)
-        for folder in sorted(root.glob("*"))
+        for folder in sorted(root.glob("[!.]*"))
         if is_run(folder)
     ]
     return sorted(runs, key=lambda run: run.at, reverse=True)

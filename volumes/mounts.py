@@ -3,7 +3,7 @@
 | Volume | Mounted at | Written by |
 | --- | --- | --- |
 | tuneline-models | /models | `fetch`: base weights, once |
-| tuneline-runs | /runs | the stages of a run, one after the other |
+| tuneline-runs | /runs | the stages of a run, one after the other; `runs rm`, in their place |
 | tuneline-data | /data | the entrypoints: a recipe's files, by hash, once |
 | tuneline-policy | /policy | `promote`, `rollback`, `keys`, `traffic` |
 | tuneline-logs | /logs | the gateway: its request log, a file for each container and day; engines: their ledger |

@@ -1,6 +1,7 @@
 """What the `tuneline` command does on Modal: deploy the app, read and cancel runs, change the deployed app's policy."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tuneline.volumes.mounts import VOLUMES
 from tuneline.volumes.single_calls import cancel_awaited, has_ended, key_of_successor
 
 APP = "tuneline"
+_COMMAND = re.compile(r"`(tuneline (?:runs|promote|rollback|keys|traffic) [^`]*)`")
 
 
 def deploy() -> int:
@@ -97,9 +99,14 @@ def call_policy(verb: str, *arguments: str) -> str:
     with explained_errors():
         outcome = modal.Function.from_name(APP, "policy_cpu").remote(verb, list(arguments))
     if outcome["state"] == "failed":
-        raise errors.from_record(outcome)
+        raise errors.from_record(outcome | {"message": _advise_for_modal(outcome["message"])})
     output: str = outcome["message"]
     return output
+
+
+def _advise_for_modal(message: str) -> str:
+    """Return an error of the app with `--modal` in the commands that it advises: there it is said of "this machine"."""
+    return _COMMAND.sub(lambda found: found[0] if "--modal" in found[0] else f"`{found[1]} --modal`", message)
 
 
 def list_modal_runs() -> list[RunSummary]:

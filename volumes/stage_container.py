@@ -134,15 +134,18 @@ def _describe_bare_start(stage: str) -> StageFailed:
 
 
 def change_policy(verb: str, arguments: list[str]) -> Outcome:
-    """Apply a verb of `tuneline.endpoints.policy` to the policy Volume."""
+    """Apply a verb of `tuneline.endpoints.policy` to the policy Volume, or of `run_removal` to that of runs."""
     from tuneline.endpoints.policy import VERBS
+    from tuneline.volumes import run_removal
 
     guard_output()
-    with synchronized(reads=("runs", "logs"), writes=("policy",)):
+    removes = verb in run_removal.VERBS
+    reads, writes = (("policy",), ("runs",)) if removes else (("runs", "logs"), ("policy",))
+    with synchronized(reads, writes):
         try:
             if verb == "promote":
                 refuse_unless_endpoint_fits(cloud().endpoint, *arguments[:2])
-            return succeeded(VERBS[verb](*arguments))
+            return succeeded((VERBS | run_removal.VERBS)[verb](*arguments))
         except TunelineError as error:
             return failed(error)
 

@@ -1,6 +1,5 @@
 """Runs changed: stop, resume, remove, free space."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,61 +67,50 @@ def rm(
     quantizations: Annotated[bool, typer.Option("--quantizations", help="GGUF files, quantized checkpoints.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="The whole run, with manifests and scores.")] = False,
     yes: Yes = False,
+    on_modal: OnModal = False,
 ) -> None:
     """Remove a run's large files, by kind or all kinds; manifests and scores stay, unless --all."""
+    from tuneline.cli.removal import list_to_remove, remove_listed
     from tuneline.cli.views.removal import render_removables
-    from tuneline.endpoints.removable_runs import refuse_if_started_from, refuse_unremovable
-    from tuneline.stages.runs.removal import KINDS, Removable, list_removable, measure, remove, remove_run
+    from tuneline.stages.runs.removal import KINDS
 
-    folder = find_run(run)
-    refuse_unremovable(folder)
-    if everything:
-        refuse_if_started_from(folder)
     flags = {"checkpoints": checkpoints, "merged": merged, "quantizations": quantizations}
-    kinds = [kind for kind in KINDS if flags[kind]] or list(KINDS)
-    items = [Removable(folder, "run", measure(folder))] if everything else list_removable(folder, kinds)
+    kinds = () if everything else tuple(kind for kind in KINDS if flags[kind]) or KINDS
+    items = list_to_remove(run, kinds, on_modal=on_modal)
     if not items:
         console.print(f"{run}: has none of {', '.join(kinds)}; --all removes the run", soft_wrap=True)
         return
     console.print(render_removables(items))
     if not yes:
         typer.confirm("Remove them?" if not everything else f"Remove the run {run}, its scores included?", abort=True)
-    remove_run(folder) if everything else remove(folder, items)
-    again = "" if everything else f"; `tuneline runs resume {run}` makes again what a later stage needs"
+    remove_listed(run, kinds, items, on_modal=on_modal)
+    modal = " --modal" if on_modal else ""
+    again = "" if everything else f"; `tuneline runs resume {run}{modal}` makes again what a later stage needs"
     console.print(f"{run}: removed{again}", soft_wrap=True)
 
 
 @app.command()
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False, as_json: AsJson = False
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    as_json: AsJson = False,
+    on_modal: OnModal = False,
 ) -> None:
     """List what could be removed to free space, with sizes; remove it with --yes."""
     import json
 
+    from tuneline.cli.removal import list_all_garbage, remove_garbage
     from tuneline.cli.views.removal import render_removables
-    from tuneline.core import paths
     from tuneline.core.terminal import echo
-    from tuneline.endpoints.removable_runs import list_garbage
-    from tuneline.stages.runs.removal import remove, remove_path
 
-    items = list_garbage()
+    items = list_all_garbage(on_modal=on_modal)
     if as_json:
         echo(json.dumps([item.as_json() for item in items]))
     else:
         console.print(render_removables(items) if items else "nothing to remove")
-    if not yes:
-        if items and not as_json:
-            console.print("nothing was removed; `tuneline runs gc --yes` removes what is listed", soft_wrap=True)
-        return
-    runs = sorted({run for item in items if (run := _run_of(item.path, paths.runs()))})
-    for run in runs:
-        remove(run, [item for item in items if item.path.is_relative_to(run)])
-    for item in items:
-        if _run_of(item.path, paths.runs()) is None:
-            remove_path(item.path)
-
-
-def _run_of(path: Path, runs: Path) -> Path | None:
-    """Return the folder of the run that a path is in, or None."""
-    parts = path.relative_to(runs).parts if path.is_relative_to(runs) else ()
-    return runs / parts[0] if parts and not parts[0].startswith(".") else None
+    if yes and items:
+        kept = remove_garbage(items, on_modal=on_modal)
+        for item in kept:
+            console.print(f"{item.path}: left, since its run is in work now", soft_wrap=True)
+    elif items and not as_json:
+        modal = " --modal" if on_modal else ""
+        console.print(f"nothing was removed; `tuneline runs gc{modal} --yes` removes what is listed", soft_wrap=True)

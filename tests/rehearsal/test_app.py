@@ -253,7 +253,7 @@ RUNS = {
     "evaluate_a10": (*STAGES, "stages/evaluate", "engines"),
     "evaluate_cpu": (*STAGES, "stages/evaluate", "engines"),
     "pipeline_cpu": ("volumes/pipeline_run.py", "volumes/stage_calls.py"),
-    "policy_cpu": ("endpoints/policy.py",),
+    "policy_cpu": ("endpoints/policy.py", "volumes/run_removal.py"),
     "evaluate_promoted_cpu": (*STAGES, "stages/evaluate", "endpoints/scheduled_evaluation.py"),
     "Endpoint.*": ("volumes/endpoint_container.py", "endpoints/engine_api.py", "endpoints/engine_pool.py"),
     "Gateway.*": ("volumes/gateway_container.py", "endpoints/gateway", "endpoints/remote_engines.py"),
