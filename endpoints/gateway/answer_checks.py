@@ -78,8 +78,9 @@ def _fits(schema: dict[str, Any] | None, arguments: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _validator(schema: bytes) -> Any:
-    """Return a validator; one of a schema that is none accepts every object."""
+    """Return a validator; one of a schema that is none, or leads elsewhere, accepts every object."""
     try:
-        return jsonschema_rs.validator_for(orjson.loads(schema))
-    except ValueError:
+        # A caller wrote it: a reference in it must not make this process ask a server or read a file.
+        return jsonschema_rs.validator_for(orjson.loads(schema), offline=True)
+    except (ValueError, jsonschema_rs.ReferencingError):
         return jsonschema_rs.validator_for({"type": "object"})
