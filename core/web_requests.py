@@ -1,8 +1,12 @@
 """HTTP requests by the standard library, whose credentials reach the host that they are for and no other."""
 
 import base64
+import contextlib
+import math
+import time
 import urllib.error
 import urllib.request
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
@@ -10,6 +14,8 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 """What counts as this machine."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
+MOST_RETRY_AFTER_S = 86_400.0
+"""A server that asks to wait for longer, or without end, asks to come back another day."""
 
 
 def open_url(
@@ -30,6 +36,22 @@ def open_url(
         return cast(HTTPResponse, _OPENER.open(request, timeout=timeout_s))
     except (HTTPException, ValueError) as error:  # their messages quote a part of the address
         raise urllib.error.URLError(f"not a URL, or no HTTP server there ({type(error).__name__})") from None
+
+
+def read_retry_after(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3), a day at most.
+
+    None if there is none, or it is neither.
+    """
+    if not header:
+        return None
+    seconds = math.nan
+    try:
+        seconds = float(header)
+    except ValueError:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+    return None if math.isnan(seconds) else min(max(0.0, seconds), MOST_RETRY_AFTER_S)
 
 
 def without_credentials(url: str) -> str:

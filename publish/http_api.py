@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from tuneline.configs.hosts import Host
 from tuneline.core.environment import read_stated_variable
 from tuneline.core.errors import BadRequest, NotFound, StageFailed, TunelineError
 from tuneline.core.redaction import redact
-from tuneline.core.web_requests import is_loopback, origin
+from tuneline.core.web_requests import is_loopback, origin, read_retry_after
 
 RETRIES = 4
 """Of a request that was refused for now (429, 5xx) or had no answer; a POST without an answer is not repeated."""
@@ -239,14 +238,3 @@ def _explain(body: Any) -> str:
     error = body.get("error", body) if isinstance(body, dict) else body
     text = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
     return str(text or "no reason given")[:300]
-
-
-def read_retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which may be a date."""
-    if not header:
-        return None
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(header))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    return None

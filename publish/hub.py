@@ -17,7 +17,8 @@ from tuneline.core.environment import read_stated_variable
 from tuneline.core.errors import BadRecipe, BadRequest, NotFound, StageFailed
 from tuneline.core.formatting import format_bytes
 from tuneline.core.redaction import redact
-from tuneline.publish.http_api import LONGEST_WAIT_S, RETRIES, read_retry_after
+from tuneline.core.web_requests import read_retry_after
+from tuneline.publish.http_api import LONGEST_WAIT_S, RETRIES
 from tuneline.publish.run_files import RunFile, join_forms
 from tuneline.publish.target import FILE, VERIFIED, Publication, Step, Values, hash_content
 from tuneline.stages.fetch.bases import open_base

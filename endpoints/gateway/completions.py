@@ -81,6 +81,9 @@ class Completions:
         except (CallerLeft, asyncio.CancelledError):
             exchange.line.outcome = "left"
             raise
+        except Exception:  # a bug: no answer that counts as a good one
+            exchange.line.outcome, exchange.line.status = "error", 500
+            raise
         finally:
             self._finish(exchange)
 
@@ -186,7 +189,8 @@ def _forwarded(
         if event.is_done:
             continue
         if event.data is not None:
-            exchange.usage = dialect.usage(event.data) or exchange.usage
+            if usage := dialect.usage(event.data):
+                exchange.usage = usage.with_other(exchange.usage)
             text.add_event(event.data)
             if not with_usage and dialect.is_usage_only(event.data):
                 continue

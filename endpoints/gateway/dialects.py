@@ -13,6 +13,8 @@ from tuneline.endpoints.gateway.api_errors import ApiError
 
 Event = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
+MOST_TOKENS = 10**9
+"""Of a request; more is a mistake of who counted."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,22 @@ class Usage:
     prompt: int = 0
     completion: int = 0
 
+    def with_other(self, other: "Usage | None") -> "Usage":
+        """Return what both say together: counts only grow, and Anthropic's last event has those of the answer alone."""
+        if other is None:
+            return self
+        return Usage(max(self.prompt, other.prompt), max(self.completion, other.completion))
+
 
 class ChatDialect:
     """`/v1/chat/completions` and `/v1/completions`."""
 
     sentinel = DONE
+
+    def is_event(self, event: Event) -> bool:
+        """Return whether the parts of an event, or of a whole answer, that are looked at are as the API has them."""
+        choices = event.get("choices")
+        return choices is None or (isinstance(choices, list) and all(map(_is_choice, choices)))
 
     def has_token(self, event: Event) -> bool:
         """Return whether a caller sees something of the answer in this event; a role alone is nothing."""
@@ -46,7 +59,7 @@ class ChatDialect:
         return _usage(body.get("usage"), "prompt_tokens", "completion_tokens")
 
     def is_answer(self, body: Any) -> bool:
-        return isinstance(body, dict) and isinstance(body.get("choices"), list) and bool(body["choices"])
+        return isinstance(body, dict) and bool(body.get("choices")) and self.is_event(body)
 
     def error_event(self, error: ApiError, request_id: str) -> bytes:
         return b"data: " + error.body(request_id) + b"\n\n"
@@ -56,6 +69,9 @@ class ResponsesDialect(ChatDialect):
     """`/v1/responses`."""
 
     sentinel = b""
+
+    def is_event(self, event: Event) -> bool:
+        return isinstance(event.get("response"), dict | None)
 
     def has_token(self, event: Event) -> bool:
         kind = str(event.get("type"))
@@ -72,7 +88,7 @@ class ResponsesDialect(ChatDialect):
         return _usage(usage, "input_tokens", "output_tokens")
 
     def is_answer(self, body: Any) -> bool:
-        return isinstance(body, dict) and isinstance(body.get("output"), list)
+        return isinstance(body, dict) and isinstance(body.get("output"), list) and self.is_event(body)
 
     def error_event(self, error: ApiError, request_id: str) -> bytes:
         event = {"type": "error"} | error.as_dict(request_id)
@@ -82,6 +98,9 @@ class ResponsesDialect(ChatDialect):
 class MessagesDialect(ResponsesDialect):
     """`/v1/messages`."""
 
+    def is_event(self, event: Event) -> bool:
+        return isinstance(event.get("message"), dict | None)
+
     def has_token(self, event: Event) -> bool:
         return event.get("type") in ("content_block_delta", "message_delta", "message_stop")
 
@@ -89,10 +108,11 @@ class MessagesDialect(ResponsesDialect):
         return {0} if event.get("type") == "message_stop" else set()
 
     def usage(self, body: Event) -> Usage | None:
-        return _usage((body.get("message") or body).get("usage"), "input_tokens", "output_tokens")
+        usage = (body.get("message") or body).get("usage")
+        return _usage(usage, "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
     def is_answer(self, body: Any) -> bool:
-        return isinstance(body, dict) and isinstance(body.get("content"), list)
+        return isinstance(body, dict) and isinstance(body.get("content"), list) and self.is_event(body)
 
     def error_event(self, error: ApiError, request_id: str) -> bytes:
         event = {"type": "error", "error": error.as_dict(request_id)}
@@ -119,7 +139,35 @@ def _visible(delta: Event) -> list[Any]:
     return [value for name, value in delta.items() if name != "role" and value]
 
 
-def _usage(usage: Any, prompt: str, completion: str) -> Usage | None:
+def _is_choice(choice: Any) -> bool:
+    """Return whether a choice has its index, its delta or message, and their tool calls in the API's types."""
+    if not isinstance(choice, dict) or not isinstance(choice.get("index"), int | None):
+        return False
+    for part in (choice.get("delta"), choice.get("message")):
+        if part is None:
+            continue
+        calls = part.get("tool_calls") if isinstance(part, dict) else 0
+        if calls is not None and not (isinstance(calls, list) and all(map(_is_call, calls))):
+            return False
+    return True
+
+
+def _is_call(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("index"), int | None):
+        return False
+    function = call.get("function") or {}
+    return isinstance(function, dict) and all(
+        isinstance(function.get(name), str | None) for name in ("name", "arguments")
+    )
+
+
+def _usage(usage: Any, prompt: str, completion: str, *more_prompt: str) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    return Usage(int(usage.get(prompt) or 0), int(usage.get(completion) or 0))
+    return Usage(sum(_count(usage.get(name)) for name in (prompt, *more_prompt)), _count(usage.get(completion)))
+
+
+def _count(value: Any) -> int:
+    """Return a number of tokens; 0 for what is none, such as one below zero, which would give budget back."""
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return int(value) if is_count else 0

@@ -1,11 +1,11 @@
 """How an upstream can fail, and what follows: another try there, another upstream, or an answer to the caller."""
 
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
 from tuneline.core.redaction import redact
+from tuneline.core.web_requests import read_retry_after
 from tuneline.endpoints.gateway.api_errors import ApiError
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 529})
@@ -41,7 +41,9 @@ class Failure(Exception):
         message, code = _read_error(body)
         kind = {TOO_LONG: "too long", BOOTING: "booting"}.get(code or "", "")
         kind = kind or ("status" if status in NOT_THE_CALLERS or not 400 <= status < 500 else "refusal")
-        return cls(kind, message or f"status {status}", status=status, body=body, retry_after_s=_seconds(retry_after))
+        return cls(
+            kind, message or f"status {status}", status=status, body=body, retry_after_s=read_retry_after(retry_after)
+        )
 
     @classmethod
     def of_error_event(cls, error: Any) -> "Failure":
@@ -103,19 +105,3 @@ def _read_error(body: bytes) -> tuple[str, str | None]:
         return redact(str(error.get("message") or "")[:500]), code if isinstance(code, str) else None
     except (ValueError, LookupError, TypeError, AttributeError):
         return "", None
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    if not retry_after:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        from datetime import UTC, datetime
-
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None

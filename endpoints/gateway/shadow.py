@@ -81,16 +81,16 @@ class Shadows:
         line.agrees = _agrees(exchange.text, text)
 
 
-async def _read_stream(stream: Stream, api: str) -> tuple[AnswerText, Usage | None]:
-    text, usage, dialect = AnswerText(api), None, DIALECTS[api]
+async def _read_stream(stream: Stream, api: str) -> tuple[AnswerText, Usage]:
+    text, usage, dialect = AnswerText(api), Usage(), DIALECTS[api]
     for event in stream.first:
         text.add_event(event.data or {})
-        usage = dialect.usage(event.data or {}) or usage
+        usage = usage.with_other(dialect.usage(event.data or {}))
     if stream.rest:
         async for events in stream.rest:
             for event in events:
                 text.add_event(event.data or {})
-                usage = dialect.usage(event.data or {}) or usage
+                usage = usage.with_other(dialect.usage(event.data or {}))
     return text, usage
 
 

@@ -177,6 +177,8 @@ class Upstream:
             for event in events:
                 if event.data and event.data.get("error"):
                     raise Interrupted("error", "the upstream sent an error")
+                if not dialect.is_event(event.data or {}):
+                    raise Interrupted("garbled", "an event does not follow the API")
                 ended |= dialect.ended_choices(event.data or {})
                 done = done or event.is_done
             if events:
@@ -207,6 +209,8 @@ async def _read_first_events(
         for event in events:
             if event.data and event.data.get("error"):
                 raise Failure.of_error_event(event.data["error"])
+            if not dialect.is_event(event.data or {}):
+                raise Failure("garbled", "an event does not follow the API")
         first += events
         if any(dialect.has_token(event.data or {}) for event in events):
             return first
