@@ -11,7 +11,7 @@ RecipeOrBase = Annotated[
 ]
 DataFile = Annotated[
     Path | None,
-    typer.Option("--data", metavar="PATH", help="Data to train BASE on: the recipe for it is written first."),
+    typer.Option("--data", metavar="PATH", help="Data to train BASE on; a recipe for it is written first."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -24,6 +24,6 @@ Settings = Annotated[
 ]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run. Default: the recipe's name.")]
 Only = Annotated[bool, typer.Option("--only", help="Run only this stage; the stages before it must be finished.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print metrics as JSON; progress goes to stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")]
 ExistingRun = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", show_default=False)]
-OnModal = Annotated[bool, typer.Option("--modal", help="Use the runs on Modal instead of those on this machine.")]
+OnModal = Annotated[bool, typer.Option("--modal", help="On Modal instead of on this machine.")]

@@ -12,8 +12,10 @@ def write_recipe(base: str, data: Path) -> Path:
 
     Raises:
         BadRequest: another recipe has its name. BadData: the data has errors, or there is nothing to train on.
-        NotFound: there is no such data.
+        NotFound: there is no such data, or no such base. BadRecipe: the base's commit is not known.
     """
+    from tuneline.configs.recipe_file import load_recipe
+    from tuneline.stages.fetch.bases import locate_base
     from tuneline.stages.prepare import recipe_starter, validation
 
     file = Path(f"{re.sub(r'[^A-Za-z0-9._-]+', '-', data.stem).strip('-.') or 'data'}-recipe.yaml")
@@ -26,6 +28,7 @@ def write_recipe(base: str, data: Path) -> Path:
             raise BadRequest(
                 f"{file}: is there already and says something else: train it by `tuneline train {file}`, or rename it"
             )
+        locate_base(load_recipe(draft))
         verdict = validation.examine_recipe(draft)
         if not verdict.passed:
             raise BadData(f"{data}: {verdict.summary}\nnext: tuneline validate {data}")

@@ -11,24 +11,30 @@ from tuneline.cli.consoles import console, errors_console
 from tuneline.cli.question_prompt import read_questions
 from tuneline.core.terminal import echo
 
-app = typer.Typer(help="A model whose calls are run.", invoke_without_command=True)
+app = typer.Typer(
+    help="Chat with a model and run the tools it calls; a call that changes something is confirmed first.",
+    invoke_without_command=True,
+)
 mcp_app = typer.Typer()
-Folder = Annotated[Path, typer.Option("--folder", help="Where conversations and traces are kept.")]
+Folder = Annotated[Path, typer.Option("--folder", help="Folder of conversations and traces.")]
 FOLDER = Path(".assistant")
 
 
 Sources = Annotated[
     list[str] | None,
-    typer.Option("--handlers", help="A Python module, an OpenAPI file or address, mcp:ADDRESS, mcp:COMMAND."),
+    typer.Option(
+        "--handlers",
+        help="Runs the calls: a Python module, an OpenAPI file or address, mcp:ADDRESS, mcp:COMMAND. May be repeated.",
+    ),
 ]
-Url = Annotated[str, typer.Option(help="A server of the OpenAI API, or a provider's name.")]
-ModelName = Annotated[str, typer.Option("--model", help="The model's name there.")]
-RunTools = Annotated[str | None, typer.Option("--run", help="The run whose tools the model learned.")]
-CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="Tools as the model is shown them.")]
-Unconfirmed = Annotated[list[str] | None, typer.Option(help="A tool that runs without being confirmed each time.")]
-Knowledge = Annotated[Path | None, typer.Option(help="A folder of text, whose passages answers are taken from.")]
+Url = Annotated[str, typer.Option(help="URL of a server of the OpenAI API, or a provider's name.")]
+ModelName = Annotated[str, typer.Option("--model", help="Model name at that server.")]
+RunTools = Annotated[str | None, typer.Option("--run", help="Run whose tools the model was trained on.")]
+CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", help="Tool catalogue that the model is shown.")]
+Unconfirmed = Annotated[list[str] | None, typer.Option(help="Tool that runs without confirmation. May be repeated.")]
+Knowledge = Annotated[Path | None, typer.Option(help="Folder of documents that answers are taken from.")]
 PicksOnly = Annotated[
-    bool, typer.Option("--picks-only", help="The model only learned to choose tools: their results are the answer.")
+    bool, typer.Option("--picks-only", help="The model was only trained to choose tools: their results are the answer.")
 ]
 PromptName = Annotated[str | None, typer.Option("--prompt", help="System message, one of `tuneline prompts ls`.")]
 
@@ -37,20 +43,25 @@ PromptName = Annotated[str | None, typer.Option("--prompt", help="System message
 def assistant(
     context: typer.Context,
     handlers: Sources = None,
-    question: Annotated[list[str] | None, typer.Option("--ask", help="A question; without it, a conversation.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option("--ask", help="A question; without it, a conversation. May be repeated.")
+    ] = None,
     url: Url = "local",
     model: ModelName = "default",
     run: RunTools = None,
     catalogue: CatalogueFile = None,
     unconfirmed: Unconfirmed = None,
-    conversation: Annotated[str | None, typer.Option(help="The id of one to go on with.")] = None,
-    confirm: Annotated[str | None, typer.Option(help="The id of a call that waits.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Id of a conversation to continue.")] = None,
+    confirm: Annotated[str | None, typer.Option(help="Id of a waiting call to confirm.")] = None,
     knowledge: Knowledge = None,
     prompt: PromptName = None,
-    style: Annotated[str | None, typer.Option(help="A style's name; `/style NAME` changes it.")] = None,
+    style: Annotated[str | None, typer.Option(help="Style of the answers; `/style NAME` changes it.")] = None,
     picks_only: PicksOnly = False,
     summarise: Annotated[
-        bool, typer.Option("--summarise", help="The oldest turns are summarised when there is no room, not dropped.")
+        bool,
+        typer.Option(
+            "--summarise", help="Summarise the oldest turns when the context is full, instead of dropping them."
+        ),
     ] = False,
     folder: Folder = FOLDER,
 ) -> None:
@@ -93,10 +104,10 @@ def mcp(
     knowledge: Knowledge = None,
     prompt: PromptName = None,
     picks_only: PicksOnly = False,
-    port: Annotated[int | None, typer.Option(help="Serve at http://127.0.0.1:PORT/mcp, not over stdio.")] = None,
+    port: Annotated[int | None, typer.Option(help="Serve at http://127.0.0.1:PORT/mcp instead of over stdio.")] = None,
     folder: Folder = FOLDER,
 ) -> None:
-    """Offer the handlers that need no confirmation, and `ask`, to clients of MCP."""
+    """Serve the assistant over MCP: its handlers that need no confirmation, and a tool `ask`."""
     from tuneline.cli.assistant import make_setup, serve_mcp
     from tuneline.engines.server import refuse_port_in_use
 
@@ -108,9 +119,12 @@ def mcp(
 
 @app.command()
 def trace(
-    conversation: Annotated[str, typer.Argument(help="Its id.", show_default=False)], folder: Folder = FOLDER
+    conversation: Annotated[
+        str, typer.Argument(metavar="CONVERSATION", help="Id of a conversation.", show_default=False)
+    ],
+    folder: Folder = FOLDER,
 ) -> None:
-    """What happened in a conversation, step by step."""
+    """Show what happened in a conversation, step by step."""
     from tuneline.cli.views.assistant import render_trace
     from tuneline.endpoints.assistant.trace import read_trace
 
@@ -119,7 +133,7 @@ def trace(
 
 @app.command()
 def ls(folder: Folder = FOLDER) -> None:
-    """The conversations of this terminal, the newest first."""
+    """List the conversations of this terminal, newest first."""
     from tuneline.cli.assistant import DATABASE, LOCAL_OWNER
     from tuneline.endpoints.assistant.store import Store
 
@@ -129,7 +143,10 @@ def ls(folder: Folder = FOLDER) -> None:
 
 @app.command()
 def delete(
-    conversation: Annotated[str, typer.Argument(help="Its id.", show_default=False)], folder: Folder = FOLDER
+    conversation: Annotated[
+        str, typer.Argument(metavar="CONVERSATION", help="Id of a conversation.", show_default=False)
+    ],
+    folder: Folder = FOLDER,
 ) -> None:
     """Delete a conversation, its messages and its trace."""
     from tuneline.cli.assistant import DATABASE, LOCAL_OWNER

@@ -29,7 +29,7 @@ def cost(
     as_json: AsJson = False,
     on_modal: Annotated[bool, typer.Option("--modal", help="Add what was spent on Modal.")] = False,
 ) -> None:
-    """Show what runs and endpoints cost, also those that failed, were cancelled or removed."""
+    """Show what runs and endpoints cost, including failed, cancelled and removed runs."""
     from tuneline.cli.views.costs import render_costs
 
     lines = read_spent(on_modal, since.date() if since else None)

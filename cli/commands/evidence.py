@@ -54,7 +54,7 @@ def rate(
     b: Annotated[
         str, typer.Argument(metavar="B", help="RUN or RUN:TARGET that is compared with A.", show_default=False)
     ],
-    items: Annotated[int, typer.Option(min=1, help="How many answers to rate.")] = 50,
+    items: Annotated[int, typer.Option(min=1, help="Number of answers to rate.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the random selection.")] = 0,
     to: Annotated[
         Path | None, typer.Option(help="HTML page to write. Default: a file in B's run folder.", show_default=False)
@@ -74,7 +74,7 @@ def rate(
 @app.command(**PANEL)
 def ratings(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Rating files saved from the page.", show_default=False)
+        list[Path], typer.Argument(metavar="FILE", help="Rating files saved from the page.", show_default=False)
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +108,7 @@ def load(
     usd_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Price per hour of the machine that serves.", show_default=False)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name at a URL that has several.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, at a URL that serves several.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Load test (open loop): latency, time to first token, throughput, memory and cost."""
@@ -128,7 +128,7 @@ def load(
 @app.command(**PANEL)
 def judge(
     run: ExistingRun,
-    model: Annotated[str, typer.Option(help="Model used as the judge.")] = "",
+    model: Annotated[str, typer.Option(help="Model used as the judge; not needed with --sheet.")] = "",
     provider: Annotated[str, typer.Option(help="Provider of the judge: openai, groq, …, or a URL.")] = "openai",
     labels: Annotated[
         Path | None, typer.Option(help="Labels by people, to measure the judge's agreement with them.")
@@ -136,7 +136,7 @@ def judge(
     sheet: Annotated[
         Path | None, typer.Option(help="Write a sheet for people to label, without asking a judge.")
     ] = None,
-    items: Annotated[int, typer.Option(min=1, help="How many answers.")] = 200,
+    items: Annotated[int, typer.Option(min=1, help="Number of answers to grade.")] = 200,
 ) -> None:
     """Grade a run's answers with an LLM judge, calibrated against labels by people."""
     from tuneline.stages.evaluate.judge_command import judge_run
@@ -146,11 +146,13 @@ def judge(
 
 @app.command(**PANEL)
 def scores(
-    name: Annotated[str | None, typer.Argument(help="Promoted name. Default: all.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Promoted name. Default: all.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
-    on_modal: Annotated[bool, typer.Option("--modal", help="What the schedule on Modal found.")] = False,
+    on_modal: Annotated[bool, typer.Option("--modal", help="Show the evaluations on Modal.")] = False,
 ) -> None:
-    """Show what the scheduled evaluation found of promoted names, over time."""
+    """Show the scheduled evaluations of promoted names over time."""
     from tuneline.cli.views.scores import render_scores
     from tuneline.core import paths
     from tuneline.endpoints.score_history import read_score_history

@@ -17,13 +17,13 @@ PANEL: Any = {"rich_help_panel": "Other trainers"}
 @app.command(**PANEL)
 def export(
     recipe: RecipeFile,
-    to: Annotated[str, typer.Option(help="axolotl, llamafactory, unsloth, openai or together.")],
+    to: Annotated[str, typer.Option(help="Trainer: axolotl, llamafactory, unsloth, openai or together.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: NAME-TRAINER.")] = None,
-    model: Annotated[str | None, typer.Option(help="The trainer's own name of the base.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, as that trainer names it.")] = None,
     settings: Settings = None,
     run: RunName = None,
 ) -> None:
-    """Write a recipe and its rows for another trainer, after preparing the rows."""
+    """Prepare the rows and write them, with a configuration, for another trainer."""
     from tuneline.cli.commands.pipeline import check_recipe, run_stages
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.stages.exchange.export import export_run, refuse_unexportable, refuse_used
@@ -46,9 +46,9 @@ def migrate(
         Path, typer.Argument(metavar="CONFIG", help="Axolotl's or LLaMA-Factory's YAML; OpenAI's job or JSONL.")
     ],
     to: Annotated[Path, typer.Option(help="Recipe file to write.")] = Path("recipe.yaml"),
-    base: Annotated[str | None, typer.Option(help="Base to train, in place of the one that CONFIG names.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base to train. Default: the one in CONFIG.")] = None,
 ) -> None:
-    """Write the recipe of another trainer's configuration, and name every key that was not carried over."""
+    """Convert another trainer's configuration to a recipe, and list every key that was not carried over."""
     from tuneline.stages.exchange.migration import migrate as write_recipe
 
     migration = write_recipe(config, to, base)
@@ -68,11 +68,12 @@ def adopt(
     base: Annotated[str | None, typer.Option(help="Base it was trained on: a name, a folder or a hub id.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the base on the hub.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe with data, suites and files to make; `train` is the adapter's.")
+        Path | None,
+        typer.Option(help="Recipe with data, suites and files to convert to; `train` comes from the adapter."),
     ] = None,
     run: RunName = None,
 ) -> None:
-    """Make a run of an adapter that was trained elsewhere; convert and evaluate it as any other."""
+    """Make a run from an adapter that was trained elsewhere, to convert and evaluate it."""
     from tuneline.cli.commands.pipeline import check_recipe, run_stages
     from tuneline.configs.recipe import RECIPE
     from tuneline.core import paths

@@ -15,7 +15,9 @@ GRACE_S = 30
 
 @app.command(**PANEL)
 def gateway(
-    settings: Annotated[Path | None, typer.Argument(metavar="FILE", help="A gateway.yaml.", show_default=False)] = None,
+    settings: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Settings. Default: configs/gateway.yaml.", show_default=False)
+    ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to bind to; any other than loopback requires keys.")] = "127.0.0.1",
     open_to_all: Annotated[
@@ -23,14 +25,17 @@ def gateway(
     ] = False,
     handlers: Annotated[
         list[str] | None,
-        typer.Option(help="What runs the tool calls of the model `assistant`: a module, OpenAPI, mcp:COMMAND."),
+        typer.Option(
+            help="Runs the tool calls of model `assistant`: a Python module, OpenAPI, mcp:COMMAND. May be repeated."
+        ),
     ] = None,
-    assistant_model: Annotated[str | None, typer.Option(help="Model of this gateway that the assistant uses.")] = None,
-    run: Annotated[str | None, typer.Option(help="The run whose tools that model learned.")] = None,
-    catalogue: Annotated[Path | None, typer.Option(help="Tool catalogue shown to that model.")] = None,
-    knowledge: Annotated[Path | None, typer.Option(help="Folder of documents for the assistant.")] = None,
+    assistant_model: Annotated[str | None, typer.Option(help="Model of this gateway that `assistant` uses.")] = None,
+    run: Annotated[str | None, typer.Option(help="Run whose tools that model was trained on.")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="Tool catalogue that this model is shown.")] = None,
+    knowledge: Annotated[Path | None, typer.Option(help="Folder of documents that answers are taken from.")] = None,
     picks_only: Annotated[
-        bool, typer.Option("--picks-only", help="That model only learned to choose tools: results are the answer.")
+        bool,
+        typer.Option("--picks-only", help="That model was only trained to choose tools: their results are the answer."),
     ] = False,
     folder: Annotated[Path, typer.Option(help="Folder of the assistant's conversations.")] = Path(".assistant"),
 ) -> None:

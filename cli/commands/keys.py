@@ -12,14 +12,12 @@ from tuneline.cli.policy import change_policy
 from tuneline.core.terminal import echo
 
 Owner = Annotated[str, typer.Argument(metavar="OWNER", help="Name of the key's owner.", show_default=False)]
-Models = Annotated[
-    list[str] | None, typer.Option("--model", help="Model that the key may use. May be repeated. Default: all.")
-]
-Tasks = Annotated[
-    list[str] | None, typer.Option("--task", help="Task that the key may use. May be repeated. Default: all.")
-]
-PerMinute = Annotated[int | None, typer.Option(min=1)]
-Usd = Annotated[float | None, typer.Option(min=0)]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Limit the key to this model. May be repeated.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Limit the key to this task. May be repeated.")]
+RequestsPerMinute = Annotated[int | None, typer.Option(min=1, help="Limit of requests per minute.")]
+TokensPerMinute = Annotated[int | None, typer.Option(min=1, help="Limit of tokens per minute.")]
+UsdPerDay = Annotated[float | None, typer.Option(min=0, help="Limit of cost per day, in USD.")]
+UsdPerMonth = Annotated[float | None, typer.Option(min=0, help="Limit of cost per month, in USD.")]
 Until = Annotated[datetime | None, typer.Option(help="Expiry date, UTC.")]
 
 LIMITS = {
@@ -33,7 +31,7 @@ LIMITS = {
 }
 """Option → name in keys.json."""
 
-app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
+app = typer.Typer(help="API keys of the gateway: add, change, rotate, revoke, list.", no_args_is_help=True)
 
 
 @app.command()
@@ -41,10 +39,10 @@ def add(
     owner: Owner,
     models: Models = None,
     tasks: Tasks = None,
-    requests_per_minute: PerMinute = None,
-    tokens_per_minute: PerMinute = None,
-    usd_per_day: Usd = None,
-    usd_per_month: Usd = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    usd_per_day: UsdPerDay = None,
+    usd_per_month: UsdPerMonth = None,
     until: Until = None,
     on_modal: OnModal = False,
 ) -> None:
@@ -60,10 +58,10 @@ def change(
     owner: Owner,
     models: Models = None,
     tasks: Tasks = None,
-    requests_per_minute: PerMinute = None,
-    tokens_per_minute: PerMinute = None,
-    usd_per_day: Usd = None,
-    usd_per_month: Usd = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    usd_per_day: UsdPerDay = None,
+    usd_per_month: UsdPerMonth = None,
     until: Until = None,
     unlimited: Annotated[
         list[str] | None,

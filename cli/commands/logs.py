@@ -9,11 +9,11 @@ import typer
 from tuneline.cli.consoles import console
 from tuneline.core.terminal import echo
 
-app = typer.Typer(help="Request log of the gateway.", no_args_is_help=True)
+app = typer.Typer(help="Request log of the gateway: show, add feedback, export rows.", no_args_is_help=True)
 
 
 @app.command()
-def tail(lines: Annotated[int, typer.Option("-n", "--lines", help="How many.", min=1)] = 20) -> None:
+def tail(lines: Annotated[int, typer.Option("-n", "--lines", help="Number of lines.", min=1)] = 20) -> None:
     """Show the last requests and feedback, one per line."""
     from collections import deque
 
@@ -30,9 +30,9 @@ def tail(lines: Annotated[int, typer.Option("-n", "--lines", help="How many.", m
 
 @app.command()
 def feedback(
-    request: Annotated[str, typer.Argument(metavar="ID", help="Request id.", show_default=False)],
-    rating: Annotated[str, typer.Option(help="good or bad.")] = "",
-    correction: Annotated[str, typer.Option(help="The answer it should have been.")] = "",
+    request: Annotated[str, typer.Argument(metavar="ID", help="Id of the request.", show_default=False)],
+    rating: Annotated[str, typer.Option(help="Rating: good or bad.")] = "",
+    correction: Annotated[str, typer.Option(help="The right answer.")] = "",
 ) -> None:
     """Record feedback on an answer."""
     from tuneline.core import paths
@@ -66,7 +66,7 @@ def export(
     ] = False,
     recipe: Annotated[
         list[Path] | None,
-        typer.Option(help="Recipe whose suites' requests are left out too.", show_default=False),
+        typer.Option(help="Recipe whose suites' requests are left out too. May be repeated.", show_default=False),
     ] = None,
 ) -> None:
     """Export logged requests as training rows (needs `log.prompts`); requests of suites are left out."""

@@ -47,7 +47,7 @@ def fit(
     gpu: Annotated[
         str | None, typer.Option(help="GPU type and count ('H100:2'), or an amount of memory ('11GiB').")
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="This machine.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Use this machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show which bases a GPU can run and train, and at which precision."""
@@ -116,7 +116,9 @@ def import_(
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="Base to verify. Default: all on this machine.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Base to verify. Default: all on this machine.")
+    ] = None,
 ) -> None:
     """Recompute the hashes of bases on this machine; exit 1 if a file has changed."""
     from tuneline.core.errors import StageFailed
@@ -127,7 +129,7 @@ def verify(
         echo("no base on this machine; get one with `tuneline models download NAME`")
     for base in bases:
         base_faults = find_faults(base)
-        echo(f"{base.slug}: {'whole' if not base_faults else 'NOT whole'}")
+        echo(f"{base.slug}: {'intact' if not base_faults else 'DAMAGED'}")
         all_faults += base_faults
     if all_faults:
         raise StageFailed("\n".join(all_faults))
@@ -139,7 +141,10 @@ def remove(
     force: Annotated[
         int,
         typer.Option(
-            "--force", count=True, help="Remove it although runs use it; give it twice if a promoted run does."
+            "--force",
+            count=True,
+            help="Remove it although runs use it; give it twice if a promoted run does.",
+            show_default=False,
         ),
     ] = 0,
 ) -> None:

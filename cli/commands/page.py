@@ -19,13 +19,17 @@ GRACE_S = 3
 
 @app.command(**PANEL)
 def ui(
-    port: Annotated[int, typer.Option(help="Port of loopback to listen on.")] = 8090,
+    port: Annotated[int, typer.Option(help="Port to listen on, at 127.0.0.1.")] = 8090,
     gateway: Annotated[
-        str, typer.Option(help="Address of the gateway; its key is TUNELINE_API_KEY. `none` for runs alone.")
+        str, typer.Option(help="Address of the gateway; its key is TUNELINE_API_KEY. `none` shows runs alone.")
     ] = GATEWAY,
     settings: Annotated[
         Path | None,
-        typer.Option("--settings", help="The gateway.yaml of that gateway, for its rollouts.", show_default=False),
+        typer.Option(
+            "--settings",
+            help="Settings of that gateway, to show its rollouts. Default: configs/gateway.yaml.",
+            show_default=False,
+        ),
     ] = None,
     on_modal: Annotated[bool, typer.Option("--modal", help="Show the runs on Modal too.")] = False,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,

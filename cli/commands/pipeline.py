@@ -84,7 +84,7 @@ def train(
     only: Only = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapter."""
+    """Train an adapter, or all weights."""
     _run_pipeline(find_recipe(recipe, data), run, "train", settings, only=only, as_json=as_json)
 
 

@@ -18,7 +18,7 @@ PANEL: Any = {"rich_help_panel": "Pipeline"}
 @app.command(**PANEL)
 def plan(
     recipes: Annotated[
-        list[Path], typer.Argument(metavar="RECIPE…", help="Recipe to plan; give several to compare them.")
+        list[Path], typer.Argument(metavar="RECIPE", help="Recipe to plan; give several to compare them.")
     ],
     settings: Settings = None,
     run: RunName = None,
@@ -56,9 +56,7 @@ def plan(
 
 @app.command(**PANEL)
 def schema(
-    kind: Annotated[
-        str, typer.Argument(metavar="[recipe|gateway]", help="File to describe: recipe or gateway.")
-    ] = "recipe",
+    kind: Annotated[str, typer.Argument(metavar="recipe|gateway", help="File to describe.")] = "recipe",
 ) -> None:
     """Print the JSON Schema of a recipe or of gateway.yaml, for editors."""
     from tuneline.configs.gateway import Gateway
@@ -73,7 +71,7 @@ def schema(
 
 @app.command(**PANEL)
 def validate(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Recipe, or data files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="A recipe, or data files and folders.")],
     settings: Settings = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe whose settings apply to these files.")] = None,
     to: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("validation"),
@@ -103,13 +101,17 @@ def init(
     revision: Annotated[str | None, typer.Option(help="Commit of the base on the hub.")] = None,
 ) -> None:
     """Inspect data and write a recipe for it; exit 2 if the data has errors."""
+    from tuneline.configs.recipe_file import load_recipe
+    from tuneline.stages.fetch.bases import find_unpinned_base
     from tuneline.stages.prepare import recipe_starter, validation
 
     echo(recipe_starter.write_starter_recipe(path, to, base, revision))
     verdict = validation.examine_recipe(to)
     file = shlex.quote(str(to))
     if verdict.passed:
-        echo(f"next: tuneline plan {file}; tuneline run {file}")
+        repo = find_unpinned_base(load_recipe(to))
+        download = f"tuneline models download {repo}; " if repo else ""
+        echo(f"next: tuneline plan {file}; {download}tuneline run {file}")
     else:
         echo(f"{verdict.summary}\nnext: fix the errors, then run tuneline validate {file}")
         raise typer.Exit(2)

@@ -8,15 +8,20 @@ import typer
 
 from tuneline.core.terminal import echo
 
-app = typer.Typer(help="Prompts and styles, by version.", no_args_is_help=True)
+app = typer.Typer(help="Prompts and styles by version: list, show, compare, try.", no_args_is_help=True)
 batch_app = typer.Typer()
-Label = Annotated[str, typer.Argument(metavar="NAME[.vN]", help="The last version without one.", show_default=False)]
-Values = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A variable's value.")]
+Label = Annotated[
+    str, typer.Argument(metavar="NAME[.vN]", help="A prompt; without .vN, its latest version.", show_default=False)
+]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Value of a variable of the prompt. May be repeated."),
+]
 
 
 @app.command()
 def ls() -> None:
-    """All prompts, their versions and variables."""
+    """List prompts with their versions and variables."""
     from tuneline.endpoints.prompts import list_prompts
 
     for prompt in list_prompts():
@@ -26,7 +31,7 @@ def ls() -> None:
 
 @app.command()
 def show(name: Label) -> None:
-    """A prompt as it is written."""
+    """Print a prompt as it is written."""
     from tuneline.endpoints.prompts import find_prompt
 
     echo(find_prompt(name).text)
@@ -34,7 +39,7 @@ def show(name: Label) -> None:
 
 @app.command()
 def diff(first: Label, second: Label) -> None:
-    """What changed between two versions."""
+    """Show what changed between two versions."""
     from tuneline.endpoints.prompts import compare_prompts, find_prompt
 
     echo(compare_prompts(find_prompt(first), find_prompt(second)) or "they say the same")
@@ -42,7 +47,7 @@ def diff(first: Label, second: Label) -> None:
 
 @app.command("try")
 def try_(name: Label, values: Values = None) -> None:
-    """A prompt as a model reads it, with its variables filled in."""
+    """Print a prompt as a model reads it, with its variables filled in."""
     from tuneline.core.errors import BadRequest
     from tuneline.endpoints.prompts import find_prompt
 
@@ -54,15 +59,21 @@ def try_(name: Label, values: Values = None) -> None:
 
 @batch_app.command(rich_help_panel="Serving")
 def batch(
-    prompts: Annotated[Path, typer.Argument(help="JSON lines: `prompt` or `messages` in each.", show_default=False)],
-    model: Annotated[str, typer.Option(help="The model's name.")],
-    to: Annotated[Path, typer.Option(help="Where answers go, a line each; those that are there are kept.")],
-    url: Annotated[str, typer.Option(help="A server of the OpenAI API, or a provider's name.")] = "local",
-    at_once: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, where its line states no other.")] = 512,
-    budget: Annotated[int | None, typer.Option(min=1, help="Tokens in all; then it ends, to be continued.")] = None,
+    prompts: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines with `prompt` or `messages` in each.", show_default=False)
+    ],
+    model: Annotated[str, typer.Option(help="Model name at the server.")],
+    to: Annotated[Path, typer.Option(help="File of answers, one per line; answers that it has already are kept.")],
+    url: Annotated[str, typer.Option(help="URL of a server of the OpenAI API, or a provider's name.")] = "local",
+    at_once: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 8,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum tokens of an answer, unless its line states another.")
+    ] = 512,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Maximum tokens in total; a larger budget continues.")
+    ] = None,
 ) -> None:
-    """Answer many prompts; run again, it goes on where it ended. Exit 1 if some have no answer."""
+    """Answer a file of prompts; rerun to resume. Exit 1 if some have no answer."""
     from tuneline.endpoints.batch import read_prompts, run_batch
     from tuneline.engines.own_key import own_key
     from tuneline.engines.providers import find_provider

@@ -17,19 +17,22 @@ app = typer.Typer()
 def publish(
     run: ExistingRun,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="TARGET", help="Where it goes, as in hub or ollama.")
+        str | None,
+        typer.Option(
+            "--to", metavar="TARGET", help="Where to publish it: hub, ollama, s3, …; docs/publish.md lists all."
+        ),
     ] = None,
     withdraw_from: Annotated[
-        str | None, typer.Option("--from", metavar="TARGET", help="Take it back from there.")
+        str | None, typer.Option("--from", metavar="TARGET", help="Withdraw it from there.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print every request and file; send and write nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Go ahead where it costs money.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Go ahead although it costs money.")] = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a run to a host, or take it back; rerun to resume."""
+    """Publish a run, or withdraw it; rerun to resume."""
     from tuneline.cli.views.publication import format_plan, format_published
     from tuneline.core.errors import BadRequest
     from tuneline.publish import command

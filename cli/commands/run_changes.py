@@ -10,7 +10,7 @@ from tuneline.cli.options import AsJson, ExistingRun, OnModal, Settings
 from tuneline.cli.run_folders import find_run
 
 app = typer.Typer()
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 @app.command()
@@ -33,12 +33,14 @@ def resume(
     run: ExistingRun,
     until: Annotated[
         str | None,
-        typer.Option("--until", help="Last stage to run. Default: as the run was started here, else evaluate."),
+        typer.Option(
+            "--until", help="Last stage to run. Default: the one the run was started with here, else evaluate."
+        ),
     ] = None,
     settings: Settings = None,
     on_modal: OnModal = False,
 ) -> None:
-    """Continue a run by the recipe that is kept in it: what is finished stays."""
+    """Continue a run with the recipe stored in it; finished stages are kept."""
     if on_modal:
         from tuneline.volumes.remote_resume import resume_run
 
@@ -61,15 +63,17 @@ def resume(
 def rm(
     run: ExistingRun,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Unfinished work; a stopped stage restarts.")
+        bool, typer.Option("--checkpoints", help="Remove checkpoints; a stopped stage starts from its beginning.")
     ] = False,
-    merged: Annotated[bool, typer.Option("--merged", help="The merged checkpoint.")] = False,
-    quantizations: Annotated[bool, typer.Option("--quantizations", help="GGUF files, quantized checkpoints.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="The whole run, with manifests and scores.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Remove the merged checkpoint.")] = False,
+    quantizations: Annotated[
+        bool, typer.Option("--quantizations", help="Remove GGUF files and quantized checkpoints.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove the whole run, with manifests and scores.")] = False,
     yes: Yes = False,
     on_modal: OnModal = False,
 ) -> None:
-    """Remove a run's large files, by kind or all kinds; manifests and scores stay, unless --all."""
+    """Remove a run's large files, of the given kinds or all; manifests and scores stay, unless --all."""
     from tuneline.cli.removal import list_to_remove, remove_listed
     from tuneline.cli.views.removal import render_removables
     from tuneline.stages.runs.removal import KINDS

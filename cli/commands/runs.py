@@ -69,7 +69,7 @@ def show(run: ExistingRun, as_json: AsJson = False, on_modal: OnModal = False) -
 @app.command()
 def logs(
     run: ExistingRun,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep printing until the run ends.")] = False,
     on_modal: OnModal = False,
 ) -> None:
     """Print the events of a run as plain lines."""

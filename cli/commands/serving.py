@@ -49,17 +49,21 @@ def chat(
     where: Annotated[
         str, typer.Argument(metavar="RUN|URL", help="A run, or any server of the OpenAI API.", show_default=False)
     ],
-    question: Annotated[str | None, typer.Argument(help="One question. Without it, a conversation starts.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="One question. Without it, a conversation starts.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model to use, at a URL that serves several.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     style: Annotated[
         str | None, typer.Option(help="A style of the run, or one of `tuneline prompts ls`, as system message.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, help="Default: 0 with tools, the server's own without.")
+        float | None, typer.Option(min=0, max=2, help="Sampling temperature. Default: 0 with tools, else the server's.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 1024,
-    run: Annotated[str | None, typer.Option(help="At a URL: the run whose tools and styles the model learned.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 1024,
+    run: Annotated[
+        str | None, typer.Option(help="At a URL: the run whose tools and styles the model was trained on.")
+    ] = None,
     catalogue: Annotated[Path | None, typer.Option(help="At a URL: tools that the model is shown.")] = None,
     key_variable: Annotated[
         str | None, typer.Option(help="At a URL: environment variable with its key. Default: TUNELINE_API_KEY.")
@@ -129,7 +133,9 @@ def refuse_unserved_form(run: str) -> None:
 
 
 @app.command(**PANEL)
-def rollback(name: Annotated[str, typer.Argument(help="Promoted name.")], on_modal: OnModal = False) -> None:
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Promoted name.")], on_modal: OnModal = False
+) -> None:
     """Go back to the previous version under a name."""
     from tuneline.cli.views.serving import describe_answers, format_version
 
@@ -148,12 +154,18 @@ def deploy() -> None:
 
 @app.command(**PANEL, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def rehearse(
-    words: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…", help="Modal command to run.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="-- COMMAND", help="Modal command to run; without one, the simulation runs until Ctrl-C."
+        ),
+    ] = None,
     folder: Annotated[Path, typer.Option("--state", help="Folder for the rehearsal's Volumes and secrets.")] = Path(
         ".rehearsal"
     ),
     images: Annotated[
-        list[str] | None, typer.Option("--build", help="Build this image on this machine and start it.")
+        list[str] | None,
+        typer.Option("--build", help="Build this image on this machine and start it. May be repeated."),
     ] = None,
 ) -> None:
     """Run a modal command against an offline simulation of Modal on this machine."""

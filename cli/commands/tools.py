@@ -8,13 +8,13 @@ import typer
 
 from tuneline.core.terminal import echo
 
-app = typer.Typer(help="The tools that a model may call.", no_args_is_help=True)
+app = typer.Typer(help="Catalogues of tools: import from an API, check, mock.", no_args_is_help=True)
 PROMPT_TOKENS = 8_192
 Source = Annotated[
     str,
     typer.Argument(
         metavar="SPEC",
-        help="OpenAPI 3 (file or address), a list of tools (OpenAI, MCP), mcp:ADDRESS, mcp:COMMAND, a Python module.",
+        help="OpenAPI 3 (file or address), a list of tools (OpenAI, MCP), mcp:ADDRESS, mcp:COMMAND or a Python module.",
         show_default=False,
     ),
 ]
@@ -23,9 +23,9 @@ Source = Annotated[
 @app.command("import")
 def import_(
     source: Source,
-    to: Annotated[Path, typer.Option(help="The catalogue to write.")] = Path("catalogue.yaml"),
+    to: Annotated[Path, typer.Option(help="Catalogue to write.")] = Path("catalogue.yaml"),
 ) -> None:
-    """Write a catalogue of the tools that an API, a server or a module has."""
+    """Write a catalogue of the tools of an API, an MCP server or a Python module."""
     from tuneline.stages.tool_import import import_tools, write_catalogue
 
     imported = import_tools(source)
@@ -38,10 +38,10 @@ def import_(
 
 @app.command()
 def check(
-    catalogue: Annotated[Path, typer.Argument(help="A catalogue.", show_default=False)],
-    tokens: Annotated[int, typer.Option(min=1, help="What a prompt has room for.")] = PROMPT_TOKENS,
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Catalogue to check.", show_default=False)],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens that a prompt has room for.")] = PROMPT_TOKENS,
 ) -> None:
-    """What a model will trip over; exit 2 if an engine or a training would refuse it."""
+    """Report what makes a catalogue hard for a model; exit 2 if an engine or training would refuse it."""
     from tuneline.configs.catalogue import load_catalogue
     from tuneline.stages.tool_import.catalogue_check import check_catalogue
 
@@ -59,7 +59,7 @@ def mock(
     source: Annotated[str, typer.Argument(metavar="SPEC", help="OpenAPI 3: a file or an address.", show_default=False)],
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 9000,
 ) -> None:
-    """Answer as an API's description says it would, on this machine alone, until Ctrl-C."""
+    """Serve a mock of an API on this machine, with answers made from its description, until Ctrl-C."""
     from urllib.parse import urlsplit
 
     import uvicorn

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from tuneline.endpoints.traffic.records import Move
     from tuneline.endpoints.traffic.rollouts import Rollouts
 
-app = typer.Typer(help="Traffic split between baseline and candidate.", no_args_is_help=True)
+app = typer.Typer(
+    help="Traffic split between baseline and candidate: show, advance, hold, go back.", no_args_is_help=True
+)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model name in gateway.yaml.", show_default=False)]
 Task = Annotated[str, typer.Option(help="Task of the model.")]
 Settings = Annotated[
     Path | None,
-    typer.Option("--settings", help="The gateway.yaml; on Modal the deployed one counts.", show_default=False),
+    typer.Option(
+        "--settings",
+        help="Gateway settings. Default: configs/gateway.yaml; on Modal, the deployed file.",
+        show_default=False,
+    ),
 ]
-Why = Annotated[str, typer.Option(help="Why; recorded.")]
+Why = Annotated[str, typer.Option(help="Reason, which is recorded.")]
 
 
 @app.command()
@@ -43,7 +49,7 @@ def ls(settings: Settings = None, on_modal: OnModal = False) -> None:
 
 @app.command()
 def tasks(settings: Settings = None) -> None:
-    """How well tasks are recognised in requests that name none (`recognition` of gateway.yaml)."""
+    """Show how well tasks are recognised in requests that name none (`recognition` in gateway.yaml)."""
     from tuneline.cli.views.traffic import render_recognition
     from tuneline.configs.gateway import FILE, read_gateway
     from tuneline.endpoints.gateway.task_classifier import TaskClassifier

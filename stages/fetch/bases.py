@@ -24,12 +24,20 @@ def locate_base(recipe: Recipe) -> HubSource | FolderSource:
         BadRecipe: the folder cannot be used as a base, or the hub id has no commit.
     """
     base, revision = recipe.base, recipe.revision
-    folder = folder_of(base)
-    is_hub_id = base != "tiny" and HUB_ID.fullmatch(base) is not None
-    if is_hub_id and (revision is not None or not folder.is_dir()):
+    if _is_on_hub(recipe):
         _refuse_untrainable(base)
-        return HubSource(base, require_commit(base, revision, folder))
+        return HubSource(base, require_commit(base, revision, folder_of(base)))
     return locate_folder(base, revision)
+
+
+def find_unpinned_base(recipe: Recipe) -> str | None:
+    """Return the hub id of the recipe's base if its commit is not known: not stated, and not pinned on this machine."""
+    return recipe.base if recipe.revision is None and _is_on_hub(recipe) else None
+
+
+def _is_on_hub(recipe: Recipe) -> bool:
+    is_hub_id = recipe.base != "tiny" and HUB_ID.fullmatch(recipe.base) is not None
+    return is_hub_id and (recipe.revision is not None or not folder_of(recipe.base).is_dir())
 
 
 def locate_model(name: str, revision: str | None = None) -> HubSource | FolderSource:
@@ -56,8 +64,12 @@ def open_base(recipe: Recipe) -> Artifact:
     """Return the recipe's base from the model store.
 
     Raises:
-        NotFound: it has not been fetched.
+        NotFound: it has not been fetched, or its commit is not known.
     """
+    if repo := find_unpinned_base(recipe):
+        raise NotFound(
+            f"base {repo!r} is not on this machine; `tuneline models download {repo}` fetches it and pins its commit"
+        )
     folder = paths.models() / locate_base(recipe).slug
     if not artifacts.is_finished(folder):
         raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneline.configs.models import registry
 from tuneline.core.errors import BadRecipe
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -34,15 +35,22 @@ def require_commit(repo: str, revision: str | None, folder: Path) -> str:
     Raises:
         BadRecipe: there is no revision, or it is a branch, a tag or a short hash.
     """
-    remedy = f"`git ls-remote https://huggingface.co/{repo} main` prints the latest"
+    key = registry().find(repo)
+    gated = " (a gated one asks for your user name there, and for HF_TOKEN as the password)" if _is_gated(key) else ""
+    remedy = f"`git ls-remote https://huggingface.co/{repo} main` prints the latest{gated}"
     pin = f"or let `tuneline models download {repo}` fetch it and pin its commit"
     if revision is None:
+        known = "" if key else f"there is no folder {folder}, so this is a hub id, and "
         raise BadRecipe(
-            f"base: {repo!r}: there is no folder {folder}, so this is a hub id, and a hub id needs its commit, "
-            f"or the result could change from day to day;\n{remedy}; write it as `revision: <40 hex digits>`, {pin}"
+            f"base: {repo!r}: {known}a hub id needs its commit, or the result could change from day to day;\n"
+            f"{remedy}; write it as `revision: <40 hex digits>`, {pin}"
         )
     if not COMMIT.fullmatch(revision):
         raise BadRecipe(
             f"revision: {revision!r}: a whole commit (40 hex digits), not a branch, tag or short hash;\n{remedy}"
         )
     return revision
+
+
+def _is_gated(key: str | None) -> bool:
+    return key is not None and registry().models[key].gated

@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from tuneline import cli
 from tuneline.core.paths import ROOT
 
 MICRO = (ROOT / "configs/recipes/micro.yaml").read_text()
@@ -69,3 +74,20 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_command_and_option_says_what_it_is_in_words_of_users() -> None:
+    root = typer.main.get_command(cli.app)
+    pages = dict(render_pages(root, ()))
+    assert len(pages) > 60
+    assert [name for name, (help_texts, _) in pages.items() if not all(help_texts)] == []
+    odd = ("list[", " range>", "<datetime", "<%", "…}...", "...]]")
+    assert {name: found for name, (_, page) in pages.items() if (found := [word for word in odd if word in page])} == {}
+
+
+def render_pages(command: typer.core.TyperCommand | typer.core.TyperGroup, words: tuple[str, ...]) -> Iterator[Any]:
+    """Yield each command with its help texts and its page."""
+    page = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, [*words, "--help"]).output
+    yield " ".join(words), ([command.help, *(getattr(parameter, "help", None) for parameter in command.params)], page)
+    for verb, below in getattr(command, "commands", {}).items():
+        yield from render_pages(below, (*words, verb))

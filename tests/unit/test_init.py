@@ -99,6 +99,28 @@ def test_training_without_a_recipe_writes_the_one_that_it_used(tmp_path: Path, m
     assert not list(tmp_path.glob("*broken*.yaml")) and len(trained) == 2
 
 
+def test_a_base_that_was_never_downloaded_does_not_hide_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
+    (tmp_path / "my data").mkdir()
+    write_chats(tmp_path / "my data/chats.jsonl", 0, 60)
+    done = init(tmp_path, "--base", "smollm2-135m-instruct")
+    download = "tuneline models download HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert done.exit_code == 0, done.output
+    assert f"{download}; tuneline run" in done.output
+    done = CliRunner().invoke(app, ["validate", "recipe.yaml"])
+    assert done.exit_code == 0 and "60 of 60 rows kept" in done.output
+    assert (
+        f"tokens are not counted: base 'HuggingFaceTB/SmolLM2-135M-Instruct' is not on this machine; `{download}`"
+        in (done.output)
+    )
+    error = CliRunner().invoke(app, ["train", "smollm2-135m-instruct", "--data", "my data"]).exception
+    assert isinstance(error, BadRecipe) and download in str(error) and "no folder" not in str(error)
+    assert not list(tmp_path.glob("*my-data*"))
+
+
 def test_recipes_that_we_ship_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_recipe(Path("configs/recipes/micro.yaml")).name == "micro"

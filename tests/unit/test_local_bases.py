@@ -53,7 +53,7 @@ def test_what_is_here_is_told_verified_and_removed(home: Path) -> None:
     weights.write_bytes(content)
     assert "SHA-256 has changed" in find_faults(base)[0]
     done = CliRunner().invoke(app, ["models", "verify"])
-    assert "NOT whole" in done.output and isinstance(done.exception, StageFailed)
+    assert "DAMAGED" in done.output and isinstance(done.exception, StageFailed)
     remove_base(find_local_bases("tiny")[0], 0, names_by_run())
     assert list_local_bases() == []
 
