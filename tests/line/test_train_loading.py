@@ -43,7 +43,7 @@ def measure(base: Path, folder: Path, processes: int, **train: Any) -> list[dict
     return [json.loads(file.read_text()) for file in sorted(folder.glob("peak-*.json"))]
 
 
-@pytest.mark.parametrize("method", ["qlora", "lora"])
+@pytest.mark.parametrize("method", ["qlora", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_base_is_read_once_and_each_process_keeps_half(tmp_path: Path, method: str) -> None:
     base = make_base(tmp_path / "base", layers=2)
     (whole,) = measure(base, tmp_path / "whole", 1, method=method)
@@ -63,6 +63,7 @@ def test_neither_of_two_processes_ever_holds_much_more_than_half(tmp_path: Path)
     assert max(peaks) <= 0.6 * whole["peak"], (peaks, whole["peak"])
 
 
+@pytest.mark.slow
 def test_recomputed_layers_have_the_dropout_of_their_forward_pass(tmp_path: Path) -> None:
     """accelerate recomputes them with other masks, which no error tells: its gradients are of another loss."""
     run("tests.line.dropout_worker", 2, str(tmp_path), small.recipe(tmp_path, dropout=0.3).model_dump_json())

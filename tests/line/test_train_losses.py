@@ -69,7 +69,7 @@ def test_validation_loss_does_not_depend_on_packing(here: Path, true_loss: float
     assert small.train(here, f"packed-{rows}", wanted)["validation_loss"] == pytest.approx(true_loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_losses_do_not_depend_on_the_processes(here: Path, true_loss: float, strategy: str) -> None:
     """Neither 16 rows nor the second step's 9 can be shared, 3 at a time: each time a process has none left."""
     frozen = FROZEN | {"batch_rows": 12}

@@ -55,6 +55,7 @@ def test_fsdp2_in_two_processes_has_the_losses_of_one_and_half_the_base_each(her
     assert notes.count("no samples are generated while the model is sharded") == 1
 
 
+@pytest.mark.slow
 def test_a_sharded_run_stopped_by_sigterm_goes_on_from_its_checkpoint(here: Path) -> None:
     wanted = small.recipe(here, compute=TWO, save_steps=1)
     command = "import sys; from tests.line import small; from pathlib import Path\n"
@@ -104,6 +105,7 @@ def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.Monkey
     assert next(e["text"] for e in small.events(here, "nodes", "note")).startswith("2 processes, fsdp2")
 
 
+@pytest.mark.slow
 def test_llama_4s_experts_are_sharded_with_the_losses_of_one(here: Path) -> None:
     base = llama4.save_with_tokenizer(here / "llama4", small.BASE)
     wanted: dict[str, Any] = {"targets": ["attention", "experts"], "max_steps": 3}

@@ -155,6 +155,7 @@ def test_a_phone_the_dark_and_the_keyboard_alone(open_page: Open) -> None:
     assert page.evaluate(f"{unnamed}{names}") == []
 
 
+@pytest.mark.slow
 def test_two_thousand_messages_scroll_and_stay_text(
     open_page: Open, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
