@@ -22,7 +22,7 @@ from tuneline.stages.convert.reference_model import load_tuned_model
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare.prepared_run import read_prepared
 from tuneline.stages.prepare.rendering.renderer import Renderer
-from tuneline.stages.train.loop import samples
+from tuneline.stages.train.loop import fit, samples
 from tuneline.stages.train.loop import trainer as training
 from tuneline.stages.train.model.base_model import load_model
 
@@ -239,6 +239,21 @@ def test_memory_that_never_suffices_stops_with_the_estimate(here: Path, monkeypa
     with pytest.raises(StageFailed, match=r"out of memory with 1 rows at a time.*planned 0.\d GB on the CPU"):
         small.train(here, "none", small.recipe(here))
     assert len(small.events(here, "none", "warning")) == 3
+
+
+def test_a_base_that_does_not_fit_is_not_loaded_again_with_fewer_rows(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def without_memory(*_: Any, **__: Any) -> Any:
+        loaded.append(1)
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(fit, "load_model", without_memory)
+    with pytest.raises(StageFailed, match=r"out of memory while the base was loaded.*qlora"):
+        small.train(here, "unloaded", small.recipe(here))
+    assert loaded == [1] and small.events(here, "unloaded", "warning") == []
 
 
 def test_packing_learns_the_same_tokens(here: Path) -> None:

@@ -23,6 +23,7 @@ from tuneline.core.events import Events
 from tuneline.stages.prepare.prepared_run import TEMPLATE, load_tools
 from tuneline.stages.prepare.rendering.renderer import Renderer
 from tuneline.stages.train.distributed.allocator import return_freed_memory
+from tuneline.stages.train.distributed.device_memory import describe_out_of_memory
 from tuneline.stages.train.distributed.fsdp2 import ShardReport
 from tuneline.stages.train.distributed.placement import is_sharded
 from tuneline.stages.train.distributed.process_group import broadcast_from_main, is_main_process
@@ -59,14 +60,15 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
 
     Raises:
         BadRecipe: the base does not support what the recipe asks for.
-        StageFailed: stopped by SIGTERM, after a checkpoint; or diverged, with the last good checkpoint kept.
+        StageFailed: no memory for the base; stopped by SIGTERM, after a checkpoint; or diverged, with the last good
+            checkpoint kept.
     """
     recipe, scratch = job.recipe, job.folder / artifacts.SCRATCH
     _configure_torch(recipe)
     renderer = Renderer(job.base, load_tools(job.prepared), job.prepared / TEMPLATE)
     datasets = _load_datasets(renderer, job.prepared)
     loading_at = time.time()
-    model = load_model(recipe.train, job.base, job.start, events, sharded=is_sharded())
+    model = _load_model(job, events)
     first_step = FirstStep(events, job, loading_at, loaded_at=time.time())
     counted = count_parameters(model)
     return_freed_memory(counted.total)
@@ -93,6 +95,19 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
         "parameters_trained": counted.trainable,
         "parameters_total": counted.total,
     }
+
+
+def _load_model(job: TrainingJob, events: Events) -> PeftModel:
+    """Return the base with its adapter. Out of memory is final here: it does not depend on the rows at a time."""
+    try:
+        return load_model(job.recipe.train, job.base, job.start, events, sharded=is_sharded())
+    except Exception as error:
+        if (message := describe_out_of_memory(error)) is None:
+            raise
+    raise StageFailed(
+        f"train: out of memory while the base was loaded: {message}. Use a GPU with more memory, several with "
+        "compute.strategy fsdp2, or method qlora; `tuneline plan` says what it needs"
+    )
 
 
 @dataclass(frozen=True)
