@@ -1,5 +1,6 @@
 """A host's HTTP API: requests with its key, retries that wait as long as it says, and files streamed from disk."""
 
+import base64
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +37,9 @@ class Answer:
 class HttpApi:
     """Requests to one host. Its key is read from the environment with the first request, and sent nowhere else."""
 
-    def __init__(self, host: Host, *, needs_key: bool = True) -> None:
-        self._host, self._needs_key = host, needs_key
+    def __init__(self, host: Host, *, needs_key: bool = True, user: str = "") -> None:
+        """With a `user` the key is sent as that user's password (RFC 7617), else as a bearer token."""
+        self._host, self._needs_key, self._user = host, needs_key, user
 
     def request(
         self,
@@ -151,6 +153,8 @@ class HttpApi:
             raise BadRequest(f"{self._host.title}: {variable} is not set; `export {variable}=…` with your key")
         if not (url.startswith("https://") or is_loopback(url)):
             raise BadRequest(f"{self._host.title}: {url}: a key is sent over https only")
+        if self._user:
+            return {"Authorization": f"Basic {base64.b64encode(f'{self._user}:{key}'.encode()).decode()}"}
         return {"Authorization": f"Bearer {key}"}
 
     def _send(

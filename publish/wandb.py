@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from tuneline.core.environment import read_stated_variable
-from tuneline.core.errors import BadRecipe, BadRequest, StageFailed
+from tuneline.core.errors import BadRecipe, BadRequest, StageFailed, TunelineError
 from tuneline.core.formatting import format_bytes
 from tuneline.core.redaction import redact
 from tuneline.engines.providers import Provider
@@ -21,6 +20,7 @@ from tuneline.publish.adapters import (
     name_version,
     refuse_other_version,
 )
+from tuneline.publish.http_api import HttpApi
 from tuneline.publish.run_files import RunFile
 from tuneline.publish.target import Publication, Question, Step, Values, hash_content
 
@@ -81,7 +81,7 @@ def _upload(publication: Publication, files: list[RunFile], name: str, base: str
     refuse_other_version(publication, name, values)
     publication.folder.mkdir(parents=True, exist_ok=True)
     quiet = {"console": "off", "silent": True, "disable_code": True, "disable_git": True}
-    settings = wandb.Settings(root_dir=str(publication.folder), **quiet)
+    settings = wandb.Settings(root_dir=str(publication.folder), base_url=publication.host.api, **quiet)
     team, project = _place(publication).split("/")
     with _translated(publication):
         run = wandb.init(entity=team, project=project, job_type="publish", name=name, settings=settings)
@@ -90,8 +90,11 @@ def _upload(publication: Publication, files: list[RunFile], name: str, base: str
             for file in files:
                 artifact.add_file(str(file.path), name=file.name, policy="immutable", skip_cache=True)
             version = run.log_artifact(artifact).wait().version
-        finally:
-            run.finish()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what finishing finds wrong would hide why
+                run.finish(exit_code=1)
+            raise
+        run.finish()
     return {"model": name, "artifact": f"{team}/{project}/{name}:{version}"}
 
 
@@ -99,23 +102,38 @@ def _delete(publication: Publication, artifact: str, _: Values) -> None:
     import wandb
 
     with _translated(publication):
-        wandb.Api().artifact(artifact, type="lora").delete(delete_aliases=True)
+        api = wandb.Api(overrides={"base_url": publication.host.api})
+        api.artifact(artifact, type="lora").delete(delete_aliases=True)
 
 
 @contextlib.contextmanager
 def _translated(publication: Publication) -> Iterator[None]:
-    """Check that there is a key, which wandb would ask the terminal for, and turn its errors into ours."""
-    from wandb.errors import AuthenticationError, CommError, Error
+    """Check the key first, then turn wandb's errors into ours.
 
-    variable = publication.host.key_variable or ""
-    if not read_stated_variable(variable):
-        raise BadRequest(f"{publication.host.title}: {variable} is not set; `export {variable}=…` with your key")
+    Without a key wandb asks the terminal; a wrong one it reports as any answer of its server; and its process, which
+    cannot be talked to any more once an unexpected answer has ended it, has errors that are none of `wandb.errors`.
+    """
+    _check_key(publication)
+    title = publication.host.title
     try:
         yield
-    except AuthenticationError as error:
-        raise BadRequest(
-            f"{publication.host.title}: the key in {variable} was refused: {redact(str(error))[:300]}"
-        ) from None
-    except (CommError, Error, ValueError, OSError) as error:
-        reason = redact(str(error))[:300]
-        raise StageFailed(f"{publication.host.title}: {reason}; run the same command again") from None
+    except TunelineError:
+        raise
+    except Exception as error:
+        reason = redact(str(error))[:300] or f"its process ended ({type(error).__name__})"
+        raise StageFailed(f"{title}: {reason}; run the same command again") from None
+
+
+def _check_key(publication: Publication) -> None:
+    """Ask whose the key is, as `wandb login --verify` does.
+
+    Raises:
+        BadRequest: there is no key, or it is refused. StageFailed: no answer, or none that is expected.
+    """
+    api = HttpApi(publication.host, user="api")
+    answer = api.request("POST", "/graphql", {"query": "query Viewer { viewer { username } }"}).json
+    viewer = answer.get("data") if isinstance(answer, dict) else None
+    if isinstance(viewer, dict) and "viewer" in viewer and viewer["viewer"] is None:
+        variable = publication.host.key_variable
+        raise BadRequest(f"{publication.host.title}: the key in {variable} belongs to no account; set one of yours")
+    api.read(answer, "data", "viewer", "username")

@@ -1,8 +1,12 @@
 """Target `s3` with s3fs against moto's S3 server: checksums, an upload that breaks, a wrong key, no bucket."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +65,52 @@ def test_files_and_checksums_are_there_and_can_be_taken_back(run: Path, s3: CutC
     assert _keys() == {}
 
 
-def test_an_upload_that_breaks_repeats_at_most_one_part(run: Path, s3: CutConnection) -> None:
-    size = 3 * PART_BYTES + 12345
-    (run / "train/adapter/adapter_model.safetensors").write_bytes(bytes(range(256)) * (size // 256))
-    make_again(run, "train")
-    publication = open_publication(run, "s3", ["publish.s3.forms=[adapter]"])
-    s3.sent, s3.limit = 0, 2 * PART_BYTES + PART_BYTES // 2
-    with pytest.raises(StageFailed, match="the upload broke off: .*; run the same command again"):
-        publish_run(publication, print)
+@pytest.mark.parametrize("megabytes", [48, pytest.param(200, marks=pytest.mark.slow)])
+def test_an_upload_that_breaks_repeats_at_most_one_part(run: Path, s3: CutConnection, megabytes: int) -> None:
+    parts = megabytes * 10**6 // PART_BYTES
+    size = write_adapter(run, parts * PART_BYTES + 12345)
+    s3.limit = (parts - 1) * PART_BYTES + PART_BYTES // 2
+    broken = publish_in_a_process(run)
+    assert "the upload broke off: " in broken.said and "run the same command again" in broken.said
     already, s3.limit = s3.sent, None
-    publish_run(publication, print)
+    whole = publish_in_a_process(run)
+    assert (broken.code, whole.code) == (1, 0) and already > (parts - 1) * PART_BYTES
     assert s3.sent < size + PART_BYTES + (1 << 20)
-    assert already > 2 * PART_BYTES
-    head = _client().head_object(Bucket="models", Key="demo/adapter_model.safetensors")
-    assert head["ContentLength"] == size // 256 * 256
+    assert _client().head_object(Bucket="models", Key="demo/adapter_model.safetensors")["ContentLength"] == size
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(run: Path, s3: CutConnection) -> None:
+    peaks_kib = []
+    for megabytes in (48, 200):
+        write_adapter(run, megabytes * 10**6)
+        peaks_kib.append(publish_in_a_process(run).peak_kib)
+    assert peaks_kib[1] - peaks_kib[0] < 32 * 1024, peaks_kib
+
+
+@dataclass
+class Ended:
+    code: int
+    said: str
+    peak_kib: int
+
+
+def write_adapter(run: Path, size: int) -> int:
+    (run / "train/adapter/adapter_model.safetensors").write_bytes(bytes(range(251)) * (size // 251 + 1))
+    os.truncate(run / "train/adapter/adapter_model.safetensors", size)
+    make_again(run, "train")
+    return size
+
+
+def publish_in_a_process(run: Path) -> Ended:
+    """The command, with the most memory that it had: this process holds what the server was sent."""
+    words = ["-m", "tuneline", "publish", run.name, "--to", "s3", "--set", "publish.s3.forms=[adapter]"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Ended(process.returncode, " ".join(said.split()), usage.ru_maxrss)
 
 
 def test_the_same_file_twice_is_one(run: Path, s3: CutConnection) -> None:
