@@ -218,7 +218,12 @@ class Gateway:
         if plan and plan.shadow and route and line.outcome == "ok" and plan.assignment.arm == "baseline":
             policy = route.policy_of(plan.task)
             if self.shadows.takes(plan, policy):
-                self._run(self.shadows.ask(exchange, settings.limits.request_s))
+                self._run(self._ask_shadow(exchange, settings.limits.request_s))
+
+    async def _ask_shadow(self, exchange: Exchange, limit_s: float) -> None:
+        asked = await self.shadows.ask(exchange, limit_s)
+        if asked and self.judging.takes_pair(exchange):
+            await self.judging.judge_pair(exchange, *asked)
 
     def _write(self, line: RequestLine) -> None:
         self.log.append(line.as_record())

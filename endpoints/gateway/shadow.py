@@ -45,29 +45,30 @@ class Shadows:
         self._active[place] = self._active.get(place, 0) + 1
         return True
 
-    async def ask(self, exchange: Exchange, limit_s: float) -> None:
-        """Ask the candidate, and write its line."""
+    async def ask(self, exchange: Exchange, limit_s: float) -> tuple[RequestLine, AnswerText | None] | None:
+        """Ask the candidate and write its line; return both, the answer None if it gave none."""
         plan, started = exchange.plan, time.monotonic()
         assert plan and plan.shadow
         place = plan.model, plan.task
         alone = Plan(plan.model, plan.task, plan.unit, plan.assignment, [Choice("candidate", plan.shadow)])
-        line = _begin_line(exchange, plan)
+        line, text = _begin_line(exchange, plan), None
         try:
             async with asyncio.timeout(limit_s):
-                await self._ask(alone, exchange, line, started + limit_s)
+                text = await self._ask(alone, exchange, line, started + limit_s)
         except (ApiError, Interrupted, TimeoutError) as error:
             line.outcome, line.failures = "error", [f"{plan.shadow.label}: {type(error).__name__}"]
         except Exception:
             log.exception("%s: its shadow failed: a bug", exchange.line.id)
-            return
+            return None
         finally:
             self._active[place] -= 1
         line.latency_s, line.usd = round(time.monotonic() - started, 4), price(line, plan.shadow)
         day, spent = self._spent.get(place, ("", 0.0))
         self._spent[place] = (_today(), (spent if day == _today() else 0.0) + line.usd)
         self._write(line)
+        return line, text
 
-    async def _ask(self, plan: Plan, exchange: Exchange, line: RequestLine, deadline: float) -> None:
+    async def _ask(self, plan: Plan, exchange: Exchange, line: RequestLine, deadline: float) -> AnswerText:
         dialect, body, started = DIALECTS[line.api], exchange.body, time.monotonic()
         async with self._forwarder.ask(plan, line.api, body, dialect, deadline, Asked()) as answer:
             line.first_token_s = round(time.monotonic() - started, 4)
@@ -79,6 +80,7 @@ class Shadows:
         line.prompt_tokens, line.completion_tokens = usage.prompt, usage.completion
         line.answered_by, line.valid = text.model, calls_are_valid(body, text)
         line.agrees = _agrees(exchange.text, text)
+        return text
 
 
 async def _read_stream(stream: Stream, api: str) -> tuple[AnswerText, Usage]:

@@ -72,10 +72,12 @@ class JudgedLine:
     judge: str
     value: float
     """0 is bad, 1 is good."""
+    shadow_of: str = ""
+    """Of a shadow request's answer: the request that it repeats, whose own answer's line comes before."""
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def as_record(self) -> dict[str, Any]:
-        return {"kind": "judged"} | asdict(self)
+        return {"kind": "judged"} | {name: value for name, value in asdict(self).items() if value != ""}
 
 
 @dataclass(frozen=True)

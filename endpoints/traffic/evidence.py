@@ -40,6 +40,8 @@ class _Request:
     outcomes: dict[Outcome, float]
     counted: set[Outcome] = field(default_factory=set)
     """Its ratings that are counted: `feedback`, `judged`."""
+    is_paired: bool = False
+    """Asked of both sides, in shadow: what a judge says of its answer counts with what it says of the other's."""
 
 
 @dataclass
@@ -108,13 +110,13 @@ class StepEvidence:
             return
         self.requests += 1
         side, unit = record.get("assigned", "baseline"), record.get("unit", "")
-        request = _Request(side, unit, {"answered": value})
+        request = _Request(side, unit, {"answered": value}, is_paired=record.get("step") == "shadow")
         if (valid := record.get("valid")) is not None:
             request.outcomes["valid"] = float(valid)
         self._requests[record["id"]] = request
         if len(self._requests) > KEPT_REQUESTS:
             self._requests.popitem(last=False)
-        if record.get("step") == "shadow":  # it counts as a pair, when its shadow has come
+        if request.is_paired:  # it counts as a pair, when its shadow has come
             return
         for outcome, good in request.outcomes.items():
             self._side(outcome, side).add(unit, good, self._policy.requests_per_unit)
@@ -153,8 +155,14 @@ class StepEvidence:
 
     def _add_rating(self, kind: Outcome, record: Record) -> None:
         """Count what a person, or a judge, says; a later one of the same request takes its place."""
+        if record.get("shadow_of"):
+            self._add_judged_pair(record)
+            return
         request, value = self._requests.get(record.get("id", "")), record.get("value")
         if request is None or value is None:
+            return
+        if kind == "judged" and request.is_paired:
+            request.outcomes.setdefault(kind, value)
             return
         side = self._side(kind, request.side)
         if kind in request.counted:
@@ -163,6 +171,15 @@ class StepEvidence:
         elif side.add(request.unit, value, self._policy.requests_per_unit):
             request.outcomes[kind] = value
             request.counted.add(kind)
+
+    def _add_judged_pair(self, record: Record) -> None:
+        """Count what a judge says of a shadow's answer, less what it said of the request's own; once a request."""
+        request = self._requests.get(record["shadow_of"])
+        if request is None or "judged" not in request.outcomes or "judged" in request.counted:
+            return
+        difference = record["value"] - request.outcomes["judged"]
+        if self._side("judged", "pairs").add(request.unit, difference, self._policy.requests_per_unit):
+            request.counted.add("judged")
 
     def _side(self, what: str, side: str) -> _Side:
         return self._sides.setdefault((what, side), _Side())

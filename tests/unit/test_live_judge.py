@@ -125,3 +125,47 @@ def test_a_rating_and_a_judgement_of_one_answer_count_each() -> None:
     compared = evidence.comparisons()
     assert [compared[name].requests for name in ("feedback", "judged")] == [1, 1]  # type: ignore[index]
     assert compared["judged"].baseline and compared["judged"].baseline.mean == 1.0
+
+
+def test_in_shadow_both_answers_are_judged_and_a_worse_candidate_goes_back(
+    tmp_path: Path, models: dict[str, ScriptedModel]
+) -> None:
+    records.move("m", "other", "shadow", by="maria")
+    with serving(write(tmp_path, models), decide_every_s=0.1) as (url, _):
+        asyncio.run(ask(url, range(60)))
+        wait_for(lambda: records.read_record("m").tasks["other"][-1].step == "baseline")  # type: ignore[union-attr]
+    back = records.read_record("m").tasks["other"][-1]  # type: ignore[union-attr]
+    assert back.by == "evidence" and back.why.startswith("judged: -1.000")
+    lines = judged_lines(tmp_path)
+    candidates = [line for line in lines if line.get("shadow_of")]
+    own = {line["id"]: line["value"] for line in lines if not line.get("shadow_of")}
+    assert len(lines) == 2 * len(candidates) and {line["value"] for line in candidates} == {0.0}
+    assert all(own[line["shadow_of"]] == 1.0 for line in candidates)
+    assert not any("ann.smith@gmail.com" in last_text(request) for request in models["judge"].requests)
+
+
+def test_in_shadow_an_equal_candidate_is_shown_to_be_no_worse_and_equal_answers_are_judged_once(
+    tmp_path: Path, models: dict[str, ScriptedModel]
+) -> None:
+    records.move("m", "other", "shadow", by="maria")
+    file = write(tmp_path, models)
+    file.write_text(file.read_text("utf-8").replace(models["bad"].url, models["good"].url))
+    with serving(file, decide_every_s=0.1) as (url, _):
+        asyncio.run(ask(url, range(60)))
+        wait_for(lambda: records.read_record("m").tasks["other"][-1].step == "5")  # type: ignore[union-attr]
+    lines = judged_lines(tmp_path)
+    assert len([line for line in lines if line.get("shadow_of")]) >= 20
+    assert len([line for line in lines if not line.get("shadow_of")]) == len(models["judge"].requests)
+
+
+def test_a_pair_is_counted_whole_and_once() -> None:
+    evidence = StepEvidence(Policy(outcomes=("judged",)))
+    for name in ("a", "b"):
+        evidence.add({"kind": "request", "id": name, "unit": name, "served": "baseline", "step": "shadow"})
+        evidence.add({"kind": "request", "id": f"{name}2", "unit": name, "shadow_of": name})
+    evidence.add({"kind": "judged", "id": "a2", "value": 0.0, "shadow_of": "a"})  # its own answer was not judged
+    for _ in range(2):
+        evidence.add({"kind": "judged", "id": "b", "value": 1.0})
+        evidence.add({"kind": "judged", "id": "b2", "value": 0.0, "shadow_of": "b"})
+    judged = evidence.comparisons()["judged"]
+    assert (judged.baseline, judged.candidate.requests, judged.difference) == (None, 1, -1.0)
