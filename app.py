@@ -32,8 +32,9 @@ RETRIES = modal.Retries(max_retries=2, initial_delay=0.0)
 """Retries of failed containers; errors that a retry cannot fix come back as values. What is preempted is started again
 without counting as a retry, and has only the hours that are left (volumes/stage_container.py)."""
 SETTINGS = cloud()
-LIMITS = read_gateway().limits
+LIMITS, ASSISTANT = read_gateway().limits, read_gateway().assistant
 SETTINGS.gateway.check_storage(LIMITS.storage)
+SETTINGS.gateway.check_assistant(ASSISTANT.handlers)
 
 NEEDED = read_needed_functions(sys.argv)
 
@@ -203,10 +204,10 @@ class Endpoint:
 
 
 @deployed.cls(
-    image=images.gateway.image,
+    image=images.gateway.image_for(ASSISTANT),
     cpu=SETTINGS.gateway.cores,
     memory=int(1024 * SETTINGS.gateway.memory_gib),
-    volumes=mounted("policy", "logs"),
+    volumes=mounted("policy", "logs", *(("runs", "models") if ASSISTANT.run else ())),
     env=ENVIRONMENT,
     secrets=[modal.Secret.from_name(name) for name in SETTINGS.gateway.secrets],
     timeout=DAY,
@@ -221,9 +222,9 @@ class Gateway:
     @modal.enter()
     def start(self) -> None:
         """Read policy and settings."""
-        from tuneline.volumes.gateway_container import engines_url, start_gateway
+        from tuneline.volumes.gateway_container import find_url, start_gateway
 
-        self.gateway = start_gateway(engines_url(Endpoint().serve), policy_cpu, SETTINGS)
+        self.gateway = start_gateway(find_url(Endpoint().serve), find_url(Gateway().serve), policy_cpu, SETTINGS)
 
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneline.cli.consoles import console
-from tuneline.cli.run_folders import find_run, open_stage
 from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.core.errors import BadRequest
 from tuneline.endpoints.assistant.documents import Documents
 from tuneline.endpoints.assistant.events import Called, Done, Event, Limits, Memory, Returned, Text, Waiting
 from tuneline.endpoints.assistant.handler_sources import Handlers, open_handlers
+from tuneline.endpoints.assistant.learned_tools import LearnedTools, read_learned_tools
 from tuneline.endpoints.assistant.loop import Assistant
 from tuneline.endpoints.assistant.mcp_server import build_server, serve_http, serve_stdio
 from tuneline.endpoints.assistant.store import Pending, Store
 from tuneline.endpoints.assistant.trace import Trace
 from tuneline.endpoints.prompts import STYLE, find_prompt, find_style
-from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
+from tuneline.endpoints.tool_selection import ToolSelector
 from tuneline.engines.own_key import own_key
 from tuneline.engines.providers import find_provider
-from tuneline.stages.prepare.prepared_run import has_results, load_tools
 
 DATABASE = "assistant.db"
 LOCAL_OWNER = "local"
@@ -95,23 +94,6 @@ def make_setup(
         limits=Limits(memory=memory),
         picks_only=picks_only or learned.picks_only,
     )
-
-
-@dataclass(frozen=True)
-class LearnedTools:
-    """What a run's model learned of tools."""
-
-    catalogue: Catalogue | None = None
-    selector: ToolSelector | None = None
-    picks_only: bool = False
-    """It never saw a result."""
-
-
-def read_learned_tools(run: str) -> LearnedTools:
-    """Return what a run's model learned of tools. Raises NotFound if there is no such run, or it is not prepared."""
-    folder = find_run(run)
-    prepared = open_stage(folder, "prepare").path
-    return LearnedTools(load_tools(prepared), load_tool_selector(folder), not has_results(prepared))
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """What is deployed, and what may cost money unattended: the schema and reader of `cloud.yaml`."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -163,6 +164,19 @@ class GatewayContainer(Section):
             raise BadRecipe(
                 f"{FILE}: gateway.max_containers: {self.max_containers}: each would count keys' rates for itself; set "
                 "limits.storage in configs/gateway.yaml to a Redis or Valkey, or max_containers to 1"
+            )
+
+    def check_assistant(self, handlers: Sequence[str]) -> None:
+        """Check that an assistant, if there are `handlers` for one, has one container: its conversations are one file.
+
+        Raises:
+            BadRecipe: more than one is allowed.
+        """
+        if handlers and self.max_containers > 1:
+            raise BadRecipe(
+                f"{FILE}: gateway.max_containers: {self.max_containers}: conversations of the assistant in "
+                "configs/gateway.yaml are in one SQLite file, which one container writes; set it to 1, or remove "
+                "assistant.handlers there and serve the assistant with `tuneline gateway`"
             )
 
 

@@ -52,6 +52,7 @@ def main(*arguments: str) -> None:
         _prefer_main(HERE / "extras.txt")
         extras = [word for extra in EXTRAS for word in ("--extra", extra)]
         _write(HERE / "extras.txt", "pyproject.toml", str(_input("extras")), *extras, *ANYWHERE, *without_torch)
+        _write(HERE / "assistant.txt", _input("assistant"), "--constraint", "requirements.lock", *IMAGE, *without_torch)
         for name in ("compress", "onnx", "load"):
             _write(HERE / f"{name}.txt", _input(name), *ANYWHERE, *without_torch)
         for name in ("llama", "cpu", "gateway", "compose", "convert", "train"):

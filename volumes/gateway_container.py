@@ -8,7 +8,7 @@ that only it writes, a file for each container; moves of traffic are written by 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import modal
@@ -21,15 +21,19 @@ from tuneline.core.environment import read_variable
 from tuneline.core.errors import from_record
 from tuneline.core.terminal import guard_output
 from tuneline.endpoints.gateway.app import Gateway, build_app
+from tuneline.endpoints.gateway.assistant_setup import make_assistant
 from tuneline.endpoints.gateway.settings_file import SettingsFile
 from tuneline.endpoints.remote_engines import RemoteEngines
 from tuneline.endpoints.traffic.records import Move
 from tuneline.volumes.container_meter import ContainerMeter
+from tuneline.volumes.conversation_copies import ConversationCopies
 from tuneline.volumes.mounts import commit
 from tuneline.volumes.policy_copy import PolicyCopy
 
 log = logging.getLogger(__name__)
 
+CONVERSATIONS = "assistant"
+"""Folder of the Volume of logs with the assistant's conversations and traces."""
 REFRESH_EVERY_S = 5.0
 """Between two looks at the policy Volume: keys that are revoked and what is promoted count from the next one on."""
 AWAKE_S = 60.0
@@ -40,8 +44,8 @@ PolicyFunction = Any
 """`policy_cpu` of app.py."""
 
 
-def start_gateway(engines_url: str, policy_function: PolicyFunction, settings: Cloud) -> Starlette:
-    """Return the app, with the newest policy."""
+def start_gateway(engines_url: str, own_url: str, policy_function: PolicyFunction, settings: Cloud) -> Starlette:
+    """Return the app, with the newest policy; an assistant asks its model at `own_url`, with its caller's key."""
     guard_output()
     policy, endpoint = PolicyCopy(), settings.endpoint
     policy.use()
@@ -52,12 +56,20 @@ def start_gateway(engines_url: str, policy_function: PolicyFunction, settings: C
     engines = RemoteEngines(engines_url, headers, (endpoint.form,), awake_s=awake_s)
     engines.update()
     meter = ContainerMeter("endpoint", "gateway", settings.gateway.usd_per_hour, paths.logs())
+    file, refreshes, assistant = SettingsFile(FILE), [policy.refresh], None
+    if file.current.assistant.handlers:
+        conversations = ConversationCopies(paths.logs() / CONVERSATIONS)
+        refreshes.append(conversations.publish)
+        assistant = make_assistant(
+            file.current.assistant, {}, f"{own_url}/v1", conversations.folder, conversations.traces
+        )
     gateway = Gateway(
-        SettingsFile(FILE),
+        file,
         engines,
         update_engines=engines.update,
-        refresh=_refresh_every(policy.refresh, meter, REFRESH_EVERY_S),
+        refresh=_refresh_every(refreshes, meter, REFRESH_EVERY_S),
         move=move_by(policy_function),
+        assistant=assistant,
     )
     return build_app(gateway)
 
@@ -85,23 +97,26 @@ def _proxy_headers() -> dict[str, str]:
     return {"Modal-Key": read_variable(PROXY_KEY), "Modal-Secret": read_variable(PROXY_SECRET)}
 
 
-def _refresh_every(refresh: Callable[[], None], meter: ContainerMeter, seconds: float) -> Callable[[], None]:
-    """Return what publishes the request log and the ledger and calls `refresh`, at most once in so many seconds."""
+def _refresh_every(
+    refreshes: Sequence[Callable[[], None]], meter: ContainerMeter, seconds: float
+) -> Callable[[], None]:
+    """Return what publishes the request log and the ledger and calls `refreshes`, at most once in so many seconds."""
     due = time.monotonic()
 
     def refresh_if_due() -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + seconds
-            refresh()
+            for refresh in refreshes:
+                refresh()
             meter.record()
             commit("logs")
 
     return refresh_if_due
 
 
-def engines_url(endpoint: "modal.Function[Any, Any, Any]") -> str:
-    """Return the address of the engines' containers."""
+def find_url(endpoint: "modal.Function[Any, Any, Any]") -> str:
+    """Return the address of a web endpoint of this app."""
     url = endpoint.get_web_url()
     assert url, "it is a web endpoint"
     return str(url)

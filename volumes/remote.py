@@ -28,6 +28,7 @@ from tuneline.endpoints.run_list import summarize_runs
 from tuneline.stages.line import ORDER
 from tuneline.stages.plan.stage_bounds import STAGES
 from tuneline.stages.runs.summary import RunSummary
+from tuneline.volumes.assistant_files import list_assistant_files
 from tuneline.volumes.cloud_secrets import require_secrets
 from tuneline.volumes.leases import holder, release
 from tuneline.volumes.mounts import VOLUMES
@@ -42,10 +43,13 @@ def deploy() -> int:
 
     Raises:
         BadRequest: another app has the name and would be replaced.
-        BadRecipe: a Secret does not exist, or gateways could not count together.
+        BadRecipe: a Secret or a file of the assistant does not exist, or several gateways could not work together.
     """
     settings = cloud()
-    settings.gateway.check_storage(read_gateway().limits.storage)
+    gateway = read_gateway()
+    settings.gateway.check_storage(gateway.limits.storage)
+    settings.gateway.check_assistant(gateway.assistant.handlers)
+    list_assistant_files(gateway.assistant)
     with explained_errors():
         require_secrets()
         _refuse_foreign_app()

@@ -42,12 +42,12 @@ def gateway(
     """Serve all promoted models and those of gateway.yaml at http://HOST:PORT/v1."""
     import uvicorn
 
-    from tuneline.cli.gateway_assistant import make_assistant
     from tuneline.configs.gateway import FILE
     from tuneline.core.errors import BadRequest
     from tuneline.core.web_requests import LOOPBACK_HOSTS
     from tuneline.endpoints.engine_pool import EnginePool
     from tuneline.endpoints.gateway.app import Gateway, build_app
+    from tuneline.endpoints.gateway.assistant_setup import make_assistant
     from tuneline.endpoints.gateway.settings_file import SettingsFile
     from tuneline.engines.server import refuse_port_in_use
     from tuneline.engines.vllm.vllm_server import find_vllm

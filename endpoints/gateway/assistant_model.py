@@ -64,12 +64,16 @@ class AssistantModel:
         prompt: str | None = None,
         limits: Limits | None = None,
         picks_only: bool = False,
+        traces: Path | None = None,
     ) -> None:
-        """`model` is what it asks at `url`, the gateway's own address; `sources` are those of its handlers."""
+        """`model` is what it asks at `url`, the gateway's own address; `sources` are those of its handlers.
+
+        Conversations are kept in `folder`, and traces too, unless `traces` is another.
+        """
         self._sources, self._provider, self._model, self._folder = sources, find_provider(url), model, folder
         self._catalogue, self._knowledge, self._prompt = catalogue, knowledge, prompt
         self._selector, self._unconfirmed, self._limits = selector, unconfirmed, limits
-        self._picks_only = picks_only
+        self._picks_only, self._traces = picks_only, traces or folder
         self._assistant: Assistant | None = None
         self._chat: Chat | None = None
         self._store: Store | None = None
@@ -89,7 +93,7 @@ class AssistantModel:
                 self._chat,
                 handlers,
                 self._store,
-                Trace(self._folder, tracing.provider),
+                Trace(self._traces, tracing.provider),
                 selector=self._selector,
                 documents=documents,
                 limits=self._limits,

@@ -14,14 +14,14 @@ import yaml
 from tests.scripted_model import ScriptedModel, results, serve_script
 from tests.unit.misbehaving import serving
 from tests.unit.test_assistant import HANDLERS, loaded
-from tuneline.cli.assistant import LearnedTools
-from tuneline.cli.gateway_assistant import make_assistant
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.gateway import Assistant
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
+from tuneline.endpoints.assistant.learned_tools import LearnedTools
 from tuneline.endpoints.gateway.assistant_model import AssistantModel
+from tuneline.endpoints.gateway.assistant_setup import make_assistant
 from tuneline.endpoints.prompts import find_style
 from tuneline.endpoints.tool_selection import ToolSelector
 from tuneline.engines.server import free_port
@@ -176,7 +176,7 @@ def test_its_tools_are_the_runs_nearest_and_its_documents_those_of_the_settings(
     (tmp_path / "facts").mkdir()
     (tmp_path / "facts" / "visa.md").write_text("A KITAS costs 800 euro.")
     learned = LearnedTools(catalogue, ToolSelector(Preselector.from_catalogue(catalogue), 4), picks_only=False)
-    monkeypatch.setattr("tuneline.cli.gateway_assistant.read_learned_tools", lambda run: learned)
+    monkeypatch.setattr("tuneline.endpoints.gateway.assistant_setup.read_learned_tools", lambda run: learned)
     settings = Assistant(
         model="tuned",
         handlers=("examples/mock_handlers.py",),

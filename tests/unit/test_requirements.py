@@ -65,7 +65,7 @@ def test_a_lock_has_all_that_its_packages_and_pytorch_require(lock: Path) -> Non
                 assert version and requirement.specifier.contains(version, prereleases=True), f"{name} requires {line}"
 
 
-@pytest.mark.parametrize("name", ["cpu", "gateway", "convert", "train", "serve", "evaluate"])
+@pytest.mark.parametrize("name", ["cpu", "gateway", "assistant", "convert", "train", "serve", "evaluate"])
 def test_images_have_the_versions_and_files_of_the_lock(name: str) -> None:
     ours, image = read_locked_versions(MAIN), read_locked_versions(LOCKS / f"{name}.txt")
     others = {package for package in ours.keys() & image.keys() if ours[package] != image[package]}

@@ -5,19 +5,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneline.cli.assistant import LearnedTools, read_learned_tools
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.gateway import Assistant
 from tuneline.configs.section import explain_first
 from tuneline.core.errors import BadRequest
 from tuneline.core.paths import resolve
 from tuneline.endpoints.assistant.events import Limits
+from tuneline.endpoints.assistant.learned_tools import LearnedTools, read_learned_tools
 from tuneline.endpoints.gateway.assistant_model import AssistantModel
 from tuneline.endpoints.prompts import find_prompt
 
 
-def make_assistant(settings: Assistant, options: dict[str, Any], url: str, folder: Path) -> AssistantModel | None:
+def make_assistant(
+    settings: Assistant, options: dict[str, Any], url: str, folder: Path, traces: Path | None = None
+) -> AssistantModel | None:
     """Return the assistant, or None if nothing runs its calls; an option that is given counts before the setting.
+
+    Conversations are kept in `folder`, and traces too, unless `traces` is another.
 
     Raises:
         BadRequest: options and settings do not fit together. NotFound: no such run, prompt or folder.
@@ -44,4 +48,5 @@ def make_assistant(settings: Assistant, options: dict[str, Any], url: str, folde
         prompt=chosen.prompt,
         limits=Limits(memory=chosen.memory),
         picks_only=chosen.picks_only or learned.picks_only,
+        traces=traces,
     )
