@@ -31,7 +31,7 @@ OUTSIDE = {
     r"bash images/box\.sh|torchrun|TUNELINE_TORCHRUN": "needs other machines",
     r"TUNELINE_LIVE=1|inspect eval": "needs an account, or an extra",
     r"python benchmarks/": "takes minutes: `make bench`",
-    r"tuneline models (download llama|fit --here|import)": "downloads a gated base",
+    r"tuneline models (download (llama|smollm2)|fit --here|import)": "downloads a base from the hub",
     r"tuneline .*https://you|tuneline chat https://": "needs the reader's own endpoint or account",
     r"tuneline .*\$TUNELINE_BASE_URL": "needs the reader's own endpoint",
     r"tuneline (tools|assistant)\b|[A-Z_]+=\S+ tuneline assistant": "tests/unit/test_assistant_docs.py runs them",

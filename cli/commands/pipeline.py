@@ -156,7 +156,7 @@ def run_stages(
     `quiet` prints everything on stderr.
 
     Raises:
-        NotFound: `only` is set and a stage before `until` is not finished.
+        NotFound: `only` is set and a stage before `until` is not finished. BadRequest: a hosted target has no key.
     """
     from tuneline.cli.views.pipeline import render_stages_to_run
     from tuneline.core import paths
@@ -164,6 +164,7 @@ def run_stages(
     from tuneline.core.locks import pipeline_lock
     from tuneline.core.progress import Progress
     from tuneline.engines.llama_cpp.build import find_llama_cpp
+    from tuneline.stages.evaluate.clients.external_targets import refuse_missing_keys
     from tuneline.stages.line import describe_stages, run_line, stages_up_to, subprocess_runner
     from tuneline.stages.runs.failures import recorded_failure
     from tuneline.stages.runs.incomplete import find_incomplete, reopen_incomplete
@@ -178,6 +179,8 @@ def run_stages(
         raise NotFound(
             f"--only: {until} needs {missing[-1]}, which is not finished; run the command without --only to include it"
         )
+    if states.get("evaluate", "finished") != "finished":
+        refuse_missing_keys(recipe.evaluate.targets)
     out = errors_console if quiet else console
     out.print(render_stages_to_run(folder.name, {until: states[until]} if only else states), soft_wrap=True)
     with contextlib.ExitStack() as stack:

@@ -4,6 +4,7 @@ Commands run in the order of their page, in a folder that has what the page spea
 account are listed in tests/doc_pages.py; tests/line/test_long_commands.py runs the long ones.
 """
 
+import ast
 import contextlib
 import json
 import re
@@ -36,6 +37,7 @@ from tuneline.stages.evaluate.load_testing import load_test
 from tuneline.stages.evaluate.verdicts import gate
 from tuneline.stages.evaluate.verdicts.suite_demands import Evidence
 from tuneline.stages.fetch import fetch
+from tuneline.stages.plan import make_plan
 
 EXIT_CODES = {"doctor": (0, 1), "traffic": (0, 2, 3), "logs": (0, 2), "models verify": (0, 2)}
 """Exit codes other than 0 that are right here: this machine may lack something, and nothing was sent to a gateway."""
@@ -150,6 +152,9 @@ def prepare_for(words: list[str], world: Path) -> None:
         Path(words[-1]).unlink(missing_ok=True)
     if words[:2] == ["keys", "add"]:
         CliRunner().invoke(app, ["keys", "revoke", words[2]])
+    if words[0] != "plan" and (recipe := world / words[-1]).suffix == ".yaml" and recipe.exists():
+        # validate and preflight would need weights that are not here
+        recipe.write_text(recipe.read_text().replace("extends: configs/recipes/", "extends: "))
     if words[0] == "prepare":
         fetch(load_recipe(world / words[1]), world / ".runs" / Path(words[1]).stem)
     if words[0] == "ratings":
@@ -184,6 +189,55 @@ def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path) -> No
             settings = {key: value for key, value in settings.items() if key != "extends"}
             settings["data"] = {"sources": [{"path": "rows.jsonl"}]} | settings.get("data", {})
             Recipe.model_validate({"name": "page"} | settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_recipes_that_extend_shipped_ones(world: Path, page: Path) -> None:
+    for block in read_yaml_blocks(page):
+        if "extends: configs/recipes/" in block:
+            (world / "extending.yaml").write_text(block)
+            plan = make_plan(load_recipe(world / "extending.yaml"), world / "no run")
+            assert plan.training.rows.train and plan.line
+
+
+FOREIGN_MESSAGES = (
+    "command not found",  # the shell
+    "ensurepip is not available",  # Python's venv
+    "Token missing. Could not authenticate client",  # Modal's client
+    "No such file or directory: '",
+    "THESE PACKAGES DO NOT MATCH THE HASHES",  # pip
+    "Hashes are required in --require-hashes mode",
+    "Field 'n': Value must be between",  # llama-server
+    "\\u00",
+    "Permission denied",
+)
+"""Messages in docs/troubleshooting.md that are not ours."""
+
+
+def test_messages_of_troubleshooting_are_in_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").partition("## Limits of files")[0]
+    quoted = [text for row in re.findall(r"^\| (`.+?) \| ", page, re.M) for text in re.findall(r"`([^`]+)`", row)]
+    folders = ("cli", "configs", "core", "endpoints", "engines", "stages", "tests/ui", "volumes")
+    messages = "\n".join(
+        text for folder in folders for file in (ROOT / folder).rglob("*.py") for text in read_texts(file)
+    )
+    parts = [part.strip() for text in quoted for part in re.split(r"…|SIGKILL|; ", text)]
+    missing = [part for part in parts if len(part) > 8 and part not in messages and not is_foreign(part)]
+    assert missing == [] and len(quoted) > 40
+
+
+def read_texts(file: Path) -> Iterator[str]:
+    """Yield the texts of a module; of one with values in it, the parts between them."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.replace("_", " ") if node.value.islower() and " " not in node.value else node.value
+
+
+def is_foreign(part: str) -> bool:
+    return part in COMMANDS_QUOTED or any(message in part for message in FOREIGN_MESSAGES)
+
+
+COMMANDS_QUOTED = ("make setup", "make: command not found", "modal run", "…/app.py")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tuneline.cli import app
 from tuneline.configs.recipe import RECIPE, Recipe
 from tuneline.configs.recipe_file import load_recipe
-from tuneline.core.errors import BadRecipe, NotFound, TunelineError
+from tuneline.core.errors import BadRecipe, BadRequest, NotFound, TunelineError
 from tuneline.core.paths import ROOT
 from tuneline.stages.early_checks import find_shortcomings, list_test_questions, refuse_early
 from tuneline.stages.fetch import fetch
@@ -138,3 +138,16 @@ def test_suites_that_need_a_run_are_left_to_it(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, evaluate={"suites": suites}))
     refuse_early(recipe)
     assert {question.file for question in list_test_questions(recipe)} == {"suite pricing"}
+
+
+def test_a_hosted_targets_missing_key_is_reported_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    monkeypatch.setattr("tuneline.engines.llama_cpp.build.find_llama_cpp", lambda: tmp_path)
+    target = {"name": "today", "provider": "groq", "model": "llama", "usd_per_million_input": 0}
+    recipe = write_recipe(tmp_path, evaluate={"targets": [target | {"usd_per_million_output": 0}]})
+    error = CliRunner().invoke(app, ["run", str(recipe)]).exception
+    assert isinstance(error, BadRequest) and "GROQ_API_KEY is not set" in str(error)
+    assert not (tmp_path / "runs").exists()

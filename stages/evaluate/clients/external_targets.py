@@ -24,12 +24,15 @@ def ask_external_targets(recipe: Recipe, run_context: RunContext, suites: Suites
         BadRequest: a key is not set, before anything is asked.
         StageFailed: the budget is spent, or there was no answer.
     """
-    for target in recipe.evaluate.targets:
-        find_provider(target.provider, target.key_variable).connect(
-            target.model
-        )  # all keys are set, or nothing is asked
+    refuse_missing_keys(recipe.evaluate.targets)
     for target in recipe.evaluate.targets:
         asyncio.run(_ask_target(target, recipe.data.system, run_context, suites, folder, events))
+
+
+def refuse_missing_keys(targets: Sequence[Target]) -> None:
+    """Raise BadRequest if the key of a target is not in the environment; called before training, not after."""
+    for target in targets:
+        find_provider(target.provider, target.key_variable).read_key()
 
 
 async def _ask_target(
