@@ -52,7 +52,7 @@ def add_key(owner: str, settings: str = "{}") -> str:
         entries = _read_entries()
         if owner in entries:
             raise BadRequest(
-                f"{owner} already has a key; run `tuneline keys revoke {owner}` first, or use another name"
+                f"{owner} already has a key; `tuneline keys rotate {owner}` replaces it, or use another name"
             )
         _write(entries | {owner: {"sha256": _hash(key), "added": _now()} | limits})
     return key
