@@ -27,7 +27,7 @@ def image_for(assistant: Assistant) -> modal.Image:
     complete = with_source(with_locked(_packages, "assistant").env(ENVIRONMENT))
     if not modal.is_local():  # the files are there already
         return complete
-    for local, there in list_assistant_files(assistant).items():
+    for there, local in list_assistant_files(assistant).items():
         add = complete.add_local_dir if local.is_dir() else complete.add_local_file
         complete = add(local, str(Path(HOME, there)))
     return complete

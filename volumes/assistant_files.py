@@ -18,13 +18,13 @@ OWN = "tuneline"
 """Our own modules are in every image."""
 
 
-def list_assistant_files(assistant: Assistant) -> dict[Path, str]:
-    """Return file or folder here → its path in the container, below the container's folder unless it is absolute.
+def list_assistant_files(assistant: Assistant) -> dict[str, Path]:
+    """Return path in the container → file or folder here; a relative one is below the container's folder.
 
     Raises:
         BadRecipe: one does not exist, or its relative path leads out of the folder.
     """
-    files: dict[Path, str] = {}
+    files: dict[str, Path] = {}
     for number, source in enumerate(assistant.handlers):
         for path in _paths_of(source):
             files |= _place(path, f"assistant.handlers[{number}]")
@@ -48,12 +48,12 @@ def _paths_of(source: str) -> Iterator[Path]:
         yield module if resolve(module).exists() else Path(package)
 
 
-def _place(path: Path, key: str) -> dict[Path, str]:
+def _place(path: Path, key: str) -> dict[str, Path]:
     local = resolve(path)
     if not local.exists():
         raise BadRecipe(f"{FILE}: {key}: {path}: no such file or folder, and only what is there can be deployed")
     if path.is_absolute():
-        return {local: str(path)}
+        return {str(path): local}
     if ".." in path.parts:
         raise BadRecipe(f"{FILE}: {key}: {path}: leads out of the deployed folder; give its absolute path")
-    return {local.absolute(): str(path)}
+    return {str(path): local.absolute()}
