@@ -9,9 +9,11 @@ from typing import Any
 from tuneline.configs.user_paths import locate_texts
 from tuneline.configs.yaml_loader import parse_yaml, read_yaml
 from tuneline.core.errors import BadRecipe, BadRequest
-from tuneline.core.paths import resolve
+from tuneline.core.paths import ROOT, resolve
 
 EXTENDS = "extends"
+SHIPPED = Path("configs/recipes")
+"""Folder of the recipes that come with Tuneline, as a user names it."""
 MAX_EXTENDED = 8
 """Recipes that extend one another."""
 
@@ -73,7 +75,10 @@ def _read_file(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the settings of a file and of what it extends; `extending` are the files that lead to it."""
     if path.is_dir() or not path.exists():
         where = f"{extending[-1]}: {EXTENDS}: " if extending else ""
-        raise BadRecipe(f"{where}{path}: no such recipe; `ls configs/recipes` lists those that come with Tuneline")
+        shipped = SHIPPED / path.name
+        listed = f"`ls {SHIPPED}` lists those that come with Tuneline"
+        hint = f"did you mean {shipped}?" if (ROOT / shipped).is_file() else listed
+        raise BadRecipe(f"{where}{path}: no such recipe; {hint}")
     if path.resolve() in extending or len(extending) > MAX_EXTENDED:
         names = " → ".join(file.name for file in (*extending, path))
         raise BadRecipe(f"{path}: {EXTENDS}: {names}: circular, or too many levels")
@@ -92,8 +97,6 @@ def _read_file(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _find_recipe(folder: Path, name: str) -> Path:
     """Return the recipe that is extended: a file beside the one that names it, else one that Tuneline ships."""
-    from tuneline.core.paths import ROOT
-
     file = folder / Path(name).expanduser()
     shipped = ROOT / name
     return shipped if not file.exists() and shipped.is_file() else file

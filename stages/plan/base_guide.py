@@ -44,7 +44,7 @@ GUIDE = (
         "privacy",
         ("llama-3.1-8b-instruct", "llama-3.3-70b-instruct", "mistral-7b-instruct"),
         "train and serve on machines of your own, with serve.form gguf or merged; machines at vast.ai belong "
-        "to private strangers",
+        "to private persons",
     ),
     Advice(
         "cost",

@@ -12,10 +12,12 @@ import yaml
 
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.data import Data, Source
-from tuneline.configs.recipe_file import load_recipe
+from tuneline.configs.recipe import Recipe
+from tuneline.configs.recipe_file import load_recipe, resolve_base
 from tuneline.core.errors import BadData, BadRequest, NotFound
 from tuneline.core.files import write_atomic
 from tuneline.core.paths import ROOT
+from tuneline.stages.fetch.bases import find_unpinned_base, locate_base
 from tuneline.stages.prepare.checks.problems import Problem, RowError
 from tuneline.stages.prepare.checks.toolbox import Toolbox
 from tuneline.stages.prepare.formats.containers import SUFFIXES, detect_layout, read_records, uncompressed_suffix
@@ -70,7 +72,7 @@ def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revi
     """Write a recipe for the data at `path`; return what was found, as text. Paths below its folder are relative to it.
 
     Raises:
-        NotFound: The path does not exist.
+        NotFound: The path or the base does not exist.
         BadRequest: The recipe file exists already.
         BadData: Nothing at the path can be trained on.
     """
@@ -82,12 +84,20 @@ def write_starter_recipe(path: Path, recipe_file: Path, base: str = "tiny", revi
     catalogue_settings = _survey_catalogue(survey)
     recipe = _compose_recipe(survey, base, revision)
     recipe["data"] |= catalogue_settings
+    _refuse_unknown_base(recipe)
     recipe = _make_relative(recipe, recipe_file.absolute().parent)
     header = "".join(f"# {' '.join(note.split())}\n" for note in survey.notes)  # a file's name may have a line break
     recipe_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(recipe_file, header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     load_recipe(recipe_file)
     return "\n".join([*survey.notes, f"written: {recipe_file}"])
+
+
+def _refuse_unknown_base(settings: dict[str, Any]) -> None:
+    """Raise NotFound if there is no such base, BadRecipe if its folder is none; one to be downloaded passes."""
+    recipe = resolve_base(Recipe.model_validate({"name": "starter"} | settings))
+    if find_unpinned_base(recipe) is None:
+        locate_base(recipe)
 
 
 def survey_data(path: Path) -> DataSurvey:

@@ -27,7 +27,7 @@ class SourceSummary:
 def source_name(source: Source) -> str:
     """Return the name of a source in messages and reports."""
     if source.per_tool:
-        return f"{source.per_tool} examples a tool"
+        return f"{source.per_tool} examples per tool"
     path: Path | None = source.path or source.grammar
     return str(path)
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tuneline.cli import app
 from tuneline.cli.commands import pipeline
 from tuneline.configs.recipe_file import load_recipe
-from tuneline.core.errors import BadRecipe
+from tuneline.core.errors import BadRecipe, NotFound
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import prepare
 
@@ -124,5 +124,16 @@ def test_a_base_that_was_never_downloaded_does_not_hide_the_data(
 def test_recipes_that_we_ship_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_recipe(Path("configs/recipes/micro.yaml")).name == "micro"
-    with pytest.raises(BadRecipe, match=r"^none.yaml: no such recipe"):
+    with pytest.raises(BadRecipe, match=r"^none.yaml: no such recipe; `ls configs/recipes`"):
         load_recipe(Path("none.yaml"))
+    (tmp_path / "mine.yaml").write_text("extends: cheap.yaml\n")
+    with pytest.raises(BadRecipe, match=r"cheap.yaml: no such recipe; did you mean configs/recipes/cheap.yaml\?"):
+        load_recipe(Path("mine.yaml"))
+
+
+def test_an_unknown_base_is_refused_before_a_recipe_is_written(tmp_path: Path) -> None:
+    (tmp_path / "my data").mkdir()
+    write_chats(tmp_path / "my data/chats.jsonl", 0, 60)
+    done = init(tmp_path, "--base", "llamma-3")
+    assert isinstance(done.exception, NotFound) and "llamma-3" in str(done.exception)
+    assert not (tmp_path / "recipe.yaml").exists()
