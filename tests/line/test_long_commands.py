@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import CACHE
 from tests.doc_pages import LONG, OUTSIDE, PAGES, Command, read_commands
-from tests.unit.test_docs import write_data
+from tests.unit.test_docs import extend_small, write_data
 from tuneline.cli import app
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
@@ -50,6 +50,8 @@ def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_data(tmp_path)
     for file in (tmp_path / "recipe.yaml", *tmp_path.glob("*-recipe.yaml")):
         file.unlink()  # `init` writes them
+    for file in tmp_path.glob("my-*.yaml"):
+        extend_small(file)
     shutil.copytree(home / "runs/whole", tmp_path / ".runs/demo", copy_function=os.link)
     invoke("promote", "demo", "--as", "router", "--override", "it learned for ten steps")
     [handlers] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/assistant.md").read_text(encoding="utf-8"), re.S)[:1]
