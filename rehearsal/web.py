@@ -17,6 +17,7 @@ from tuneline.rehearsal.component import Component
 from tuneline.rehearsal.containers import PREEMPTION_GRACE_S
 from tuneline.rehearsal.inputs import Result
 from tuneline.rehearsal.state import Call, Function
+from tuneline.rehearsal.web_sockets import exchange_messages, is_websocket, put_message, read_message
 
 REDIRECT_AFTER_S = 150.0
 """After this, a 303 to an address that waits for the same call (modal.com/docs/guide/webhook-timeouts)."""
@@ -24,6 +25,7 @@ CALL_ID = "__modal_function_call_id"
 SIGNATURE = "signature"
 TRIGGER_TIMEOUT_S = 600
 NOT_FORWARDED = (b"transfer-encoding", b"connection")
+CONNECT = pb.Asgi(websocket_connect=pb.Asgi.WebsocketConnect())
 
 
 class Web(Component):
@@ -80,12 +82,13 @@ class Web(Component):
         if earlier_call := self.state.calls.get(request.query.get(CALL_ID, "")):
             return await self._stream_response(earlier_call, request)
         call = self.new_call(function, pb.FUNCTION_CALL_TYPE_UNARY)
-        body = pb.Asgi(http_request=pb.Asgi.HttpRequest(body=await request.read()))
-        chunk = pb.DataChunk(index=1, data_format=pb.DATA_FORMAT_ASGI, data=body.SerializeToString())
-        call.data_in.append(chunk)
-        arguments = pickle.dumps(((_scope(request),), {}), 4)
+        is_socket = is_websocket(request)
+        put_message(self.state, call, CONNECT if is_socket else await _read_request(request))
+        arguments = pickle.dumps(((_socket_scope(request) if is_socket else _scope(request),), {}), 4)
         message = pb.FunctionInput(data_format=pb.DATA_FORMAT_PICKLE, args=arguments, method_name=method)
         await self.put_input(call, pb.FunctionPutInputsItem(input=message))
+        if is_socket:
+            return await exchange_messages(self.state, call, request)
         return await self._stream_response(call, request)
 
     async def _stream_response(self, call: Call, request: web.Request) -> web.StreamResponse:
@@ -96,10 +99,8 @@ class Web(Component):
             sent = position
             await self.state.wait_for(lambda sent=sent: len(call.data_out) > sent or call.outputs, 1)
             while position < len(call.data_out):
-                chunk = call.data_out[position]
+                message = read_message(self.state, call.data_out[position])
                 position += 1
-                data = chunk.data or (self.state.folder / "blobs" / chunk.data_blob_id).read_bytes()
-                message = pb.Asgi.FromString(data)
                 match message.WhichOneof("type"):
                     case "http_response_start":
                         start = message.http_response_start
@@ -191,6 +192,18 @@ class Web(Component):
         await site.start()
         bound_port: int = runner.addresses[0][1]
         return bound_port
+
+
+async def _read_request(request: web.Request) -> pb.Asgi:
+    return pb.Asgi(http_request=pb.Asgi.HttpRequest(body=await request.read()))
+
+
+def _socket_scope(request: web.Request) -> dict[str, Any]:
+    """Return the ASGI scope of a WebSocket."""
+    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    protocols = [name.strip() for name in offered.split(",") if name.strip()]
+    scope = {name: value for name, value in _scope(request).items() if name != "method"}
+    return scope | {"type": "websocket", "scheme": "ws", "subprotocols": protocols}
 
 
 def _scope(request: web.Request) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from tests.rehearsal.conftest import APPS, MODAL, Stage
+from tests.rehearsal.conftest import APPS, MODAL, Stage, eventually
 from tuneline.core.errors import Locked
 from tuneline.rehearsal.command import run_rehearsed
 from tuneline.rehearsal.session import Rehearsal
@@ -61,6 +64,28 @@ def test_an_answer_that_takes_long_is_waited_for_elsewhere(stage: Stage, urls: d
         assert again.json() == "done"
     finally:
         stage.rehearsal.plane.redirect_after_s = 150
+
+
+def test_a_websocket_carries_words_both_ways(urls: dict[str, str]) -> None:
+    address = urls["streamed"].replace("http", "ws") + "/socket"
+    with pytest.raises(InvalidStatus, match="403"), connect(address):
+        pass
+    with connect(f"{address}?word=hush", subprotocols=[Subprotocol("other"), Subprotocol("words")]) as socket:
+        assert socket.subprotocol == "words"
+        for word in ("one", "two" * 1000):
+            socket.send(word)
+            assert (socket.recv(timeout=30), socket.recv(timeout=30)) == (word[::-1], word.encode())
+        socket.send("bye")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+        assert closed.value.rcvd and closed.value.rcvd.code == 4000
+
+
+def test_the_app_is_told_that_a_browser_left(stage: Stage, urls: dict[str, str]) -> None:
+    with connect(urls["streamed"].replace("http", "ws") + "/socket?word=hush") as socket:
+        socket.send("gone")
+        assert socket.recv(timeout=30) == "enog"
+    eventually(lambda: "left after gone" in stage.modal("app", "logs", "web"))
 
 
 def test_a_web_server_is_awaited_and_answers(urls: dict[str, str]) -> None:

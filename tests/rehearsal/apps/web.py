@@ -15,7 +15,7 @@ image = modal.Image.debian_slim().pip_install("fastapi==0.133.0").env({"WORD": "
 @modal.concurrent(max_inputs=4)
 @modal.asgi_app()
 def streamed():  # type: ignore[no-untyped-def]
-    from fastapi import FastAPI
+    from fastapi import FastAPI, WebSocket
     from fastapi.responses import StreamingResponse
 
     front = FastAPI()
@@ -33,6 +33,20 @@ def streamed():  # type: ignore[no-untyped-def]
     def slow():  # type: ignore[no-untyped-def]
         time.sleep(1)
         return "done"
+
+    @front.websocket("/socket")
+    async def echo(socket: WebSocket) -> None:
+        if socket.query_params.get("word") != "hush":
+            await socket.close()
+            return
+        await socket.accept("words" if "words" in socket.scope["subprotocols"] else None)
+        async for text in socket.iter_text():
+            if text == "bye":
+                break
+            await socket.send_text(text[::-1])
+            await socket.send_bytes(text.encode())
+        print(f"left after {text}")
+        await socket.close(4000)
 
     return front
 
