@@ -80,7 +80,7 @@ llama: setup
 	$(BIN)/python -P -m tuneline.engines.llama_cpp.build
 
 # As root, with mmdebstrap; what this machine cannot reach is replaced and named (docs/images.md).
-IMAGES ?= gateway cpu train.on_cpu convert train serve evaluate compress
+IMAGES ?= gateway page cpu train.on_cpu convert train serve evaluate compress
 images: setup
 	for image in $(IMAGES); do $(BIN)/tuneline rehearse --build $$image || exit 1; done
 

@@ -14,7 +14,7 @@ from typing import Any
 import modal
 
 from tuneline import images
-from tuneline.configs.cloud import Schedule, cloud
+from tuneline.configs.cloud import PAGE, Schedule, cloud
 from tuneline.configs.compute import PIPELINE_CONTAINER, Conversion
 from tuneline.configs.gateway import read_gateway
 from tuneline.volumes.call_outcomes import Outcome
@@ -229,6 +229,33 @@ class Gateway:
     @modal.asgi_app()
     def serve(self):  # type: ignore[no-untyped-def]
         return self.gateway
+
+
+@(deployed if SETTINGS.ui else unused).cls(
+    image=images.page.image,
+    cpu=(PAGE.cores, PAGE.cores),
+    memory=(int(1024 * PAGE.memory_gib), int(1024 * PAGE.memory_gib)),
+    volumes=mounted("policy", "logs", "ui"),
+    env=ENVIRONMENT,
+    timeout=DAY,
+    max_containers=PAGE.max_containers,
+    scaledown_window=int(60 * PAGE.scaledown_minutes),
+)
+@modal.concurrent(max_inputs=PAGE.inputs)
+class Page:
+    """The page (`ui: true` in cloud.yaml), for the owners of the gateway's keys."""
+
+    @modal.enter()
+    def start(self) -> None:
+        """Read the policy."""
+        from tuneline.volumes.gateway_container import find_url
+        from tuneline.volumes.page_container import start_page
+
+        self.page = start_page(find_url(Page().serve), find_url(Gateway().serve), policy_cpu)
+
+    @modal.asgi_app()
+    def serve(self):  # type: ignore[no-untyped-def]
+        return self.page
 
 
 @app.local_entrypoint()

@@ -180,6 +180,27 @@ class GatewayContainer(Section):
             )
 
 
+class PageContainer:
+    """The page's container. Sessions are in its memory, and a browser's WebSocket returns to it: there is one."""
+
+    cores: ClassVar[float] = 1
+    memory_gib: ClassVar[float] = 1
+    min_containers: ClassVar[int] = 0
+    max_containers: ClassVar[int] = 1
+    scaledown_minutes: ClassVar[float] = 10
+    """Time after which it stops when no page is open; an open one keeps it up."""
+    inputs: ClassVar[int] = 200
+    """WebSockets, one for each opened page, and requests that it has at a time."""
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Its price while it runs."""
+        return 3600 * hardware().usd_per_second(None, self.cores, self.memory_gib)
+
+
+PAGE = PageContainer()
+
+
 class Cloud(Section):
     """`cloud.yaml`."""
 
@@ -187,6 +208,8 @@ class Cloud(Section):
     schedule: Schedule = Schedule()
     endpoint: Endpoint = Endpoint()
     gateway: GatewayContainer = GatewayContainer()
+    ui: bool = False
+    """Whether the page is deployed beside the gateway, for its keys."""
 
 
 @cache

@@ -1,5 +1,6 @@
 """The machine that this process runs on, as it is named beside every figure that was measured on it."""
 
+import getpass
 import os
 import platform
 import re
@@ -35,6 +36,14 @@ class Machine(BaseModel):
 def describe_machine() -> Machine:
     """Return this machine; what cannot be found out is `unknown`, or left out."""
     return Machine(processor=_read_processor(), cores=usable_cores(), gpus=_list_gpus())
+
+
+def get_user_name() -> str:
+    """Return the name of this process's user, for records; `unknown` where they have none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def usable_cores() -> int:

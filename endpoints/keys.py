@@ -36,6 +36,8 @@ class KeySettings(BaseModel):
     usd_per_month: float | None = Field(None, gt=0)
     until: AwareDatetime | None = None
     """When it ends."""
+    operator: bool = False
+    """Whether its owner may watch the traffic of all keys and the runs on the deployed page, and hold traffic there."""
 
 
 def add_key(owner: str, settings: str = "{}") -> str:

@@ -26,12 +26,15 @@ ENVIRONMENT = {
 }
 
 
-def with_source(image: modal.Image) -> modal.Image:
-    """Return `image` with our packages, which are mounted when a container starts, not built into a layer."""
+def with_source(image: modal.Image, *more: str) -> modal.Image:
+    """Return `image` with our packages, which are mounted when a container starts, not built into a layer.
+
+    `more` are packages that only this image has.
+    """
     stated = read_variable(CLOUD_VARIABLE)
     if stated:  # a step of the build, so before the files that are mounted
         image = image.env({CLOUD_VARIABLE: CLOUD_FILE})
-    for folder in (*(name for name in FOLDERS if name != "data"), *DATA):
+    for folder in (*(name for name in FOLDERS if name != "data"), *DATA, *more):
         image = image.add_local_dir(ROOT / folder, f"{HOME}/tuneline/{folder}", ignore=IGNORED)
     if stated:
         image = image.add_local_file(FILE, CLOUD_FILE)

@@ -68,7 +68,9 @@ async def read_messages(state: State, call: Call) -> AsyncIterator[pb.Asgi]:
 
 def read_message(state: State, chunk: pb.DataChunk) -> pb.Asgi:
     """Return the ASGI message in a chunk of a call's output."""
-    return pb.Asgi.FromString(chunk.data or (state.folder / "blobs" / chunk.data_blob_id).read_bytes())
+    data = chunk.data or (state.folder / "blobs" / chunk.data_blob_id).read_bytes()
+    message: pb.Asgi = pb.Asgi.FromString(data)
+    return message
 
 
 def put_message(state: State, call: Call, message: pb.Asgi) -> None:

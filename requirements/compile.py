@@ -55,7 +55,7 @@ def main(*arguments: str) -> None:
         _write(HERE / "assistant.txt", _input("assistant"), "--constraint", "requirements.lock", *IMAGE, *without_torch)
         for name in ("compress", "onnx", "load"):
             _write(HERE / f"{name}.txt", _input(name), *ANYWHERE, *without_torch)
-        for name in ("llama", "cpu", "gateway", "compose", "convert", "train"):
+        for name in ("llama", "cpu", "gateway", "page", "compose", "convert", "train"):
             _write(HERE / f"{name}.txt", _input(name), "--constraint", "requirements.lock", *IMAGE, *without_torch)
         for name in ("serve", "evaluate"):
             _prefer_main(HERE / f"{name}.txt")

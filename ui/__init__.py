@@ -1,1 +1,1 @@
-"""The local page: talk to models, compare two, watch the gateway, look at runs. `tuneline ui` serves it."""
+"""The page: talk, compare, watch, runs. `tuneline ui` serves it here, `Page` of app.py on Modal."""

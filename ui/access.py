@@ -3,23 +3,27 @@
 A browser is let in by a cookie. Here it gets the cookie from the address that `tuneline ui` prints, whose token other
 users of the machine do not know; deployed, from a form that takes a key of the gateway. `Host` must be one of the
 page's own names, or another site could point its own name at this machine (DNS rebinding), and an `Origin` must be the
-page's, or another site's script could open the page's WebSocket with the visitor's cookie.
+page's, or another site's script could open the page's WebSocket with the visitor's cookie. A session that a key opened
+ends when the key does, or when what it may see changes.
 """
 
 import html
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-LOGIN = "/login"
+LOGIN, LOGOUT = "/login", "/logout"
 MAX_FORM_BYTES = 4_096
 MAX_SESSIONS = 10_000
 POLICY = (
@@ -31,20 +35,35 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with none a browser posts the form with `Origin: null`
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-CheckKey = Callable[[str], Awaitable[bool]]
-"""Return whether the gateway takes a key."""
+WRONG_KEYS = RateLimitItemPerMinute(10)
+"""Keys that a client may get wrong, which keeps guesses out of the log and the policy's index. None can be guessed."""
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who was let in."""
+
+    owner: str
+    """Whose conversations they see."""
+    is_operator: bool = True
+    """Whether they see what is not theirs: costs, everybody's traffic, runs."""
+
+
+LOCAL = Visitor("local")
+"""The user of this machine."""
+CheckKey = Callable[[str], Visitor | None]
+"""Return whose key it is; None if the gateway does not take it."""
 
 
 @dataclass
 class Session:
     """One browser that was let in."""
 
-    owner: str
-    """Whose conversations it sees."""
+    visitor: Visitor
     key: str
     """With which the gateway is asked; empty for none."""
     dark: bool | None = None
@@ -69,6 +88,7 @@ class Access:
         that ask the gateway with `key`."""
         self._app, self._hosts, self._token, self._key = app, hosts, token, key
         self._check_key, self._cookie, self._secure = check_key, cookie, secure
+        self._wrong_keys = FixedWindowRateLimiter(MemoryStorage())
         self._sessions: dict[str, Session] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,20 +102,41 @@ class Access:
         if refused := self._refuse(headers):
             await _refuse_all(scope, receive, send, refused)
             return
-        session = self._sessions.get(self._read_cookie(headers.get("cookie", "")))
+        identity = self._read_cookie(headers.get("cookie", ""))
+        session = self._find(identity)
         if session is None:
             await self._let_in(scope, receive, send)
             return
-        if b"token=" in scope["query_string"]:  # the printed address, opened once more
+        if self._check_key and scope["path"] == LOGOUT:
+            del self._sessions[identity]
+        if scope["path"] == LOGOUT or b"token=" in scope["query_string"]:  # the printed address, opened once more
             await RedirectResponse("/", 303)(scope, receive, send)
             return
         scope["tuneline.session"] = session
-        await self._app(scope, receive, send)
+        is_socket = scope["type"] == "websocket"
+        await self._app(scope, self._while_open(identity, receive) if is_socket else receive, send)
 
     def find(self, request: Request) -> Session:
         """Return the session of a request that was passed on."""
         session: Session = request.scope["tuneline.session"]
         return session
+
+    def _find(self, identity: str) -> Session | None:
+        """Return the session of a cookie; None once its key opens nothing any more, or something else."""
+        session = self._sessions.get(identity)
+        if session and self._check_key and self._check_key(session.key) != session.visitor:
+            del self._sessions[identity]
+            return None
+        return session
+
+    def _while_open(self, identity: str, receive: Receive) -> Receive:
+        """Return what receives a socket's messages until its session ends."""
+
+        async def receive_while_open() -> Message:
+            message = await receive()
+            return message if self._find(identity) else {"type": "websocket.disconnect", "code": 4403}
+
+        return receive_while_open
 
     def _refuse(self, headers: dict[str, str]) -> str:
         """Return why a request is refused, with a session or without; empty if it is not."""
@@ -118,19 +159,21 @@ class Access:
         shown = request.query_params.get("token", "")
         if not self._token or not secrets.compare_digest(shown.encode(), self._token.encode()):
             return PlainTextResponse("open the address that `tuneline ui` printed: it has the token\n", 403)
-        return self._open(Session("local", self._key))
+        return self._open(Session(LOCAL, self._key))
 
     async def _log_in(self, request: Request) -> Response:
         if request.method != "POST" or request.url.path != LOGIN:
-            return HTMLResponse(_form(""), 200 if request.url.path in ("/", LOGIN) else 403)
+            return HTMLResponse(_form(""), 200 if request.url.path in ("/", LOGIN, LOGOUT) else 403)
+        client = request.client.host if request.client else ""
+        if not self._wrong_keys.test(WRONG_KEYS, client):
+            return HTMLResponse(_form("too many wrong keys; wait a minute"), 429, {"retry-after": "60"})
         form = parse_qs((await _read_form(request)).decode("utf-8", "replace"))
         key = form.get("key", [""])[0].strip()
-        if not key or not key.isprintable() or self._check_key is None or not await self._check_key(key):
-            return HTMLResponse(_form("the gateway does not take this key"), 403)
-        # The owner is a part of a path; a hash of the key is one of its own, and does not tell the key.
-        import hashlib
-
-        return self._open(Session(hashlib.sha256(key.encode()).hexdigest()[:24], key))
+        visitor = self._check_key(key) if self._check_key and key.isprintable() else None
+        if visitor is None:
+            self._wrong_keys.hit(WRONG_KEYS, client)
+            return HTMLResponse(_form("the gateway does not take this key; a new one counts after a few seconds"), 403)
+        return self._open(Session(visitor, key))
 
     def _open(self, session: Session) -> Response:
         identity = secrets.token_urlsafe(32)

@@ -1,8 +1,6 @@
 """The tab Compare: one question, two models side by side, and which answer is better."""
 
-import getpass
 import json
-import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,9 +11,11 @@ from nicegui import events, ui
 from tuneline.configs.evaluation import Suite
 from tuneline.configs.yaml_loader import read_yaml
 from tuneline.core.errors import BadRecipe, TunelineError
+from tuneline.core.machine import get_user_name
 from tuneline.core.paths import ROOT
 from tuneline.stages.evaluate.suites.suite_items import make_items
 from tuneline.stages.evaluate.verdicts.ratings import Preference, Vote
+from tuneline.ui.access import LOCAL
 from tuneline.ui.answer_view import AnswerView, describe_figures
 from tuneline.ui.conversation import Conversation, Turn
 from tuneline.ui.elements import alert, plain, select, text_button
@@ -130,7 +130,8 @@ class CompareTab:
     def _open_ballot(self, a: str, b: str) -> LiveBallot:
         """Return the ballot of these two models: a new one where the models are others than before."""
         if self._ballot is None or (self._ballot.a, self._ballot.b) != (a, b):
-            self._ballot = LiveBallot(a, b, _user())
+            visitor = self._page.session.visitor
+            self._ballot = LiveBallot(a, b, get_user_name() if visitor == LOCAL else visitor.owner)
             self._summary.clear()
         return self._ballot
 
@@ -187,17 +188,12 @@ class CompareTab:
                 with ui.element("summary"):
                     ui.label("which model they are for")
                 plain(f"{won}: {result.verdict} (p = {result.p:.2g})")
-            plain(f"tuneline ratings {_to_word(file)}", "mono")
+            if self._page.session.visitor.is_operator:
+                plain(self._page.describe_votes(file), "mono")
 
     def _say(self, problem: str) -> None:
         self._problem.set_text(problem)
         self._problem.set_visibility(bool(problem))
-
-
-def _to_word(file: Path) -> str:
-    """Return a file as a word of a command, relative to the current folder if it is in there."""
-    folder = Path.cwd()
-    return shlex.quote(str(file.relative_to(folder) if file.is_relative_to(folder) else file))
 
 
 def _to_text(turn: Turn) -> str:
@@ -224,10 +220,3 @@ def _read_suite(name: str) -> list[str]:
     if suite.styles or suite.lengths:
         raise BadRecipe(f"suite {name}: its items are made from a run's data; `tuneline rate` compares answers of runs")
     return [item.text for item in make_items(suite)]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "me"

@@ -9,10 +9,11 @@ import aiohttp
 import orjson
 
 from tuneline.core.errors import StageFailed
+from tuneline.core.web_requests import is_loopback
 
 CONNECT_S = 3.0
-LOOK_S = 10.0
-"""Longest wait for an answer that no model has a part in."""
+LOOK_S = 60.0
+"""Longest wait for an answer that no model has a part in; a gateway on Modal may have to start."""
 MAX_ERROR_CHARACTERS = 2_000
 MAX_LINE_BYTES = 8 << 20
 REQUEST_ID, CONVERSATION, STYLE = "x-request-id", "x-tuneline-conversation", "x-tuneline-style"
@@ -33,9 +34,13 @@ class Began:
 class GatewayClient:
     """Asks one gateway with one key."""
 
-    def __init__(self, url: str, key: str = "", socket: str | None = None) -> None:
-        """`url` is without `/v1`; with `socket`, a Unix socket, its host does not count."""
+    def __init__(self, url: str, key: str = "", socket: str | None = None, *, follows_redirects: bool = False) -> None:
+        """`url` is without `/v1`; with `socket`, a Unix socket, its host does not count.
+
+        `follows_redirects`: on Modal an answer that takes longer than 150 s is behind one.
+        """
         self.url, self._key, self._socket = url.rstrip("/"), key, socket
+        self._follows_redirects = follows_redirects
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -102,18 +107,26 @@ class GatewayClient:
         own = {"content-type": "application/json"} | ({"authorization": f"Bearer {self._key}"} if self._key else {})
         try:
             async with session.request(
-                method, self.url + path, data=content, headers=own | headers, timeout=timeout, allow_redirects=False
+                method,
+                self.url + path,
+                data=content,
+                headers=own | headers,
+                timeout=timeout,
+                allow_redirects=self._follows_redirects,
             ) as response:
                 if response.status != 200:
                     raise StageFailed(await self._read_error(response))
                 yield response
         except (aiohttp.ClientConnectorError, TimeoutError):
-            raise GatewayDown(f"no gateway answers at {self.url}; start one with `tuneline gateway`") from None
+            remedy = "; start one with `tuneline gateway`" if is_loopback(self.url) else ""
+            raise GatewayDown(f"no gateway answers at {self.url}{remedy}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise StageFailed(f"{self.url}: the connection broke ({type(error).__name__})") from None
 
     async def _read_error(self, response: aiohttp.ClientResponse) -> str:
         content = await response.content.read(MAX_ERROR_CHARACTERS)
+        if response.status == 401 and self._key:
+            return f"{self.url} does not take the key"
         if response.status == 401:
             return f"{self.url} demands a key: set TUNELINE_API_KEY to one of `tuneline keys add OWNER`"
         try:

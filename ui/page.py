@@ -1,12 +1,13 @@
 """The page: its head, its tabs, and what each opened page knows."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 from nicegui import ui
 from starlette.requests import Request
 
-from tuneline.ui.access import Access, Session
+from tuneline.ui.access import LOCAL, LOGOUT, Access, Session
 from tuneline.ui.answering import Answering
 from tuneline.ui.compare_tab import CompareTab
 from tuneline.ui.conversation import ConversationStore
@@ -24,30 +25,37 @@ STYLE = Path(__file__).with_name("style.css")
 MODELS_EVERY_S = 5.0
 COLORS = {"primary": "#4f46e5", "positive": "#067647", "negative": "#b42318", "warning": "#b54708"}
 OpenModels = Callable[[Session], Models]
-OpenFeed = Callable[[Models], WatchFeed]
+OpenFeed = Callable[[Session, Models], WatchFeed]
+FIRST_LOOK_S = 1.5
+"""Longest wait for the names of models before the page is shown; a gateway that sleeps needs longer."""
 
 
 class Pages:
     """All opened pages: those of one owner share conversations and the answers that arrive."""
 
-    def __init__(self, open_models: OpenModels, open_feed: OpenFeed, runs: RunSources) -> None:
+    def __init__(
+        self, open_models: OpenModels, open_feed: OpenFeed, runs: RunSources, describe_votes: Callable[[Path], str]
+    ) -> None:
         """`open_models` returns what a session may ask; `open_feed` what it watches."""
         self._open_models, self._open_feed, self._runs = open_models, open_feed, runs
-        self._shared: dict[str, tuple[Models, Answering, ConversationStore, RunSources, WatchFeed]] = {}
+        self._describe_votes = describe_votes
+        self._shared: dict[tuple[str, str], tuple[Models, Answering, ConversationStore, RunSources, WatchFeed]] = {}
+        """By owner, and by key: of a key that was rotated the one before ends."""
 
     def open(self, session: Session) -> PageContext:
         """Return what a page of this session knows."""
-        if session.owner not in self._shared:
+        owner = session.visitor.owner
+        if (owner, session.key) not in self._shared:
             models = self._open_models(session)
-            store, feed = ConversationStore(session.owner), self._open_feed(models)
-            self._shared[session.owner] = models, Answering(models), store, self._runs, feed
-        return PageContext(session, *self._shared[session.owner])
+            store, feed = ConversationStore(owner), self._open_feed(session, models)
+            self._shared[owner, session.key] = models, Answering(models), store, self._runs, feed
+        return PageContext(session, *self._shared[owner, session.key], self._describe_votes)
 
 
 def declare_page(pages: Pages, access: Callable[[], Access]) -> None:
     """Declare what NiceGUI answers at `/`."""
 
-    declare_reports()
+    declare_reports(access)
 
     @ui.page("/", title="Tuneline", favicon=FAVICON)
     async def show(request: Request, c: str = "", tab: str = "Talk") -> None:
@@ -66,19 +74,22 @@ async def _show_page(page: PageContext, conversation: str, tab: str) -> None:
     ui.add_head_html('<base target="_blank">')  # a link in an answer opens beside the conversation
     ui.colors(**COLORS)
     dark = ui.dark_mode(page.session.dark)
-    await page.refresh_models()
+    await asyncio.wait([asyncio.ensure_future(page.refresh_models())], timeout=FIRST_LOOK_S)
     builders: dict[str, Callable[[], object]] = {
         "Talk": lambda: TalkTab(page, page.store.find(conversation) or page.store.latest()),
         "Compare": lambda: CompareTab(page),
-        "Watch": lambda: WatchTab(page.feed, lambda: shown.value == "Watch"),
-        "Runs": lambda: RunsTab(page.runs),
     }
+    if page.session.visitor.is_operator:
+        builders["Watch"] = lambda: WatchTab(page.feed, lambda: shown.value == "Watch")
+        builders["Runs"] = lambda: RunsTab(page.runs)
     with ui.element("header").classes("top"):
         ui.label("Tuneline").classes("name")
         with ui.tabs().props('no-caps dense align=left aria-label="Parts of the page"') as tabs:
             for name in builders:
                 ui.tab(name)
         icon_button("contrast", "Light or dark", lambda: _toggle(page.session, dark))
+        if page.session.visitor != LOCAL:
+            icon_button("logout", "Log out", lambda: ui.navigate.to(LOGOUT))
     built: set[str] = set()
     panels = {}
     with ui.tab_panels(tabs, value=tab if tab in builders else "Talk", animated=False, keep_alive=True) as shown:

@@ -1,22 +1,28 @@
 """The reports of runs on this machine, as their stage wrote them."""
 
+from collections.abc import Callable
+
 from nicegui import app
+from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from tuneline.core import paths
 from tuneline.core.errors import BadRequest
 from tuneline.stages.report import FILE
+from tuneline.ui.access import Access
 
 POLICY = "sandbox allow-popups; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SANDBOX = {"content-security-policy": POLICY}
 """A report is a page of its own: it runs no script here, and has no part in the page's session."""
 
 
-def declare_reports() -> None:
-    """Declare what answers at `/reports/RUN`."""
+def declare_reports(access: Callable[[], Access]) -> None:
+    """Declare what answers at `/reports/RUN`, for operators."""
 
     @app.get("/reports/{run}")
-    def send_report(run: str) -> Response:
+    def send_report(request: Request, run: str) -> Response:
+        if not access().find(request).visitor.is_operator:
+            return PlainTextResponse("runs are shown to operators: `tuneline keys change OWNER --operator`", 403)
         try:
             file = paths.run_folder(run) / FILE
         except BadRequest as error:

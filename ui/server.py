@@ -1,8 +1,10 @@
-"""The page's server: NiceGUI's app behind `Access`, on loopback, beside a gateway for finished runs."""
+"""The page of `tuneline ui`: on loopback, beside a gateway for finished runs."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import shlex
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -10,16 +12,14 @@ from starlette.types import ASGIApp
 from tuneline.core.web_requests import is_loopback
 from tuneline.ui.access import Access, new_token
 from tuneline.ui.gateway_client import GatewayClient
+from tuneline.ui.guarded_app import build_guarded_app
 from tuneline.ui.models import Models
 from tuneline.ui.own_gateway import serve_runs
-from tuneline.ui.page import Pages, declare_page
+from tuneline.ui.page import Pages
 from tuneline.ui.run_engines import RunEngines
 from tuneline.ui.run_sources import RemoteRuns, RunSources
 from tuneline.ui.traffic_history import TrafficHistory
 from tuneline.ui.watch_feed import open_feed
-
-RECONNECT_S = 30.0
-"""How long a page that lost its connection keeps its state here."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ def build_local_page(
             await gateway.close()
 
     token, names = new_token(), ("127.0.0.1", "localhost", "[::1]")
-    app = _build_app(
+    app = build_guarded_app(
         Pages(
             lambda _: Models(gateway, runs[0], engines),
-            lambda models: open_feed(models.watched, traffic if is_here else None, is_here=is_here),
+            lambda _, models: open_feed(models.watched, traffic if is_here else None, is_here=is_here),
             RunSources(remote_runs),
+            lambda file: f"tuneline ratings {_to_word(file)}",
         ),
         lambda inner: Access(
             inner,
@@ -65,12 +66,7 @@ def build_local_page(
     return LocalPage(app, f"http://127.0.0.1:{port}/?token={token}")
 
 
-def _build_app(pages: Pages, guard: Callable[[ASGIApp], Access], app: FastAPI) -> ASGIApp:
-    from nicegui import ui
-
-    declare_page(pages, lambda: access)
-    ui.run_with(
-        app, dark=None, tailwind=False, reconnect_timeout=RECONNECT_S, show_welcome_message=False, language="en-US"
-    )
-    access = guard(app)
-    return access
+def _to_word(file: Path) -> str:
+    """Return a file as a word of a command, relative to the current folder if it is in there."""
+    folder = Path.cwd()
+    return shlex.quote(str(file.relative_to(folder) if file.is_relative_to(folder) else file))

@@ -1,14 +1,13 @@
 """Each rollout as it is, how its sequential test has narrowed since the last move, and its two moves by hand."""
 
-import getpass
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuneline.configs.gateway import Gateway, read_gateway
 from tuneline.core import paths
 from tuneline.endpoints.traffic import rollouts
-from tuneline.endpoints.traffic.records import Move
-from tuneline.endpoints.traffic.rollouts import Rollout, Rollouts
+from tuneline.endpoints.traffic.records import Move, move
+from tuneline.endpoints.traffic.rollouts import Mover, Rollout, Rollouts
 
 EVERY = 25
 """Lines of the log between two points, to begin with."""
@@ -47,15 +46,16 @@ class Narrowing:
 
 
 class TrafficHistory:
-    """Follows the log of a gateway on this machine with the gateway's own code; decides nothing."""
+    """Follows the log of a gateway with the gateway's own code; decides nothing."""
 
-    def __init__(self, settings: Path) -> None:
-        """`settings` is the gateway.yaml.
+    def __init__(self, settings: Path, by: str, move: Mover = move) -> None:
+        """`settings` is the gateway.yaml, `by` who moves by hand, `move` what writes a move.
 
         Raises:
             BadRecipe: it cannot be read.
         """
         self.settings: Gateway = read_gateway(settings)
+        self._by, self._move = by, move
         self._rollouts = Rollouts(lambda: self.settings, paths.logs())
         self.narrowings: dict[Place, Narrowing] = {}
 
@@ -72,15 +72,15 @@ class TrafficHistory:
 
     def hold(self, model: str, task: str) -> Move:
         """Keep the step until a person moves it. Raises NotFound, BadRequest."""
-        return rollouts.hold(self._open(), model, task, _user(), "held on the page")
+        return rollouts.hold(self._open(), model, task, self._by, "held on the page")
 
     def back(self, model: str, task: str) -> Move:
         """Send all traffic to the baseline. Raises NotFound, BadRequest."""
-        return rollouts.back(self._open(), model, task, _user(), "taken back on the page")
+        return rollouts.back(self._open(), model, task, self._by, "taken back on the page")
 
     def _open(self) -> Rollouts:
         """Return the rollouts by the whole log: what a move records is exact, whichever process wrote the lines."""
-        return Rollouts(lambda: self.settings, paths.logs())
+        return Rollouts(lambda: self.settings, paths.logs(), move=self._move)
 
     def _add(self, rollout: Rollout) -> None:
         place = rollout.model, rollout.task
@@ -88,10 +88,3 @@ class TrafficHistory:
         if narrowing is None or narrowing.step != rollout.step.number:
             narrowing = self.narrowings[place] = Narrowing(rollout.step.number)
         narrowing.add(rollout)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

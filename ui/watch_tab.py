@@ -199,15 +199,18 @@ class _RolloutView:
         dialog.open()
 
     async def _move(self, dialog: ui.dialog, verb: str) -> None:
+        client = ui.context.client  # the dialog, whose slot this runs in, is gone when a move takes longer than its end
         dialog.close()
         traffic = self._feed.traffic
         if traffic is None:
             return
         try:
             move = await asyncio.to_thread(traffic.hold if verb == "hold" else traffic.back, self._model, self._task)
-            ui.notify(f"{self._model}, {self._task}: at {move.step}, held (move {move.number})", type="positive")
+            with client:
+                ui.notify(f"{self._model}, {self._task}: at {move.step}, held (move {move.number})", type="positive")
         except TunelineError as error:
-            ui.notify(str(error), type="negative")
+            with client:
+                ui.notify(str(error), type="negative")
 
 
 def _find_reach(points: Sequence[Bounds], margin: float) -> float:

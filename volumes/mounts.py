@@ -6,8 +6,9 @@
 | tuneline-runs | /runs | the stages of a run, one after the other; `runs rm`, in their place |
 | tuneline-data | /data | the entrypoints: a recipe's files, by hash, once |
 | tuneline-policy | /policy | `promote`, `rollback`, `keys`, `traffic` |
-| tuneline-logs | /logs | the gateway: its request log, a file for each container and day; engines: their ledger |
+| tuneline-logs | /logs | the gateway: its request log, a file for each container and day; engines, page: their ledger |
 | tuneline-scores | /scores | the scheduled evaluation |
+| tuneline-ui | /ui | the page: conversations and votes |
 | tuneline-cache | /cache | engines: compiled kernels; may be deleted at any time |
 """
 
@@ -22,7 +23,7 @@ from tuneline.core.disk_space import PLACEHOLDERS
 from tuneline.core.environment import read_variable
 from tuneline.core.errors import StageFailed
 
-NAMES = ("models", "runs", "data", "policy", "logs", "scores", "cache")
+NAMES = ("models", "runs", "data", "policy", "logs", "scores", "ui", "cache")
 VOLUMES = {name: modal.Volume.from_name(f"tuneline-{name}", create_if_missing=True) for name in NAMES}
 MOUNTS = {name: f"/{name}" for name in NAMES}
 ENVIRONMENT: dict[str, str | None] = {
@@ -31,6 +32,7 @@ ENVIRONMENT: dict[str, str | None] = {
     "TUNELINE_POLICY": MOUNTS["policy"],
     "TUNELINE_LOGS": MOUNTS["logs"],
     "TUNELINE_SCORES": MOUNTS["scores"],
+    "TUNELINE_UI": MOUNTS["ui"],
     "TUNELINE_SCRATCH": "/tmp/tuneline",
     "VLLM_CACHE_ROOT": MOUNTS["cache"] + "/vllm",
     PLACEHOLDERS: ":".join(MOUNTS.values()),

@@ -12,7 +12,7 @@ import modal
 from modal.types import FileEntryType
 from pydantic import ValidationError
 
-from tuneline.configs.cloud import Cloud, Endpoint, GatewayContainer, cloud
+from tuneline.configs.cloud import PAGE, Cloud, Endpoint, GatewayContainer, PageContainer, cloud
 from tuneline.configs.gateway import read_gateway
 from tuneline.core import errors
 from tuneline.core.artifacts import DRAFT, MANIFEST
@@ -62,6 +62,8 @@ def describe_deployment(settings: Cloud) -> list[str]:
     """Return what is brought up, and what it costs at most, a line each."""
     gateway, endpoint = settings.gateway, settings.endpoint
     lines = [_describe_containers("gateway", gateway), _describe_containers("engines", endpoint)]
+    if settings.ui:
+        lines.append(_describe_containers("page", PAGE))
     if not gateway.secrets:
         lines.append(
             "the gateway reaches no promoted model: gateway.secrets in configs/cloud.yaml names no Secret with the "
@@ -70,7 +72,7 @@ def describe_deployment(settings: Cloud) -> list[str]:
     return lines
 
 
-def _describe_containers(name: str, containers: GatewayContainer | Endpoint) -> str:
+def _describe_containers(name: str, containers: GatewayContainer | Endpoint | PageContainer) -> str:
     usd_per_day = 24 * containers.usd_per_hour
     return (
         f"{name}: {containers.usd_per_hour:.3f} USD per hour and running container: "

@@ -19,6 +19,14 @@ TokensPerMinute = Annotated[int | None, typer.Option(min=1, help="Limit of token
 UsdPerDay = Annotated[float | None, typer.Option(min=0, help="Limit of cost per day, in USD.")]
 UsdPerMonth = Annotated[float | None, typer.Option(min=0, help="Limit of cost per month, in USD.")]
 Until = Annotated[datetime | None, typer.Option(help="Expiry date, UTC.")]
+Operator = Annotated[
+    bool | None,
+    typer.Option(
+        "--operator/--no-operator",
+        help="May see costs, all traffic and runs on the deployed page, and hold traffic there.",
+        show_default=False,
+    ),
+]
 
 LIMITS = {
     "model": "models",
@@ -44,10 +52,11 @@ def add(
     usd_per_day: UsdPerDay = None,
     usd_per_month: UsdPerMonth = None,
     until: Until = None,
+    operator: Operator = None,
     on_modal: OnModal = False,
 ) -> None:
     """Create a key; it is shown only once."""
-    limits = _limits(models, tasks, requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month, until)
+    limits = _limits(models, tasks, requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month, until, operator)
     echo(change_policy(on_modal, "keys add", owner, limits))
     gateway = "the deployed gateway takes it" if on_modal else "`tuneline gateway` takes it"
     errors_console.print(f"{gateway}; it is stored as a hash and not shown again; next: export TUNELINE_API_KEY=…")
@@ -63,6 +72,7 @@ def change(
     usd_per_day: UsdPerDay = None,
     usd_per_month: UsdPerMonth = None,
     until: Until = None,
+    operator: Operator = None,
     unlimited: Annotated[
         list[str] | None,
         typer.Option("--unlimited", help="Limit to remove: model, task, usd-per-day, … May be repeated."),
@@ -70,7 +80,7 @@ def change(
     on_modal: OnModal = False,
 ) -> None:
     """Change limits of the owner's key; limits that are not given stay as they are."""
-    limits = _limits(models, tasks, requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month, until)
+    limits = _limits(models, tasks, requests_per_minute, tokens_per_minute, usd_per_day, usd_per_month, until, operator)
     ended = {_limit_named(name): None for name in unlimited or ()}
     limits = json.loads(change_policy(on_modal, "keys change", owner, json.dumps(json.loads(limits) | ended)))
     told = json.dumps(limits) if limits else "none"
@@ -122,6 +132,7 @@ def _limits(
     usd_per_day: float | None,
     usd_per_month: float | None,
     until: datetime | None,
+    operator: bool | None,
 ) -> str:
     """Return what a key may as JSON, without what was not given."""
     values = {
@@ -132,6 +143,7 @@ def _limits(
         "usd_per_day": usd_per_day,
         "usd_per_month": usd_per_month,
         "until": until and until.replace(tzinfo=UTC).isoformat(),
+        "operator": operator,
     }
     # A limit of 0 is passed on, to be refused: left out, it would be no limit at all.
     return json.dumps({name: value for name, value in values.items() if value not in (None, [])})

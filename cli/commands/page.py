@@ -70,11 +70,12 @@ def _serve(port: int, gateway: str | None, settings: Path | None, on_modal: bool
     import uvicorn
 
     from tuneline.configs.gateway import FILE
+    from tuneline.core.machine import get_user_name
     from tuneline.engines.own_key import own_key
     from tuneline.ui.server import build_local_page
     from tuneline.ui.traffic_history import TrafficHistory
 
-    traffic = TrafficHistory(settings or FILE)
+    traffic = TrafficHistory(settings or FILE, get_user_name())
     key = own_key(gateway) if gateway else None
     page = build_local_page(port, gateway, key or "", traffic, _read_remote_runs() if on_modal else None)
     console.print(f"the page is at {page.url} for you alone; Ctrl-C stops it", soft_wrap=True)

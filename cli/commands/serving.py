@@ -112,6 +112,8 @@ def promote(
 
     if not on_modal:
         refuse_unserved_form(run)
+    from tuneline.core.machine import get_user_name
+
     version = json.loads(change_policy(on_modal, "promote", run, name, override, get_user_name()))
     console.print(f"{name} is now {format_version(version)}; undo with `tuneline rollback {name}`", soft_wrap=True)
     errors_console.print(describe_answers(name, on_modal=on_modal), soft_wrap=True)
@@ -138,6 +140,7 @@ def rollback(
 ) -> None:
     """Go back to the previous version under a name."""
     from tuneline.cli.views.serving import describe_answers, format_version
+    from tuneline.core.machine import get_user_name
 
     version = json.loads(change_policy(on_modal, "rollback", name, get_user_name()))
     console.print(f"{name} is again {format_version(version)}", soft_wrap=True)
@@ -181,12 +184,3 @@ def rehearse(
         from tuneline.rehearsal.command import keep_running
 
         keep_running(folder)
-
-
-def get_user_name() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"

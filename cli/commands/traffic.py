@@ -144,6 +144,6 @@ def _print(model: str, task: str, made: "Move") -> None:
 
 
 def _user() -> str:
-    from tuneline.cli.commands.serving import get_user_name
+    from tuneline.core.machine import get_user_name
 
     return get_user_name()

@@ -27,6 +27,8 @@ class Key:
     usd_per_month: float | None = None
     until: datetime | None = None
     """When it ends."""
+    operator: bool = False
+    """Whether the deployed page shows its owner costs, the traffic of all keys, and the runs."""
 
 
 EVERYBODY = Key()
@@ -86,6 +88,7 @@ def _read(file: Path) -> dict[str, Key]:
             entry.get("usd_per_day"),
             entry.get("usd_per_month"),
             _moment(entry.get("until")),
+            entry.get("operator") is True,
         )
         keys[entry["sha256"]] = key
         if previous := entry.get("previous"):  # after a rotation the key of before opens for a while

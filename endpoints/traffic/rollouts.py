@@ -47,7 +47,7 @@ class Rollouts:
         self, settings: Callable[[], Gateway], logs: Path, records: RecordReader | None = None, move: Mover = move
     ) -> None:
         """`move` writes a move where the policy is written."""
-        self._settings, self._records, self._write_move = settings, records or RecordReader(), move
+        self._settings, self._records, self.write_move = settings, records or RecordReader(), move
         self._follower = LogFollower(logs)
         self._evidence: dict[tuple[str, str], tuple[int, StepEvidence]] = {}
         """Model and task → number of the move it is since, and its numbers."""
@@ -116,7 +116,7 @@ class Rollouts:
         return self._move(rollout, after, "; ".join(rollout.verdict.reasons))
 
     def _move(self, rollout: Rollout, step: Step, why: str, *, held: bool = False) -> Move | None:
-        made = self._write_move(
+        made = self.write_move(
             rollout.model,
             rollout.task,
             step,
@@ -214,20 +214,20 @@ def advance(rollouts: Rollouts, model: str, task: str, by: str, override: str = 
             "\n".join([f"{model}, {task}: stays at {step}:", *reasons, *about, f"to advance anyway: {remedy}"])
         )
     why = f"override: {override}" if reasons else override or "the evidence allows it"
-    return _by_hand(rollout, step_after(step), by, why)
+    return _by_hand(rollouts, rollout, step_after(step), by, why)
 
 
 def hold(rollouts: Rollouts, model: str, task: str, by: str, why: str = "") -> Move:
     """Stay at this step until a person moves it, and return the move."""
     rollout = find_rollout(rollouts, model, task)
-    return _by_hand(rollout, rollout.step.step, by, why or "held", held=True)
+    return _by_hand(rollouts, rollout, rollout.step.step, by, why or "held", held=True)
 
 
 def back(rollouts: Rollouts, model: str, task: str, by: str, why: str = "", *, one_step: bool = False) -> Move:
     """Go back to the baseline, or one step down, at once; it stays there until a person moves it."""
     rollout = find_rollout(rollouts, model, task)
     step = step_before(rollout.step.step) if one_step else "baseline"
-    return _by_hand(rollout, step, by, why or "taken back", held=True)
+    return _by_hand(rollouts, rollout, step, by, why or "taken back", held=True)
 
 
 def find_rollout(rollouts: Rollouts, model: str, task: str) -> Rollout:
@@ -246,7 +246,9 @@ def find_rollout(rollouts: Rollouts, model: str, task: str) -> Rollout:
     return found
 
 
-def _by_hand(rollout: Rollout, step: Step, by: str, why: str, *, held: bool = False) -> Move:
-    made = move(rollout.model, rollout.task, step, by=by, why=why, held=held, evidence=rollout.verdict.numbers)
+def _by_hand(rollouts: Rollouts, rollout: Rollout, step: Step, by: str, why: str, *, held: bool = False) -> Move:
+    made = rollouts.write_move(
+        rollout.model, rollout.task, step, by=by, why=why, held=held, evidence=rollout.verdict.numbers
+    )
     assert made  # without `expected` nobody can be faster
     return made

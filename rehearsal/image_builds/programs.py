@@ -30,6 +30,7 @@ STAGES = {
     "evaluate": ("evaluate",),
     "serve": (),
     "gateway": (),
+    "page": (),
 }
 """The stages that Functions run in each image. `convert` and `evaluate` start llama.cpp's programs, and ask them."""
 SETTINGS = {"compress": ("convert.folders=[FP8, ONNX]",)}
@@ -43,6 +44,7 @@ IMPORTED = {
     "convert": ("tuneline.endpoints.scheduled_evaluation", *_ENGINES),
     "serve": _ENGINES,
     "gateway": ("tuneline.endpoints.gateway.app",),
+    "page": ("tuneline.ui.deployed_page",),
 }
 """What Functions import beside the stages. `tuneline.volumes` needs Modal's client, which Modal mounts."""
 

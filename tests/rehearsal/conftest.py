@@ -93,7 +93,7 @@ class Checkout:
 
     def __init__(self, stage: Stage, folder: Path) -> None:
         self.stage, self.folder = stage, folder
-        for name in FOLDERS:
+        for name in (*FOLDERS, "ui"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "tuneline", folder / "tuneline", symlinks=True)
         shutil.copy(ROOT / "app.py", folder)

@@ -227,6 +227,8 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     assert (gateway["max_containers"], endpoint["max_containers"]) == (1, 4)
     assert gateway["urls"] == {"serve": deployed} and gateway["gpu"] is None
     assert gateway["volumes"] == {"/policy": "tuneline-policy", "/logs": "tuneline-logs"}
+    assert "Page.*" not in functions and not (stage.volume("ui")).exists()  # `ui: false`
+    assert not any("tuneline/ui/" in name for function in functions.values() for name in function["mounted"])
     assert httpx.get(endpoint["urls"]["serve"]).status_code == 401  # by Modal: nothing is started for a stranger
     assert all(f["timeout_s"] <= 24 * 3600 for f in functions.values())
 

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import TypeAdapter
 
-from tuneline.configs.cloud import Cloud
+from tuneline.configs.cloud import PAGE, Cloud
 from tuneline.configs.gateway import Gateway
 from tuneline.core.errors import BadRecipe, BadRequest
 from tuneline.endpoints import policy
 from tuneline.endpoints.traffic import records
 from tuneline.endpoints.traffic.records import Move
 from tuneline.endpoints.traffic.rollouts import Rollout
+from tuneline.ui.traffic_history import TrafficHistory
 from tuneline.volumes.call_outcomes import Outcome, failed, succeeded
 from tuneline.volumes.gateway_container import move_by
 from tuneline.volumes.remote import describe_deployment
@@ -45,6 +47,8 @@ def test_what_a_deployment_costs_is_said_before() -> None:
     lines = describe_deployment(kept)
     assert f"{a_day[0]:.2f} USD per day without requests, {a_day[0]:.2f} at most" in lines[0]
     assert lines[1].endswith(f"{3 * a_day[1]:.2f} at most") and len(lines) == 2
+    with_page = describe_deployment(Cloud.model_validate({"ui": True}))[2]
+    assert with_page.startswith("page: ") and with_page.endswith(f"{24 * PAGE.usd_per_hour:.2f} at most")
 
 
 def test_gateways_that_count_for_themselves_are_one() -> None:
@@ -80,3 +84,20 @@ def test_traffic_is_seen_and_moved_by_the_policys_verbs(folder: Path, monkeypatc
     assert (
         Move.model_validate_json(policy.VERBS["traffic back"]("router", "other", "maria", "", "yes")).step == "shadow"
     )
+
+
+def test_the_deployed_pages_buttons_move_traffic_through_the_one_writer(folder: Path) -> None:
+    """The page's folders are copies: what it wrote there itself would be lost."""
+    calls = []
+
+    def remote(verb: str, words: list[str]) -> Outcome:
+        calls.append((verb, words[:3]))
+        return call(verb, words)
+
+    file = folder / "gateway.yaml"
+    file.write_text(yaml.safe_dump({"models": {"router": ROUTE}}), encoding="utf-8")
+    traffic = TrafficHistory(file, "bo", move_by(SimpleNamespace(remote=remote)))
+    assert traffic.hold("router", "other").held
+    made = traffic.back("router", "other")
+    assert calls == [("traffic move", ["router", "other", "shadow"]), ("traffic move", ["router", "other", "baseline"])]
+    assert (made.by, made.step, made.held) == ("bo", "baseline", True)
