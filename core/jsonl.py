@@ -12,8 +12,8 @@ from typing import Any
 
 
 def append(file: Path, record: Any) -> None:
-    """Append one record as a line, in a single write."""
-    line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    """Append one record as a line, in a single write; half a character, as file names may have, becomes `?`."""
+    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
     with file.open("ab", buffering=0) as out:
         out.write(line)
 

@@ -6,6 +6,7 @@ result records of an address passes through `redact_url`. A secret is cut out be
 
 import os
 import re
+from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 MASK = "***"
@@ -26,6 +27,15 @@ def redact(text: str, *secrets: str) -> str:
     for secret in sorted({*_environment_secrets(), *secrets} - {""}, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
+
+
+def redact_texts(value: Any) -> Any:
+    """Return a JSON value with `redact` applied to each text in it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact(name): redact_texts(item) for name, item in value.items()}
+    return [redact_texts(item) for item in value] if isinstance(value, list) else value
 
 
 def redact_url(address: str) -> str:

@@ -104,7 +104,7 @@ async def run_handler(chosen: Handler, arguments: dict[str, Any]) -> Outcome:
 async def _run_to_text(chosen: Handler, arguments: dict[str, Any]) -> Outcome:
     try:
         return Outcome(_to_text(await chosen.run(arguments)), True)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError, GeneratorExit) as error:  # the handler's own
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return Outcome(f"{chosen.name} failed: {redact(reason)[:MAX_ERROR]}", False)
 

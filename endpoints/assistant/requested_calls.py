@@ -45,7 +45,8 @@ def read_calls(
     if not written:
         written = [_read_raw(call) for call in answer.raw_tool_calls]
     calls = []
-    for number, (name, arguments) in enumerate(written):
+    for number, (name, raw) in enumerate(written):
+        arguments = _as_json(raw)
         problem = _find_problem(name, arguments, offered)
         if number >= limit:
             problem = f"not run: at most {limit} calls at once; ask again for the others"
@@ -72,6 +73,15 @@ def _read_raw(call: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
     except (ValueError, RecursionError):
         arguments = None
     return dotted_name(str(function.get("name", ""))), arguments if isinstance(arguments, dict) else None
+
+
+def _as_json(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return arguments, or None if they have what JSON has not: NaN, or half a character."""
+    try:
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return arguments
 
 
 def _find_problem(name: str, arguments: dict[str, Any] | None, offered: Mapping[str, Handler]) -> str:

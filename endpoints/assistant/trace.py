@@ -11,7 +11,7 @@ from typing import Any
 from tuneline.core import jsonl
 from tuneline.core.errors import NotFound
 from tuneline.core.files import write_atomic
-from tuneline.core.redaction import redact
+from tuneline.core.redaction import redact_texts
 from tuneline.engines.own_key import is_own_server
 
 FILE = "trace.jsonl"
@@ -55,7 +55,8 @@ class Trace:
         return headers
 
     def _write(self, record: dict[str, Any]) -> None:
-        jsonl.append(self._file, json.loads(redact(json.dumps(record, ensure_ascii=False, default=str))))
+        # Text by text: what is cut out of the line as a whole may take a quote or a bracket of its JSON along.
+        jsonl.append(self._file, redact_texts(json.loads(json.dumps(record, default=str))))
 
 
 def read_trace(folder: Path, conversation: str) -> list[dict[str, Any]]:

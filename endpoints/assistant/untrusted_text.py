@@ -16,8 +16,9 @@ _CONTROL = re.compile(
 
 
 def neutralise(text: str) -> str:
-    """Return a text whose control tokens are ordinary characters: `< |eot_id| >`."""
-    return _CONTROL.sub(lambda match: f" {match[0]}" if match[0] == ">" else f"{match[0]} ", text)
+    """Return a text whose control tokens are ordinary characters: `< |eot_id| >`; half a character becomes `?`."""
+    whole = text.encode("utf-8", "replace").decode()
+    return _CONTROL.sub(lambda match: f" {match[0]}" if match[0] == ">" else f"{match[0]} ", whole)
 
 
 def cut(text: str, limit: int) -> str:

@@ -75,6 +75,26 @@ def large() -> str:
     """Return much."""
     return "x" * 10_000_000
 
+@handler("bad.cancel")
+async def cancel() -> str:
+    """End as libraries for time-outs do."""
+    raise asyncio.CancelledError
+
+@handler("bad.half")
+def half() -> str:
+    """Return half a character."""
+    return "half \\ud83d"
+
+@handler("bad.file")
+def file() -> str:
+    """Name a file that is not named in UTF-8."""
+    raise FileNotFoundError(2, "no such file", "half \\udcff")
+
+@handler("page.link")
+def link() -> str:
+    """Return JSON with an address."""
+    return '{"next": "https://user:pass@example.org/?page=2"}'
+
 @handler("page.read")
 def read() -> str:
     """Read a page."""
@@ -151,6 +171,12 @@ def test_a_call_runs_and_its_result_is_in_the_answer(module: Path, tmp_path: Pat
         (("bad__stubborn", {}), "did not answer within 0.2 s"),
         (("bad__raise", {}), "failed: ValueError: no such account"),
         (("bad__exit", {}), "failed: "),
+        (("bad__cancel", {}), "failed: CancelledError"),
+        (("bad__half", {}), "half ?"),
+        (("bad__file", {}), "no such file"),
+        (("page__link", {}), "https://user:pass@example.org/?page=2"),
+        (("rates__get", '{"currency": "\\ud83d"}'), "not a JSON object"),
+        (("rates__get", '{"currency": NaN}'), "not a JSON object"),
         (("bad__large", {}), "(cut: the first 8,000 of 10,000,000 characters)"),
     ],
 )
@@ -161,6 +187,24 @@ def test_what_goes_wrong_is_a_message_that_the_model_answers_with(
     events, _ = run(module, once(call), tmp_path)
     assert isinstance(events[-1], Done) and says in events[-1].text
     assert loaded(module).ran == [] and time.monotonic() - started < 20
+
+
+def test_the_trace_has_no_credentials_whatever_is_around_them(tmp_path: Path) -> None:
+    """An address is followed by a quote, a backslash or a line's end: each is written otherwise in JSON."""
+    texts = [
+        '{"u":"https://u:secret@h/?a=secret"}',
+        "https://h/?a=secret\\",
+        "https://h/?a=secret\nnext",
+        "http://u:secret@h",
+    ]
+    trace = Trace(tmp_path)
+    with trace.step("c", "call", arguments={"to": texts}, text=texts[0]) as step:
+        step["result"] = texts[1]
+    with trace.step("c", "call", text="half \ud83d"):
+        pass
+    steps = read_trace(tmp_path, "c")
+    assert len(steps) == 2 and "secret" not in (tmp_path / "trace.jsonl").read_text()
+    assert steps[0]["arguments"]["to"][2].endswith("\nnext")
 
 
 def test_calls_of_one_answer_run_at_the_same_time(module: Path, tmp_path: Path) -> None:
