@@ -18,22 +18,26 @@ from tuneline.core.errors import BadRequest, NotFound, StageFailed
 from tuneline.core.files import write_atomic
 from tuneline.core.locks import change_lock
 from tuneline.core.paths import NAME
-from tuneline.core.user_files import read_json
+from tuneline.core.user_files import parse_json, read_json
 
 PREFIX = "tl-"
+MOST = 10**9
+"""Of a limit: what is above it is no limit, and is left out."""
+MOST_HOURS = 24 * 366
+"""That a key opens after its rotation."""
 
 
 class KeySettings(BaseModel):
     """What a key may, beyond opening the gateway; what is not set is not limited."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     models: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    requests_per_minute: int | None = Field(None, gt=0)
-    tokens_per_minute: int | None = Field(None, gt=0)
-    usd_per_day: float | None = Field(None, gt=0)
-    usd_per_month: float | None = Field(None, gt=0)
+    requests_per_minute: int | None = Field(None, gt=0, le=MOST)
+    tokens_per_minute: int | None = Field(None, gt=0, le=MOST)
+    usd_per_day: float | None = Field(None, gt=0, le=MOST)
+    usd_per_month: float | None = Field(None, gt=0, le=MOST)
     until: AwareDatetime | None = None
     """When it ends."""
     operator: bool = False
@@ -85,8 +89,8 @@ def rotate_key(owner: str, hours: str = "24") -> str:
     Raises:
         NotFound: the owner has no key. BadRequest: no number of hours.
     """
-    if not hours.isdecimal():
-        raise BadRequest(f"--hours {hours}: a whole number")
+    if not hours.isdecimal() or len(hours) > len(str(MOST_HOURS)) or int(hours) > MOST_HOURS:
+        raise BadRequest(f"--hours {hours[:20]}: a whole number, {MOST_HOURS} at most")
     _read_entries_with(owner)
     key = PREFIX + secrets.token_urlsafe(32)
     with change_lock(paths.policy()):
@@ -117,11 +121,14 @@ def list_owners() -> dict[str, str]:
 def _read_settings(text: str, *, ends: bool = False) -> dict[str, Any]:
     """Return the limits in a text; with `ends` one may be null, which is none."""
     try:
-        if ends:
-            text = json.dumps({name: value for name, value in json.loads(text).items() if value is not None})
-        return KeySettings.model_validate_json(text).model_dump(mode="json", exclude_defaults=True)
+        settings = parse_json(text)
+        if ends and isinstance(settings, dict):
+            settings = {name: value for name, value in settings.items() if value is not None}
+        return KeySettings.model_validate_json(json.dumps(settings)).model_dump(mode="json", exclude_defaults=True)
     except ValidationError as error:
         raise BadRequest(explain_first(error)) from None
+    except ValueError as error:
+        raise BadRequest(f"the settings of a key: not JSON: {error}") from None
 
 
 def _now() -> str:
