@@ -72,6 +72,10 @@ class KeyIndex:
             self._owners = {key.owner: key for key in self._keys.values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.error("%s cannot be read (%s); keeping the previous keys", file, type(error).__name__)
+            if isinstance(
+                error, OSError
+            ):  # for now, as with too many open files: what it says must not wait for an edit
+                return
         self._stamp = stamp
 
 

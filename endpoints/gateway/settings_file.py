@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneline.configs.gateway import OTHER, Gateway, read_gateway
-from tuneline.core.errors import BadRecipe
+from tuneline.core.errors import TunelineError
 
 if TYPE_CHECKING:
     from tuneline.endpoints.gateway.task_classifier import TaskClassifier
@@ -30,15 +30,16 @@ class SettingsFile:
         stamp = self._read_stamp()
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
         try:
             settings = read_gateway(self._file)
             if settings.recognition != self.current.recognition:
                 self._classifier = _train(settings)
-        except BadRecipe as error:
+        except TunelineError as error:  # looked at again: it may be what it names that cannot be read for now
+            if self.mistake != str(error):
+                log.error("keeping the previous settings: %s", error)
             self.mistake = str(error)
-            log.error("keeping the previous settings: %s", error)
             return False
+        self._stamp = stamp
         self.mistake, changed = "", settings != self.current
         self.current = settings
         return changed

@@ -143,17 +143,18 @@ class RecordReader:
     def step(self, model: str, task: str = OTHER) -> CurrentStep:
         """Return where a model's task is now."""
         stamp = _stamp(_file(model))
-        if stamp != self._stamps.get(model, ()):
+        if stamp != self._stamps.get(model, ()) and ((stamp is None and model in self._records) or self._read(model)):
             self._stamps[model] = stamp
-            if stamp is not None or model not in self._records:
-                self._read(model)
         return current_step(self._records.get(model), model, task)
 
-    def _read(self, model: str) -> None:
+    def _read(self, model: str) -> bool:
+        """Read a record and return true, unless its file cannot be opened for now: then it is tried again."""
         try:
             self._records[model] = read_record(model)
         except (BadRequest, OSError) as error:
             log.error("traffic stays where it was: %s", error)
+            return not isinstance(error, OSError)
+        return True
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
