@@ -9,6 +9,7 @@ import json
 import threading
 import time
 import urllib.error
+from http.client import HTTPException
 
 from tuneline.core.web_requests import open_url
 
@@ -17,7 +18,7 @@ EVERY_S = 15.0
 PATIENCE_S = 120.0
 """Longest time for one token. llama.cpp takes prompts in batches of 2,048 tokens, in which it answers nothing else."""
 FAILURES = 3
-"""After this many errors of its own in a row (5xx), an engine counts as hung."""
+"""After this many errors of its own in a row (5xx, or what is no HTTP), an engine counts as hung."""
 COUNTERS = (
     "llamacpp:n_decode_total",
     "llamacpp:prompt_tokens_total",
@@ -60,14 +61,25 @@ class Liveness:
             with open_url(f"{self._base_url}/completions", body, headers, timeout_s=self._patience_s) as response:
                 response.read()
         except urllib.error.HTTPError as error:
-            self._failures = self._failures + 1 if error.code >= 500 else 0
-            return self._failures < FAILURES
+            return self._count_failure() if error.code >= 500 else self._forget_failures()
         except TimeoutError:
             return self._is_busy(before)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                return self._is_busy(before)
             # A connection that is refused is a process that has ended, which its owner sees.
-            return not isinstance(getattr(error, "reason", None), TimeoutError) or self._is_busy(before)
+            return isinstance(reason, ConnectionRefusedError) or self._count_failure()
         self.note_answer()
+        return True
+
+    def _count_failure(self) -> bool:
+        """Return whether an engine that failed still counts as answering."""
+        self._failures += 1
+        return self._failures < FAILURES
+
+    def _forget_failures(self) -> bool:
+        self._failures = 0
         return True
 
     def _is_busy(self, before: float | None) -> bool:
@@ -77,7 +89,10 @@ class Liveness:
     def _read_progress(self) -> float | None:
         """Return the sum of the engine's counters, or None if it does not give them in time."""
         address = f"{self._base_url.removesuffix('/v1')}/metrics"
-        with contextlib.suppress(OSError, ValueError), open_url(address, timeout_s=self._patience_s) as response:
+        with (
+            contextlib.suppress(OSError, ValueError, HTTPException),
+            open_url(address, timeout_s=self._patience_s) as response,
+        ):
             lines = response.read(METRICS_BYTES).decode("utf-8", "replace").splitlines()
             return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(COUNTERS))
         return None

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 
 from tuneline.core.errors import NotFound
 from tuneline.core.web_requests import open_url
@@ -118,7 +119,7 @@ class RemoteEngines:
         try:
             with open_url(f"{self._url}/health", headers=dict(self._headers), timeout_s=timeout_s) as response:
                 versions = json.load(response)["versions"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
             log.error("the engines do not answer at %s: %s", self._url, error)
             return
         with self._lock:

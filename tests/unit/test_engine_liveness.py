@@ -1,5 +1,7 @@
 """Which engine counts as hung: one that neither answers nor works for anybody."""
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -75,3 +77,33 @@ def test_an_engine_that_neither_answers_nor_works_is_hung(
         assert liveness.hung == hung
     finally:
         liveness.stop()
+
+
+BROKEN = {
+    "no HTTP": b"garbage\r\n\r\n",
+    "cut": b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc",
+    "no chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN)
+def test_an_engine_that_answers_in_no_http_is_hung(answer: str) -> None:
+    """What watches it must not end by that: nobody would see the engine hang later."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.recv(65_536)
+                    connection.sendall(BROKEN[answer])
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        watch = Liveness(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "m", every_s=0.02, patience_s=2)
+        deadline = time.monotonic() + 10
+        while not watch.hung:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        watch.stop()
