@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 
 _END = re.compile(rb"\r?\n\r?\n")
+LONGEST_END = 3
+"""Bytes of an event's end that may have come before its last one."""
 MAX_EVENT_BYTES = 16 << 20
 
 
@@ -30,7 +32,9 @@ class EventSplitter:
     """Bytes in any pieces → whole events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._searched = 0
+        """Bytes of it in which no event ends: an event that comes in many pieces is looked through once."""
 
     def feed(self, piece: bytes) -> Iterator[StreamEvent]:
         """Yield the events that this piece completes.
@@ -39,15 +43,18 @@ class EventSplitter:
             MalformedEvent: data that is no JSON object, or an event that is too long.
         """
         self._rest += piece
-        while match := _END.search(self._rest):
-            raw, self._rest = self._rest[: match.end()], self._rest[match.end() :]
+        begin = 0
+        while match := _END.search(self._rest, max(begin, self._searched)):
+            raw, begin = bytes(self._rest[begin : match.end()]), match.end()
             yield _parse(raw)
+        del self._rest[:begin]
+        self._searched = max(0, len(self._rest) - LONGEST_END)
         if len(self._rest) > MAX_EVENT_BYTES:
             raise MalformedEvent("an event does not end")
 
     def finish(self) -> Iterator[StreamEvent]:
         """Yield what came after the last empty line, if it is a whole event: some servers leave the line out."""
-        rest, self._rest = self._rest.strip(b"\r\n"), b""
+        rest, self._rest, self._searched = bytes(self._rest.strip(b"\r\n")), bytearray(), 0
         if rest:
             yield _parse(rest + b"\n\n")
 
