@@ -28,6 +28,11 @@ class AnswerText:
         return answer
 
     @property
+    def characters(self) -> int:
+        """Characters of its text and of its calls' arguments."""
+        return self._size
+
+    @property
     def text(self) -> str:
         return "".join(self._pieces)
 

@@ -10,7 +10,7 @@ from tuneline.configs.gateway import Gateway
 from tuneline.endpoints.gateway.admission import Admission
 from tuneline.endpoints.gateway.answer_checks import AnswerText, calls_are_valid
 from tuneline.endpoints.gateway.api_errors import ApiError
-from tuneline.endpoints.gateway.dialects import DIALECTS, ChatDialect, Usage
+from tuneline.endpoints.gateway.dialects import DIALECTS, ChatDialect, Usage, join_usage
 from tuneline.endpoints.gateway.event_stream import StreamEvent
 from tuneline.endpoints.gateway.failures import Interrupted
 from tuneline.endpoints.gateway.forwarding import Asked, Forwarder
@@ -27,6 +27,7 @@ from tuneline.endpoints.gateway.key_index import Key
 from tuneline.endpoints.gateway.named_prompts import apply_prompts
 from tuneline.endpoints.gateway.request_body import Body, check_fields, parse_body, wants_usage
 from tuneline.endpoints.gateway.routing import Assigner, Plan, make_plan
+from tuneline.endpoints.gateway.token_estimates import estimate_prompt_tokens, estimate_tokens
 from tuneline.endpoints.gateway.tracing import RequestSpan
 from tuneline.endpoints.gateway.upstream import Answer, Stream
 from tuneline.endpoints.request_log.lines import RequestLine
@@ -109,6 +110,7 @@ class Completions:
     async def _stream(self, exchange: "Exchange", api: str, stream: Stream, body: Body, dialect: ChatDialect) -> None:
         """Send a stream on, without the usage that nobody asked for, to its end or to an error event."""
         text, sender, with_usage = AnswerText(api), exchange.sender, wants_usage(body)
+        exchange.heard = text
         await sender.begin(200, EVENTS, [(b"cache-control", b"no-cache")])
         await sender.piece(_forwarded(stream.first, exchange, text, dialect, with_usage))
         end = dialect.sentinel
@@ -145,14 +147,15 @@ class Exchange:
         self.usage: Usage | None = None
         self.text: AnswerText | None = None
         """What was answered; None if nothing was."""
+        self.heard: AnswerText | None = None
+        """What the caller was sent of it so far."""
+        self.token_events = 0
         self.finished = False
 
     def note(self, usage: Usage | None, text: AnswerText) -> None:
         """Note tokens, the model that answered, and whether its calls are valid."""
-        line, usage = self.line, usage or Usage()
-        line.prompt_tokens, line.completion_tokens = usage.prompt, usage.completion
-        line.answered_by, line.valid = text.model, calls_are_valid(self.body, text)
-        self.text = text
+        self.usage, self.text, self.heard = usage, text, text
+        self.line.answered_by, self.line.valid = text.model, calls_are_valid(self.body, text)
 
     def complete(self) -> None:
         line, plan, choice = self.line, self.plan, self.asked.choice
@@ -163,8 +166,19 @@ class Exchange:
             line.model, line.task, line.unit = plan.model, plan.task, hash_unit(plan.unit)
             line.assigned, line.step, line.move = plan.assignment.arm, plan.assignment.step, plan.assignment.move
         if choice:
-            line.served, line.target = choice.arm, choice.target.label
-            line.usd = price(line, choice.target)
+            line.served = choice.arm
+        if asked := choice or (self.asked.tried if line.outcome == "left" else None):
+            self._count_tokens()
+            line.target, line.usd = asked.target.label, price(line, asked.target)
+
+    def _count_tokens(self) -> None:
+        """Count what the upstream did, or else about what it did: nobody has a budget longer by leaving early."""
+        line, usage = self.line, self.usage
+        if usage is None or line.outcome in ("left", "interrupted"):
+            written = max(self.token_events, estimate_tokens(self.heard.characters if self.heard else 0))
+            usage = join_usage(Usage(estimate_prompt_tokens(self.body), written), usage) or Usage()
+            line.estimated = True
+        line.prompt_tokens, line.completion_tokens = usage.prompt, usage.completion
 
 
 def price(line: RequestLine, target: Any) -> float:
@@ -189,9 +203,9 @@ def _forwarded(
         if event.is_done:
             continue
         if event.data is not None:
-            if usage := dialect.usage(event.data):
-                exchange.usage = usage.with_other(exchange.usage)
+            exchange.usage = join_usage(exchange.usage, dialect.usage(event.data))
             text.add_event(event.data)
+            exchange.token_events += dialect.has_token(event.data)
             if not with_usage and dialect.is_usage_only(event.data):
                 continue
         pieces.append(event.raw)

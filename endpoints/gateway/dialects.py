@@ -24,11 +24,12 @@ class Usage:
     prompt: int = 0
     completion: int = 0
 
-    def with_other(self, other: "Usage | None") -> "Usage":
-        """Return what both say together: counts only grow, and Anthropic's last event has those of the answer alone."""
-        if other is None:
-            return self
-        return Usage(max(self.prompt, other.prompt), max(self.completion, other.completion))
+
+def join_usage(first: Usage | None, later: Usage | None) -> Usage | None:
+    """Return what two events say together: counts only grow, and Anthropic's last has those of the answer alone."""
+    if first is None or later is None:
+        return first or later
+    return Usage(max(first.prompt, later.prompt), max(first.completion, later.completion))
 
 
 class ChatDialect:

@@ -38,6 +38,8 @@ class Asked:
 
     choice: Choice | None = None
     """Who answered."""
+    tried: Choice | None = None
+    """Who was asked last; a caller who leaves may leave an answer that costs something."""
     failures: list[tuple[Choice, Failure]] = field(default_factory=list)
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     """What targets are sent, so that their spans are in the request's trace."""
@@ -121,6 +123,7 @@ class Forwarder:
         """Return the answer of one target, also after further tries, or None if another is to be asked."""
         upstream = self.upstream(choice.target)
         for attempt in range(1 + choice.target.retries):
+            asked.tried = choice
             try:
                 answer = await self._ask_once(stack, upstream, api, body, dialect, deadline, asked)
             except Failure as failure:

@@ -60,6 +60,8 @@ class Judging:
             return False
         if "judged" not in route.policy_of(plan.task).outcomes or not is_sampled(settings.judge.share):
             return False
+        if line.outcome == "left" and line.first_token_s is not None:  # half an answer says nothing of a whole one
+            return False
         day, spent = self._spent
         is_spent = day == _today() and spent >= settings.judge.usd_per_day
         if is_spent or self._active >= settings.judge.concurrency:

@@ -5,8 +5,8 @@ fails, each gateway counts for itself until it is back: keys go on working, and 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute, RateLimitItemPerMonth
@@ -31,8 +31,9 @@ UNLIMITED = 10**15
 class KeyLimits:
     """Counters of all keys."""
 
-    def __init__(self, storage: str = "memory") -> None:
+    def __init__(self, storage: str = "memory", now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """`storage` is `memory` or the address of a Redis or Valkey."""
+        self._now = now
         self._name = redact_url(storage)
         shared = [] if storage == "memory" else [_Counters(f"async+redis://{storage.partition('://')[2]}")]
         self._counters = [*shared, _Counters("async+memory://")]
@@ -81,10 +82,15 @@ class KeyLimits:
             for owner, usd in spent.items():
                 await self._add(window, owner, round(usd * MICRO))
 
+    def _period(self, window: str) -> tuple[str, ...]:
+        """Return the calendar's day or month (UTC) that a budget is of; a budget begins anew with the next one."""
+        day = self._now().date().isoformat()
+        return {"day": (day,), "month": (day[:7],)}.get(window, ())
+
     async def _used(self, window: str, owner: str) -> int:
         for counters in self._counters:
             try:
-                return await counters.used(window, owner)
+                return await counters.used(window, owner, *self._period(window))
             except Exception as error:  # of whatever client the storage has
                 self._report(error)
         return 0
@@ -92,7 +98,7 @@ class KeyLimits:
     async def _add(self, window: str, owner: str, cost: int) -> None:
         for counters in self._counters:
             try:
-                await counters.add(window, owner, cost)
+                await counters.add(window, cost, owner, *self._period(window))
                 return
             except Exception as error:
                 self._report(error)
@@ -114,14 +120,15 @@ class _Counters:
         self._windows: dict[str, tuple[RateLimiter, RateLimitItem]] = {
             "requests": (sliding, RateLimitItemPerMinute(UNLIMITED)),
             "tokens": (sliding, RateLimitItemPerMinute(UNLIMITED)),
-            "day": (fixed, RateLimitItemPerDay(UNLIMITED)),
-            "month": (fixed, RateLimitItemPerMonth(UNLIMITED)),
+            # Of a date each; kept for longer than the 31 days that a month may have.
+            "day": (fixed, RateLimitItemPerDay(UNLIMITED, 2)),
+            "month": (fixed, RateLimitItemPerMonth(UNLIMITED, 2)),
         }
 
-    async def used(self, window: str, owner: str) -> int:
+    async def used(self, window: str, *names: str) -> int:
         limiter, item = self._windows[window]
-        return UNLIMITED - (await limiter.get_window_stats(item, window, owner)).remaining
+        return UNLIMITED - (await limiter.get_window_stats(item, window, *names)).remaining
 
-    async def add(self, window: str, owner: str, cost: int) -> None:
+    async def add(self, window: str, cost: int, *names: str) -> None:
         limiter, item = self._windows[window]
-        await limiter.hit(item, window, owner, cost=cost)
+        await limiter.hit(item, window, *names, cost=cost)

@@ -13,10 +13,11 @@ from tuneline.configs.gateway import Policy
 from tuneline.endpoints.gateway.answer_checks import AnswerText, calls_are_valid
 from tuneline.endpoints.gateway.api_errors import ApiError
 from tuneline.endpoints.gateway.completions import Exchange, hash_unit, price
-from tuneline.endpoints.gateway.dialects import DIALECTS, Usage
+from tuneline.endpoints.gateway.dialects import DIALECTS, Usage, join_usage
 from tuneline.endpoints.gateway.failures import Interrupted
 from tuneline.endpoints.gateway.forwarding import Asked, Forwarder
 from tuneline.endpoints.gateway.routing import Choice, Plan
+from tuneline.endpoints.gateway.token_estimates import estimate_prompt_tokens, estimate_tokens
 from tuneline.endpoints.gateway.upstream import Answer, Stream
 from tuneline.endpoints.request_log.lines import RequestLine
 
@@ -57,6 +58,8 @@ class Shadows:
                 text = await self._ask(alone, exchange, line, started + limit_s)
         except (ApiError, Interrupted, TimeoutError) as error:
             line.outcome, line.failures = "error", [f"{plan.shadow.label}: {type(error).__name__}"]
+            if not isinstance(error, ApiError):  # it was at work
+                line.prompt_tokens, line.estimated = estimate_prompt_tokens(exchange.body), True
         except Exception:
             log.exception("%s: its shadow failed: a bug", exchange.line.id)
             return None
@@ -76,23 +79,25 @@ class Shadows:
                 text, usage = AnswerText.of_body(line.api, answer.body), answer.usage
             else:
                 text, usage = await _read_stream(answer, line.api)
-        usage = usage or Usage()
+        if usage is None:
+            usage = Usage(estimate_prompt_tokens(body), estimate_tokens(text.characters))
+            line.estimated = True
         line.prompt_tokens, line.completion_tokens = usage.prompt, usage.completion
         line.answered_by, line.valid = text.model, calls_are_valid(body, text)
         line.agrees = _agrees(exchange.text, text)
         return text
 
 
-async def _read_stream(stream: Stream, api: str) -> tuple[AnswerText, Usage]:
-    text, usage, dialect = AnswerText(api), Usage(), DIALECTS[api]
+async def _read_stream(stream: Stream, api: str) -> tuple[AnswerText, Usage | None]:
+    text, usage, dialect = AnswerText(api), None, DIALECTS[api]
     for event in stream.first:
         text.add_event(event.data or {})
-        usage = usage.with_other(dialect.usage(event.data or {}))
+        usage = join_usage(usage, dialect.usage(event.data or {}))
     if stream.rest:
         async for events in stream.rest:
             for event in events:
                 text.add_event(event.data or {})
-                usage = usage.with_other(dialect.usage(event.data or {}))
+                usage = join_usage(usage, dialect.usage(event.data or {}))
     return text, usage
 
 

@@ -36,6 +36,8 @@ class RequestLine:
     """Whether the tool calls fit the request's schemas; None without calls."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated: bool | None = None
+    """Whether tokens and cost are estimated, because the upstream told none, or not to the end."""
     first_token_s: float | None = None
     latency_s: float = 0.0
     usd: float = 0.0
