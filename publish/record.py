@@ -1,5 +1,6 @@
 """The record of what was published: `published.json` in a run, replaced whole after each step."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuneline.core.errors import StageFailed
 from tuneline.core.files import write_atomic
-from tuneline.core.redaction import redact
+from tuneline.core.redaction import redact_texts
 
 FILE = "published.json"
 
@@ -86,7 +87,8 @@ def read_published(run: Path) -> Published:
 
 def write_published(run: Path, published: Published) -> None:
     """Replace the record of a run; credentials that a host's answer repeats are masked."""
-    write_atomic(run / FILE, redact(published.model_dump_json(indent=1, exclude_defaults=True)) + "\n")
+    record = redact_texts(published.model_dump(mode="json", exclude_defaults=True))
+    write_atomic(run / FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def now() -> datetime:
