@@ -1,9 +1,11 @@
 """Configurations of other trainers become recipes; every key that was not carried over is named, with its line."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRequest
@@ -156,3 +158,46 @@ def test_a_recipe_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="no such file"):
         migrate(tmp_path / "none.yaml", tmp_path / "new.yaml")
     assert (ROOT / "data/questions.jsonl").exists() and not (tmp_path / "new.yaml").exists()
+
+
+SMALL = {
+    "axolotl": {"base_model": "a/b", "adapter": "lora", "learning_rate": 1e-4, "datasets": [{"path": "x/y"}]},
+    "llama-factory": {"model_name_or_path": "a/b", "stage": "sft", "dataset": "alpaca", "finetuning_type": "lora"},
+    "openai": {"training_file": "rows.jsonl", "model": "gpt"},
+}
+ODD_KEYS = {
+    "axolotl": ("base_model", "cosine_min_lr_ratio", "datasets", "lora_modules_to_save", "plugins", "test_datasets",
+                "chat_template_jinja", "lora_target_modules"),
+    "llama-factory": ("dataset", "dataset_dir", "eval_dataset", "lora_rank", "lora_alpha", "model_name_or_path"),
+    "openai": ("training_file", "validation_file", "suffix", "hyperparameters"),
+}  # fmt: skip
+ODD_VALUES = [
+    5,
+    "x",
+    "x" * 5000,
+    "a\0b",
+    [1],
+    [None],
+    {"a": 1},
+    [{"path": "x" * 5000}],
+    [{"path": "a", "type": 5}],
+    True,
+]
+
+
+@pytest.mark.parametrize("trainer", SMALL)
+def test_values_that_are_none_of_a_trainers_are_named(trainer: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    base = "a/b" if trainer == "openai" else None
+    for number, (key, value) in enumerate((key, value) for key in ODD_KEYS[trainer] for value in ODD_VALUES):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL[trainer] | {key: value}))
+        with contextlib.suppress(BadRequest):
+            migrate(tmp_path / "c.yaml", tmp_path / f"{number}.yaml", base)
+
+
+def test_an_expression_of_a_configuration_takes_no_years(tmp_path: Path) -> None:
+    patterns = {r".*\.(q|v)_proj": ["attention"], "([a-z_.0-9]+)+[a-z_.0-9]+x!": None, "(": None}
+    for number, (pattern, targets) in enumerate(patterns.items()):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL["axolotl"] | {"lora_target_modules": pattern}))
+        migration = migrate(tmp_path / "c.yaml", tmp_path / f"{number}.yaml")
+        assert migration.recipe["train"].get("targets") == targets

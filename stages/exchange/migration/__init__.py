@@ -39,8 +39,10 @@ def migrate(file: Path, target: Path, base: str | None = None) -> Migration:
         raise BadRequest(f"{target}: exists already; name another with --to")
     TRAINERS[trainer][1](migration)
     named = base or migration.recipe["base"]
-    folder = file.parent / named
-    migration.recipe["base"] = str(folder.absolute()) if not base and folder.is_dir() else named
+    if not isinstance(named, str):
+        raise BadRequest(f"{file}: base: {named!r}: not a model's name; name it with --base")
+    folder = None if base else migration.find_beside(named)
+    migration.recipe["base"] = str(folder.absolute()) if folder and folder.is_dir() else named
     check(migration)
     text = yaml.safe_dump(_ordered(_relative(migration.recipe, target.parent)), sort_keys=False, allow_unicode=True)
     header = f"# Migrated from {trainer}'s {file.name}. `tuneline plan` says what it takes.\n"

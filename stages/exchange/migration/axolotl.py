@@ -1,8 +1,8 @@
 """Axolotl's YAML into a recipe (its schema of version 0.19)."""
 
-import re
-from pathlib import Path
 from typing import Any
+
+import jsonschema_rs
 
 from tuneline.core.errors import BadRequest
 from tuneline.stages.exchange.migration.settings import Migration
@@ -106,7 +106,7 @@ def migrate(migration: Migration) -> None:
         migration.carry("dataset_exact_deduplication", "data.duplicates", "drop")
     if migration.get("load_best_model_at_end"):
         migration.carry("load_best_model_at_end", "train.keep", "best")
-    plugins = [name.rpartition(".")[2] for name in migration.get("plugins", [])]
+    plugins = [name.rpartition(".")[2] for name in migration.read_names("plugins")]
     if others := [name for name in plugins if name not in ("LigerPlugin", "CutCrossEntropyPlugin")]:
         migration.lose("plugins", f"{', '.join(others)}: no plugins here")
     elif plugins:
@@ -158,8 +158,8 @@ def _carry_modules(migration: Migration) -> None:
         migration.carry_targets("lora_target_modules", [str(module) for module in modules])
     elif modules:
         migration.carry_targets("lora_target_modules", _matching_modules(str(modules)))
-    if saved := migration.get("lora_modules_to_save"):
-        migration.carry_saved_modules("lora_modules_to_save", [str(module) for module in saved])
+    if saved := migration.read_names("lora_modules_to_save"):
+        migration.carry_saved_modules("lora_modules_to_save", saved)
     if migration.get("lora_model_dir"):
         migration.lose("lora_model_dir", "make a run of it with `tuneline adopt`, and name that in train.init_from")
 
@@ -171,12 +171,11 @@ def _matching_modules(pattern: str) -> list[str]:
     if pattern == "all-linear":
         return names
     try:
-        places = [(name, f"model.language_{name}") for name in names]
-        return [name for name, nested in places if re.fullmatch(pattern, name) or re.fullmatch(pattern, nested)] or [
-            pattern
-        ]
-    except (re.error, RecursionError):
+        # Somebody else's expression, which Python's `re` could follow for years; this engine gives up.
+        matcher = jsonschema_rs.validator_for({"pattern": f"^(?:{pattern})$"}, offline=True)
+    except (jsonschema_rs.ValidationError, ValueError):
         return [pattern]
+    return [name for name in names if matcher.is_valid(name) or matcher.is_valid(f"model.language_{name}")] or [pattern]
 
 
 def _carry_batch(migration: Migration) -> None:
@@ -197,8 +196,8 @@ def _carry_rate(migration: Migration) -> None:
     migration.carry("learning_rate", "train.learning_rate", rate)
     if schedule := migration.get("lr_scheduler"):
         migration.carry_schedule("lr_scheduler", str(schedule))
-    if ratio := migration.get("cosine_min_lr_ratio"):
-        migration.carry("cosine_min_lr_ratio", "train.final_learning_rate", float(ratio) * rate)
+    if ratio := migration.read_number("cosine_min_lr_ratio"):
+        migration.carry("cosine_min_lr_ratio", "train.final_learning_rate", ratio * rate)
     migration.carry_warmup()
     if optimizer := migration.get("optimizer"):
         migration.carry_optimizer("optimizer", str(optimizer))
@@ -268,8 +267,9 @@ def _columns_of(kind: dict[str, Any]) -> dict[str, Any]:
 
 def _carry_template(migration: Migration) -> None:
     name, custom = migration.get("chat_template"), migration.get("chat_template_jinja")
-    if custom and len(str(custom)) < 256 and Path(migration.file.parent / str(custom)).is_file():
-        migration.carry("chat_template_jinja", "template", str((migration.file.parent / str(custom)).absolute()))
+    file = migration.find_beside(str(custom)) if custom else None
+    if file and file.is_file():
+        migration.carry("chat_template_jinja", "template", str(file.absolute()))
         migration.skip("chat_template", "the template's file is named")
     elif custom:
         migration.lose("chat_template_jinja", "write it to a file that ends in .jinja and name that in `template`")

@@ -150,9 +150,9 @@ def _carry_method(migration: Migration) -> None:
         migration.lose("quantization_method", "bitsandbytes quantizes")
     elif method:
         migration.skip("quantization_method", "bitsandbytes quantizes")
-    rank = migration.get("lora_rank")
+    rank = migration.read_number("lora_rank")
     migration.carry("lora_rank", "train.rank", rank)
-    migration.carry("lora_alpha", "train.alpha", migration.get("lora_alpha", 2 * rank))
+    migration.carry("lora_alpha", "train.alpha", migration.get("lora_alpha", 2 * (rank or 0)))
     migration.carry_renamed({"lora_dropout": "train.dropout"})
     _carry_targets(migration, "lora_target", migration.get("lora_target"))
     if saved := migration.get("additional_target"):
@@ -237,9 +237,9 @@ def _names_of(names: Any) -> list[str]:
 
 def _read_info(migration: Migration) -> tuple[Path, dict[str, Any]]:
     """Return the folder and the content of `dataset_info.json`, if it is there."""
-    folder = migration.file.parent / str(migration.get("dataset_dir", "data"))
-    file = folder / DATASET_INFO
-    info = read_json(file, BadRequest) if file.is_file() else {}
+    name = str(migration.get("dataset_dir", "data"))
+    folder, file = migration.file.parent / name, migration.find_beside(f"{name}/{DATASET_INFO}")
+    info = read_json(file, BadRequest) if file and file.is_file() else {}
     return folder, info if isinstance(info, dict) else {}
 
 

@@ -49,8 +49,8 @@ def _carry_hyperparameters(migration: Migration, settings: dict[str, Any]) -> No
 
 def _to_source(migration: Migration, key: str) -> dict[str, Any]:
     place = str(migration.get(key, ""))
-    file = migration.file.parent / place
-    if not place or not file.is_file():
+    file = migration.find_beside(place)
+    if not place or file is None or not file.is_file():
         raise BadRequest(
             f"{migration.file}:{migration.lines.get(key, 1)}: {key}: {place}: no such file beside it; download it from "
             "OpenAI, and write its name here in place of the id"

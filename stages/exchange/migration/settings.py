@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneline.configs.known_keys import NOT_NEEDED
+from tuneline.core.errors import BadRequest
 from tuneline.stages.train.model.adapter_targets import DENSE_MODULES, SAVED_MODULES
 
 KEPT_NAME = 60
@@ -47,6 +48,37 @@ class Migration:
         """Return a value, which the caller then carries, loses or skips."""
         value = self.values.get(key)
         return default if value is None else value
+
+    def read_number(self, key: str) -> float | None:
+        """Return a number, or None if the key is not there.
+
+        Raises:
+            BadRequest: it is something else.
+        """
+        value = self.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BadRequest(f"{self.file}:{self.lines.get(key, 1)}: {key}: {_shorten(value)}: not a number")
+        return value
+
+    def read_names(self, key: str) -> list[str]:
+        """Return the texts of a list, or a single text as a list of it; an empty one if the key is not there.
+
+        Raises:
+            BadRequest: there is something else among them.
+        """
+        value = self.get(key, [])
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) for name in names):
+            raise BadRequest(f"{self.file}:{self.lines.get(key, 1)}: {key}: {_shorten(value)}: not a list of names")
+        return names
+
+    def find_beside(self, place: str) -> Path | None:
+        """Return the file or folder of that name beside the configuration, or None; any text may be asked for."""
+        path = self.file.parent / place
+        try:
+            return path if path.exists() else None
+        except (OSError, ValueError):  # longer than a name can be, or with a character that none has
+            return None
 
     def carry(self, key: str, setting: str, value: Any) -> None:
         """Set `setting` (`train.rank`) of the recipe from a key."""
@@ -137,8 +169,7 @@ class Migration:
 
     def carry_dataset(self, key: str, place: str, source: dict[str, Any]) -> dict[str, Any]:
         """Return a source for a dataset: a file or folder here, else the folder that it is to be downloaded to."""
-        local = self.file.parent / place
-        if local.exists():
+        if local := self.find_beside(place):
             return {"path": str(local.absolute())} | source
         folder = f"datasets/{place.replace('/', '--')}"
         self.downloads.append((place, folder))
