@@ -180,7 +180,9 @@ class EnginePool:
         for name, promotion in promotions.items():
             try:
                 self._ensure_current(name, promotion)
-            except TunelineError as error:  # the others are started all the same
+            except Exception as error:  # also a bug in one: the others are started all the same
+                if not isinstance(error, TunelineError):
+                    log.exception("%s: cannot be started: a bug", name)
                 self._retries.note_failure(name, promotion.current)
                 failures.append(f"{name}: {error}")
         self._close_drained()
@@ -226,13 +228,14 @@ class EnginePool:
             return
         if not self._retries.is_due(name, version):
             return
-        stack, tool_selector = ExitStack(), load_tool_selector(paths.run_folder(version.run))
-        control_tokens = read_control_tokens(version)
+        tool_selector = load_tool_selector(paths.run_folder(version.run))
+        control_tokens, fields = read_control_tokens(version), read_request_fields(version)
         versions = [promoted.current for promoted in (self._promotions or {}).values()]
-        server = stack.enter_context(self._starter.serving(promotion, versions))
-        model, fields = engine_name(promotion), read_request_fields(version)
-        watch = self._watch(server.base_url, model)
-        engine = _Engine(version, server, stack, model, tool_selector, fields, control_tokens, watch)
+        with ExitStack() as stack:  # a server that nobody knows of would stay
+            server = stack.enter_context(self._starter.serving(promotion, versions))
+            model = engine_name(promotion)
+            watch = self._watch(server.base_url, model)
+            engine = _Engine(version, server, stack.pop_all(), model, tool_selector, fields, control_tokens, watch)
         log.info("%s: version %d (%s) answers", name, version.number, version.run)
         self._retries.note_start(name)
         self._retire(name, engine)

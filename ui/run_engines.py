@@ -124,6 +124,8 @@ class RunEngines:
         recipe, converted = recipe_of(folder), open_stage(folder, "convert")
         file = f"tuned-{recipe.serve.type}.gguf"
         verify_files(converted, file)
+        # Read before there is a server, which would stay if that failed.
+        tokens, selector = read_gguf_tokens(folder / "convert" / file), load_tool_selector(folder)
         stack = ExitStack()
         server = stack.enter_context(
             start_llama_server(
@@ -135,9 +137,7 @@ class RunEngines:
                 slots=SLOTS,
             )
         )
-        tokens = read_gguf_tokens(folder / "convert" / file)
-        address = EngineAddress(server.base_url, {"model": name}, load_tool_selector(folder), control_tokens=tokens)
-        return _Engine(server, address, stack)
+        return _Engine(server, EngineAddress(server.base_url, {"model": name}, selector, control_tokens=tokens), stack)
 
 
 def _list_converted() -> list[Path]:

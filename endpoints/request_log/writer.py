@@ -1,5 +1,6 @@
 """The writer of the request log: a file of its own for each process and day, a line in a single write."""
 
+import errno
 import os
 import socket
 from datetime import UTC, date, datetime, timedelta
@@ -21,13 +22,21 @@ class LogWriter:
         self._writer = f"{socket.gethostname()}-{os.getpid()}"
         self._day: date | None = None
         self._descriptor = -1
+        self._is_cut = False
+        """Whether the last line was written in part."""
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line."""
         today = datetime.now(UTC).date()
         if today != self._day:
             self._open(today)
-        os.write(self._descriptor, orjson.dumps(record) + b"\n")
+        line = orjson.dumps(record) + b"\n"
+        if self._is_cut:
+            line = b"\n" + line  # what a full disk left of the one before it must not take this one along
+        written = os.write(self._descriptor, line)
+        self._is_cut = written < len(line)
+        if self._is_cut:
+            raise OSError(errno.ENOSPC, "the request log: a line was written in part")
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -40,7 +49,7 @@ class LogWriter:
         file = self._folder / f"{day.isoformat()}-{self._writer}.jsonl"
         end_cut_line(file)
         self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._day = day
+        self._day, self._is_cut = day, False
 
 
 def remove_old_days(folder: Path, retain_days: int, today: date | None = None) -> list[Path]:

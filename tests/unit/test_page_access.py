@@ -60,7 +60,8 @@ def test_the_token_opens_the_page_and_is_in_no_address_after() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"host": "evil.example:8090"}, {"origin": "http://evil.example"}, {"origin": "null"}]
+    "headers",
+    [{"host": "evil.example:8090"}, {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://[::1"}],
 )
 def test_another_name_and_another_site_are_refused_even_with_the_cookie(headers: dict[str, str]) -> None:
     token = new_token()

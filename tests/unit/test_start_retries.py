@@ -1,13 +1,17 @@
 """A version that cannot be started is not read and tried again with every look."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tuneline.core.errors import StageFailed
 from tuneline.endpoints import engine_pool
+from tuneline.endpoints.engine_liveness import Liveness
 from tuneline.endpoints.engine_pool import EnginePool
 from tuneline.endpoints.promotion import Version
 from tuneline.endpoints.start_retries import MOST_PAUSE_S, StartRetries
@@ -72,3 +76,49 @@ def test_pauses_grow_and_end_with_a_start_or_another_version(model: Path) -> Non
     assert retries.is_due("router", version.model_copy(update={"number": 2})) and retries.is_due("other", version)
     retries.note_start("router")
     assert retries.is_due("router", version)
+
+
+def test_a_bug_in_one_name_holds_up_no_other(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version is tried first with each look: the others were neither started nor drained."""
+    other = {"name": "writer", "versions": [VERSION | {"run": "r2"}]}
+    (model.parents[3] / "policy/models/writer.json").write_text(json.dumps(other))
+    tries = []
+
+    def fail(run: Path) -> None:
+        tries.append(run.name)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(engine_pool, "load_tool_selector", fail)
+    engines = EnginePool(("gguf",))
+    try:
+        with pytest.raises(StageFailed, match="router: a bug\nwriter: a bug"):
+            engines.update()
+        engines.update()
+        assert tries == ["r1", "r2"]
+    finally:
+        engines.stop()
+
+
+def test_a_server_whose_version_cannot_be_watched_is_stopped(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+
+    @contextlib.contextmanager
+    def serve(*_: object) -> Iterator[SimpleNamespace]:
+        try:
+            yield SimpleNamespace(base_url="http://127.0.0.1:1/v1")
+        finally:
+            stopped.append(True)
+
+    def refuse(*_: object) -> Liveness:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(engine_pool, "load_tool_selector", lambda _: None)
+    monkeypatch.setattr(engine_pool, "read_control_tokens", lambda _: None)
+    engines = EnginePool(("gguf",), watch=refuse)
+    monkeypatch.setattr(engines._starter, "serving", serve)
+    try:
+        with pytest.raises(StageFailed, match="new thread"):
+            engines.update()
+        assert stopped
+    finally:
+        engines.stop()
