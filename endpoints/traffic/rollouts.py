@@ -13,6 +13,7 @@ from tuneline.core.errors import BadRequest, GateFailed, NotFound, TunelineError
 from tuneline.core.notification import notify
 from tuneline.endpoints.promotion import read_promotion
 from tuneline.endpoints.request_log.follower import LogFollower
+from tuneline.endpoints.traffic.compared_versions import VersionReader, Versions, is_about
 from tuneline.endpoints.traffic.evidence import RATINGS, StepEvidence
 from tuneline.endpoints.traffic.records import CurrentStep, Move, RecordReader, move, step_after, step_before
 from tuneline.endpoints.traffic.verdict import Verdict, judge, plan_requests
@@ -49,8 +50,10 @@ class Rollouts:
         """`move` writes a move where the policy is written."""
         self._settings, self._records, self.write_move = settings, records or RecordReader(), move
         self._follower = LogFollower(logs)
-        self._evidence: dict[tuple[str, str], tuple[int, StepEvidence]] = {}
-        """Model and task → number of the move it is since, and its numbers."""
+        self._evidence: dict[tuple[str, str], tuple[tuple[int, Versions], StepEvidence]] = {}
+        """Model and task → number of the move it is since, the versions that it is about, and its numbers."""
+        self._version_reader, self._versions = VersionReader(), dict[str, Versions]()
+        """Model → what it compares, as of this look."""
         self.last: list[Rollout] = []
         """As of the last look."""
 
@@ -76,6 +79,11 @@ class Rollouts:
         yield self._take(())
 
     def _take(self, records: Iterable[dict[str, Any]]) -> list[Rollout]:
+        self._versions = {
+            model: self._version_reader.read(route)
+            for model, route in self._settings().models.items()
+            if route.candidate
+        }
         later = []  # a shadow, and feedback, may be in another writer's file than the request that they are about
         for record in records:
             if record.get("kind") == "request" and not record.get("shadow_of"):
@@ -136,7 +144,7 @@ class Rollouts:
     def _spent(self, rollout: Rollout, route: Route) -> list[str]:
         """Return a reason if the candidate's budget of today is spent."""
         budget = route.candidate.budget_usd_per_day if route.candidate else None
-        _, evidence = self._evidence.get((rollout.model, rollout.task), (0, None))
+        _, evidence = self._evidence.get((rollout.model, rollout.task), (None, None))
         spent = evidence.usd_by_day.get(datetime.now(UTC).date().isoformat(), 0.0) if evidence else 0.0
         return [f"its budget of {budget:g} USD per day is spent"] if budget and spent >= budget else []
 
@@ -150,15 +158,20 @@ class Rollouts:
         if route is None or route.candidate is None:
             return
         step = self._records.step(model, task)
-        if record.get("move", 0) == step.number:
-            self._numbers(model, task, route.policy_of(task), step).add(record)
+        if record.get("move", 0) == step.number and is_about(self._find_versions(model, route), record):
+            self._numbers(model, task, route, step).add(record)
 
-    def _numbers(self, model: str, task: str, policy: Policy, step: CurrentStep) -> StepEvidence:
-        """Return the numbers since the last move; a move begins new ones."""
-        number, evidence = self._evidence.get((model, task), (-1, None))
-        if evidence is None or number != step.number:
-            evidence = StepEvidence(policy)
-            self._evidence[model, task] = step.number, evidence
+    def _find_versions(self, model: str, route: Route) -> Versions:
+        """Return what a model compares; its route may be of settings that were edited during this look."""
+        return self._versions.get(model) or self._version_reader.read(route)
+
+    def _numbers(self, model: str, task: str, route: Route, step: CurrentStep) -> StepEvidence:
+        """Return the numbers since the last move; a move begins new ones, and so does another version of a side."""
+        subject = step.number, self._find_versions(model, route)
+        known, evidence = self._evidence.get((model, task), (None, None))
+        if evidence is None or known != subject:
+            evidence = StepEvidence(route.policy_of(task))
+            self._evidence[model, task] = subject, evidence
         return evidence
 
     def _places(self) -> Iterator[tuple[str, str, Route]]:
@@ -171,7 +184,7 @@ class Rollouts:
 
     def _rollout(self, model: str, task: str, route: Route) -> Rollout:
         step, policy = self._records.step(model, task), route.policy_of(task)
-        evidence = self._numbers(model, task, policy, step)
+        evidence = self._numbers(model, task, route, step)
         verdict = judge(policy, step.step, evidence.comparisons(), evidence.late())
         planned = 0 if step.step in ("baseline", "100") else plan_requests(policy, step.step)
         return Rollout(model, task, step, verdict, evidence.requests, planned)
