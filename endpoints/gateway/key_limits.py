@@ -53,11 +53,8 @@ class KeyLimits:
                 raise ApiError(429, f"the key's budget of {usd:g} USD per {window} is spent", code="insufficient_quota")
         if (most := key.tokens_per_minute) and await self._used("tokens", key.owner) >= most:
             raise ApiError(429, f"more than {most} tokens per minute", retry_after_s=10, code="tokens")
-        if most := key.requests_per_minute:
-            if await self._used("requests", key.owner) >= most:
-                message = f"more than {most} requests per minute"
-                raise ApiError(429, message, retry_after_s=60 / most, code="requests")
-            await self._add("requests", key.owner, 1)
+        if (most := key.requests_per_minute) and not await self._take_request(key.owner, most):
+            raise ApiError(429, f"more than {most} requests per minute", retry_after_s=60 / most, code="requests")
 
     async def spend(self, key: Key, tokens: int, usd: float) -> None:
         """Count what a request took, once it is known."""
@@ -83,9 +80,18 @@ class KeyLimits:
                 await self._add(window, owner, round(usd * MICRO))
 
     def _period(self, window: str) -> tuple[str, ...]:
-        """Return the calendar's day or month (UTC) that a budget is of; a budget begins anew with the next one."""
+        """Return the calendar's day or month (UTC) that a budget is of; a budget begins again with the next one."""
         day = self._now().date().isoformat()
         return {"day": (day,), "month": (day[:7],)}.get(window, ())
+
+    async def _take_request(self, owner: str, most: int) -> bool:
+        """Count a request and return true, unless there were `most` in this minute: one step, also for many at once."""
+        for counters in self._counters:
+            try:
+                return await counters.take_request(owner, most)
+            except Exception as error:  # of whatever client the storage has
+                self._report(error)
+        return True
 
     async def _used(self, window: str, owner: str) -> int:
         for counters in self._counters:
@@ -108,7 +114,7 @@ class KeyLimits:
 
 
 class _Counters:
-    """Counters in one storage. They have no limit of their own: what was spent is counted, also beyond a key's."""
+    """Counters in one storage. Tokens and money have no limit here: what was spent is counted, also beyond a key's."""
 
     def __init__(self, address: str) -> None:
         options: dict[str, str | bool] = (
@@ -117,13 +123,16 @@ class _Counters:
         storage = storage_from_string(address, **options)
         assert isinstance(storage, Storage)
         fixed, sliding = FixedWindowRateLimiter(storage), SlidingWindowCounterRateLimiter(storage)
+        self._sliding = sliding
         self._windows: dict[str, tuple[RateLimiter, RateLimitItem]] = {
-            "requests": (sliding, RateLimitItemPerMinute(UNLIMITED)),
             "tokens": (sliding, RateLimitItemPerMinute(UNLIMITED)),
             # Of a date each; kept for longer than the 31 days that a month may have.
             "day": (fixed, RateLimitItemPerDay(UNLIMITED, 2)),
             "month": (fixed, RateLimitItemPerMonth(UNLIMITED, 2)),
         }
+
+    async def take_request(self, owner: str, most: int) -> bool:
+        return await self._sliding.hit(RateLimitItemPerMinute(most), "requests", owner)
 
     async def used(self, window: str, *names: str) -> int:
         limiter, item = self._windows[window]

@@ -1,6 +1,6 @@
 """Which versions a rollout compares: what the log says of others is no evidence about these.
 
-A name keeps its step when another version is promoted under it, or its target is edited; its numbers begin anew.
+A name keeps its step when another version is promoted under it, or its target is edited; its numbers begin again.
 """
 
 import logging

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from tests.unit.misbehaving import ANSWER, USAGE, Connection, MisbehavingUpstream, running, serving, target
 from tuneline.endpoints import keys
@@ -153,7 +154,7 @@ class Calendar:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_budget_begins_anew_with_the_calendars_day_and_month(restarted: bool) -> None:
+def test_a_budget_begins_again_with_the_calendars_day_and_month(restarted: bool) -> None:
     """Thirty days from the first request would end a month's budget a day early, or with a restart two months late."""
     clock, plan = Calendar(), Plan("m", "other", "u", Assignment())
     daily, monthly = Key("ann", usd_per_day=1.0), Key("bob", usd_per_month=1.0)
@@ -179,3 +180,28 @@ def test_a_budget_begins_anew_with_the_calendars_day_and_month(restarted: bool) 
         return [*seen, await is_admitted(limits, daily), await is_admitted(limits, monthly)]
 
     assert asyncio.run(go()) == [False, False, True, True]
+
+
+def test_many_requests_at_once_are_not_more_than_a_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared storage answers after a while: all that asked before had found the minute free."""
+    limits, key, plan = KeyLimits(), Key("ann", requests_per_minute=10), Plan("m", "other", "u", Assignment())
+    for method in ("hit", "get_window_stats"):
+        original = getattr(SlidingWindowCounterRateLimiter, method)
+
+        async def delayed(*arguments: Any, original: Any = original, **named: Any) -> Any:
+            await asyncio.sleep(0.01)
+            return await original(*arguments, **named)
+
+        monkeypatch.setattr(SlidingWindowCounterRateLimiter, method, delayed)
+
+    async def ask() -> bool:
+        try:
+            await limits.admit(key, plan, {})
+        except ApiError:
+            return False
+        return True
+
+    async def go() -> list[bool]:
+        return await asyncio.gather(*(ask() for _ in range(100)))
+
+    assert sum(asyncio.run(go())) == 10
