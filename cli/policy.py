@@ -1,5 +1,7 @@
 """Changes to what is promoted and to whose keys count."""
 
+import json
+
 
 def change_policy(on_modal: bool, verb: str, *arguments: str) -> str:
     """Apply a verb of `endpoints.policy` in the policy folder of this machine or of Modal, and return its answer."""
@@ -7,6 +9,11 @@ def change_policy(on_modal: bool, verb: str, *arguments: str) -> str:
         from tuneline.volumes.remote import call_policy
 
         return call_policy(verb, *arguments)
+    from tuneline.core import paths
     from tuneline.endpoints.policy import VERBS
+    from tuneline.endpoints.promoting_folders import record_policy_folder
 
-    return VERBS[verb](*arguments)
+    answer = VERBS[verb](*arguments)
+    if verb in ("promote", "rollback"):
+        record_policy_folder(paths.run_folder(json.loads(answer)["run"]))
+    return answer

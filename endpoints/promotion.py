@@ -174,9 +174,10 @@ def read_promotion(name: str) -> Promotion:
     return _read_record(file)
 
 
-def read_promotions() -> dict[str, Promotion]:
-    """Return name → its history, for every promoted name."""
-    return {file.stem: _read_record(file) for file in sorted(_folder().glob("*.json"))}
+def read_promotions(policy: Path | None = None) -> dict[str, Promotion]:
+    """Return name → its history, for every name promoted in a policy folder; default: the one in use."""
+    folder = policy / "models" if policy else _folder()
+    return {file.stem: _read_record(file) for file in sorted(folder.glob("*.json"))}
 
 
 class PromotionReader:
@@ -232,12 +233,13 @@ def open_promoted_run(promotion: Promotion) -> Path:
     return run
 
 
-def names_by_run() -> dict[str, list[str]]:
-    """Return run → the names that it serves, or could serve again after a rollback."""
+def names_by_run(*other_policies: Path) -> dict[str, list[str]]:
+    """Return run → the names that it serves, or could serve again after a rollback; also by other policy folders."""
     names: dict[str, list[str]] = {}
-    for name, promotion in read_promotions().items():
-        for version in promotion.versions:
-            names.setdefault(version.run, []).append(name)
+    for policy in dict.fromkeys((paths.policy(), *other_policies)):
+        for name, promotion in read_promotions(policy).items():
+            for version in promotion.versions:
+                names.setdefault(version.run, []).append(name)
     return names
 
 

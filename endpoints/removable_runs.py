@@ -1,5 +1,6 @@
 """Which runs may be removed, and what of all runs could go: nothing that serves, could serve again, or is in work."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tuneline.core import artifacts, paths
 from tuneline.core.artifacts import SCRATCH
 from tuneline.core.errors import BadRecipe, BadRequest, Locked, NotFound
 from tuneline.core.locks import find_holder
+from tuneline.endpoints.promoting_folders import list_policy_folders
 from tuneline.endpoints.promotion import Promotion, read_promotions
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 from tuneline.stages.convert.scratch import find_local_scratch
@@ -27,12 +29,14 @@ def refuse_unremovable(run: Path) -> None:
     """Check that nothing of a run is in use.
 
     Raises:
-        Locked: a process works on it. BadRequest: it serves a name, would after a rollback, or `gateway.yaml` names it.
+        Locked: a process works on it. BadRequest: it serves a name, would after a rollback, in whatever policy folder it
+            was promoted, or `gateway.yaml` names it. PermissionError: such a folder cannot be looked at.
     """
     if holder := find_holder(run):
         raise Locked(f"{run.name} is being written by {holder.text}; `tuneline runs cancel {run.name}` stops it")
-    for name, promotion in read_promotions().items():
-        _refuse_promoted(run.name, name, promotion)
+    for policy in list_policy_folders(run):
+        for name, promotion in read_promotions(policy).items():
+            _refuse_promoted(run.name, name, promotion, policy)
     if where := _find_in_gateway(run.name, read_gateway()):
         raise BadRequest(f"{run.name}: configs/gateway.yaml names it in {where}; change that first")
 
@@ -49,13 +53,18 @@ def refuse_if_started_from(run: Path) -> None:
             raise BadRequest(f"{other.parent.name} was trained from {run.name}; remove that first")
 
 
-def _refuse_promoted(run: str, name: str, promotion: Promotion) -> None:
+def _refuse_promoted(run: str, name: str, promotion: Promotion, policy: Path) -> None:
+    place = "" if policy == paths.policy() else f", promoted in {policy}"
+    with_policy = f"TUNELINE_POLICY={shlex.quote(str(policy))} " if place else ""
     if promotion.current.run == run:
-        raise BadRequest(f"{run} serves {name!r}; `tuneline promote OTHER --as {name}` lets another run serve it first")
+        raise BadRequest(
+            f"{run} serves {name!r}{place}; `{with_policy}tuneline promote OTHER --as {name}` lets another run serve it "
+            "first"
+        )
     if run in _runs_before(promotion):
         raise BadRequest(
-            f"{run} is what `tuneline rollback {name}` goes back to; `tuneline promote {promotion.current.run} --as "
-            f"{name}` makes the run that serves now the one to go back to"
+            f"{run} is what `{with_policy}tuneline rollback {name}` goes back to; `{with_policy}tuneline promote "
+            f"{promotion.current.run} --as {name}` makes the run that serves now the one to go back to"
         )
 
 
@@ -108,7 +117,7 @@ def is_free(run: Path) -> bool:
     """Return whether nothing of a run is in use."""
     try:
         refuse_unremovable(run)
-    except (Locked, BadRequest):
+    except (Locked, BadRequest, PermissionError):
         return False
     return True
 

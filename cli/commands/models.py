@@ -149,9 +149,12 @@ def remove(
     ] = 0,
 ) -> None:
     """Delete a base from this machine."""
+    from tuneline.core import paths
+    from tuneline.endpoints.promoting_folders import list_policy_folders
     from tuneline.endpoints.promotion import names_by_run
     from tuneline.stages.fetch.local_bases import find_local_bases, remove_base
 
     for base in find_local_bases(name):
-        remove_base(base, force, names_by_run())
+        policies = [policy for run in base.runs for policy in list_policy_folders(paths.run_folder(run))]
+        remove_base(base, force, names_by_run(*policies))
         echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")

@@ -101,6 +101,25 @@ def test_a_run_that_serves_could_serve_or_is_in_work_is_refused(runs: Path, monk
     assert all((runs / name / "convert/base-F16.gguf").exists() for name in ("old", "new", "newest"))
 
 
+def test_a_run_promoted_in_another_policy_folder_is_refused_from_here(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        make_run(runs / name, with_merged())
+        CliRunner().invoke(app, ["promote", name, "--as", "router"], catch_exceptions=False)
+    elsewhere = tmp_path / "else where"
+    monkeypatch.setenv("TUNELINE_POLICY", str(elsewhere))
+    again = f"`TUNELINE_POLICY={tmp_path / 'policy'} tuneline promote OTHER --as router`"
+    with pytest.raises(BadRequest, match=f"new serves 'router', promoted in {tmp_path / 'policy'}; {again}"):
+        tuneline("rm", "new", "--all", "--yes")
+    with pytest.raises(BadRequest, match="old is what `TUNELINE_POLICY=.* tuneline rollback router` goes back to"):
+        tuneline("rm", "old", "--yes")
+    assert "nothing to remove" in tuneline("gc", "--yes") and list((runs / "old/convert").glob("tuned-*.gguf"))
+    (tmp_path / "policy").rename(tmp_path / "gone")  # nothing serves any more
+    tuneline("rm", "new", "--all", "--yes")
+    assert not (runs / "new").exists()
+
+
 def test_all_removes_the_run_unless_another_came_from_it(runs: Path) -> None:
     make_run(runs / "a")
     later = make_run(runs / "b", MICRO.model_copy(update={"train": MICRO.train.model_copy(update={"init_from": "a"})}))
