@@ -7,6 +7,10 @@ from pydantic import Field, model_validator
 from tuneline.configs.section import LEFT_OUT_UNLESS_SET, Section
 from tuneline.core.paths import NAME
 
+FEW_STEPS = 20
+"""Below, a training without steps to warm up in lacks steps at all."""
+_MORE_STEPS = ", and take more steps: with a lower train.batch_rows, more train.epochs or more rows"
+
 
 class Train(Section):
     """How the adapter is trained."""
@@ -63,6 +67,21 @@ class Train(Section):
         if self.final_learning_rate and self.schedule != "cosine":
             raise ValueError(f"final_learning_rate requires the cosine schedule, not {self.schedule}")
         return self
+
+    def describe_short_warmup(self, steps: int) -> str | None:
+        """Return that so many steps end within the warm-up, and what to change; None if they do not.
+
+        The trainer raises the learning rate by an equal part in every step, from 0: the first step changes nothing.
+        """
+        if self.schedule == "constant" or steps > self.warmup_steps:
+            return None
+        rate = self.learning_rate * (steps - 1) / self.warmup_steps
+        reached = f"only rises to {rate:.3g} of {self.learning_rate:g}" if rate else "stays 0: nothing is learned"
+        return (
+            f"train.warmup_steps: {self.warmup_steps}: the training has {steps} step{'s' if steps > 1 else ''}, and "
+            f"its learning rate {reached}; lower train.warmup_steps (to {steps // 10}, say)"
+            f"{_MORE_STEPS if steps < FEW_STEPS else ''}"
+        )
 
 
 class Watch(Section):

@@ -16,6 +16,18 @@ def format_bytes(amount: int) -> str:
     return f"{amount}\u202fB"
 
 
+def format_small(amount: float) -> str:
+    """Return an amount with two decimals; `<0.01` for one that is not nothing but would read so."""
+    return "<0.01" if 0 < amount < 0.005 else f"{amount:.2f}"
+
+
+def format_progress(done: float, total: float, unit: str) -> str:
+    """Return how far something is, as in `6/10 steps` or `1.2 MB of 6.8 MB`."""
+    if unit == "bytes":
+        return f"{format_bytes(round(done))} of {format_bytes(round(total))}"
+    return f"{done:,.0f}/{total:,.0f} {unit}"
+
+
 def format_duration(seconds: float) -> str:
     """Return a time as in `2 h 05 min`, `3 min 04 s` or `8.2 s`."""
     if seconds < 60:

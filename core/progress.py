@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 
 from tuneline.core.events import Events, Kind
+from tuneline.core.formatting import format_progress
 from tuneline.core.safe_console import SafeConsole
 
 log = logging.getLogger(__name__)
@@ -74,26 +75,24 @@ class Progress:
                 self._print(event, f"done in {event['seconds']:.0f} s")
             case "stopping":
                 self._print(event, "stopping; saving progress")
+            case "stopped":
+                self._print(event, event["text"])
             case "warning":
                 self._print(event, f"warning: {event['text']}")
             case "note":
                 self._print(event, event["text"])
-            case "progress" if event["unit"] == "bytes":
-                self._advance(event, event["done"] / 1e9, event["total"] / 1e9, f"GB {event['text']}", ",.2f")
             case "progress":
-                self._advance(event, event["done"], event["total"], f"{event['unit']} {event['text']}")
+                self._advance(event, event["done"], event["total"], event["unit"], event["text"])
             case "metrics":
                 if "validation_loss" in event:
                     self._print(event, f"step {event['step']}: {_format_metrics(event)}")
                 else:
-                    self._advance(event, event["step"], event["steps"], _format_metrics(event))
+                    self._advance(event, event["step"], event["steps"], "steps", _format_metrics(event))
 
-    def _advance(
-        self, event: dict[str, Any], completed: float, total: float, text: str, number_format: str = ",.0f"
-    ) -> None:
+    def _advance(self, event: dict[str, Any], completed: float, total: float, unit: str, text: str) -> None:
         if not (math.isfinite(completed) and math.isfinite(total)):
             raise ValueError(f"{completed} of {total}")  # a bar that cannot be drawn stops all others
-        stage, text = f"{event['stage']:<9}", f"{completed:{number_format}}/{total:{number_format}} {text}"
+        stage, text = f"{event['stage']:<9}", f"{format_progress(completed, total, unit)} {text}".rstrip()
         if self.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, text=text)

@@ -22,7 +22,7 @@ from tuneline.core.paths import NAME
 from tuneline.core.user_files import read_text
 from tuneline.endpoints.served_files import check_promoted_files, hash_evaluated_files
 from tuneline.stages.evaluate.targets import served_path
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import NO_DEMANDS, WHY_NO_DEMANDS, gate_of_run, name_outcome
 from tuneline.stages.run_artifacts import open_stage
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Version(BaseModel):
     by: str = ""
     """Who promoted it, or rolled back to it."""
     gate: str = ""
-    """The gate's outcome: pass, fail, insufficient evidence, or none without a gate."""
+    """The gate's outcome: pass, fail, insufficient evidence, no demands, or none without a gate."""
     reasons: tuple[str, ...] = ()
     """The gate's reasons, one line each."""
     override: str | None = None
@@ -116,7 +116,7 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
         evaluate=evaluation.manifest.fingerprint,
         at=datetime.now(UTC),
         by=by,
-        gate=gate.get("outcome", "none"),
+        gate=name_outcome(gate) if "passed" in gate else "none",
         reasons=gate.get("reasons", ()),
         override=override or None,
     )
@@ -127,11 +127,9 @@ def promote(run: str, name: str, override: str = "", by: str = "") -> Version:
 def _refuse_unless_passed(run: str, name: str, gate: Mapping[str, Any]) -> None:
     if gate.get("passed") and gate["demands"]:
         return
-    reasons = gate.get("unmet") or [
-        "the gate has no requirements: give a suite a floor, or add evaluate.gate to the recipe"
-    ]
+    reasons = gate.get("unmet") or [f"{WHY_NO_DEMANDS}; add one of them, and evaluate again"]
     remedy = f'to promote it anyway: `tuneline promote {run} --as {name} --override "REASON"`, which is recorded'
-    outcome = gate.get("outcome", "no gate") if reasons == gate.get("unmet") else "no demand"
+    outcome = gate.get("outcome", "no gate") if reasons == gate.get("unmet") else NO_DEMANDS
     raise GateFailed("\n".join([f"{run}: {outcome}:", *reasons, remedy]))
 
 

@@ -29,8 +29,8 @@ def refuse_unremovable(run: Path) -> None:
     """Check that nothing of a run is in use.
 
     Raises:
-        Locked: a process works on it. BadRequest: it serves a name, would after a rollback, in whatever policy folder it
-            was promoted, or `gateway.yaml` names it. PermissionError: such a folder cannot be looked at.
+        Locked: a process works on it. BadRequest: it serves a name, or would after a rollback, in any policy folder
+            it was promoted in, or `gateway.yaml` names it. PermissionError: such a folder cannot be looked at.
     """
     if holder := find_holder(run):
         raise Locked(f"{run.name} is being written by {holder.text}; `tuneline runs cancel {run.name}` stops it")
@@ -58,8 +58,8 @@ def _refuse_promoted(run: str, name: str, promotion: Promotion, policy: Path) ->
     with_policy = f"TUNELINE_POLICY={shlex.quote(str(policy))} " if place else ""
     if promotion.current.run == run:
         raise BadRequest(
-            f"{run} serves {name!r}{place}; `{with_policy}tuneline promote OTHER --as {name}` lets another run serve it "
-            "first"
+            f"{run} serves {name!r}{place}; `{with_policy}tuneline promote OTHER --as {name}` lets another run serve "
+            "it first"
         )
     if run in _runs_before(promotion):
         raise BadRequest(

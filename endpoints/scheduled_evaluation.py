@@ -16,6 +16,7 @@ from tuneline.core.artifacts import Artifact
 from tuneline.core.errors import StageFailed, TunelineError
 from tuneline.core.files import write_atomic
 from tuneline.core.machine import describe_machine
+from tuneline.core.modal_command import modal_command
 from tuneline.core.notification import notify
 from tuneline.endpoints.promotion import Promotion, Version, open_promoted_run, read_promotions
 from tuneline.engines.vllm.vllm_server import find_vllm
@@ -60,7 +61,8 @@ def evaluate_promotion(name: str, promotion: Promotion) -> dict[str, Any]:
     """
     version = promotion.current
     if version.form != "gguf" and find_vllm() is None:
-        raise StageFailed(f"{name}: form {version.form} is evaluated where vLLM runs: `modal run app.py::evaluate`")
+        command = modal_command("evaluate", paths.run_folder(version.run) / RECIPE, version.run)
+        raise StageFailed(f"{name}: form {version.form} is evaluated where vLLM runs: `{command}`")
     run = open_promoted_run(promotion)
     target = Path(version.file).stem if version.form == "gguf" else REFERENCE
     recipe = _recipe_of_version(version)

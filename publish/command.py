@@ -16,7 +16,8 @@ from tuneline.publish import execution
 from tuneline.publish.record import TargetRecord, read_published
 from tuneline.publish.target import Publication, Step
 from tuneline.publish.targets import find_target
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import NO_DEMANDS, gate_of_run, name_outcome
+from tuneline.stages.evaluate.verdicts.reason import PASS
 from tuneline.stages.run_artifacts import open_stage
 
 
@@ -98,9 +99,10 @@ def _describe_gate(run: Path) -> str:
         evaluated = open_stage(run, "evaluate").metrics.get("gate")
     except StaleArtifact:
         return f"{run.name}: its evaluation is of other files than are there now; nothing says how good these are"
-    if not evaluated or gate_of_run(run, evaluated)["passed"]:
+    outcome = name_outcome(gate_of_run(run, evaluated)) if evaluated else NO_DEMANDS
+    if outcome == PASS:
         return ""
-    return f"{run.name}: its gate has not passed; `tuneline promote` would refuse it, publishing does not"
+    return f"{run.name}: its gate has not passed ({outcome}); `tuneline promote` would refuse it, publishing does not"
 
 
 def _validate(publish: dict[str, Any], target: str) -> object:

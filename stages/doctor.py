@@ -9,6 +9,7 @@ from tuneline.core import paths
 from tuneline.core.disk_space import find_free_bytes
 from tuneline.core.environment import read_stated_variable
 from tuneline.core.errors import NotFound, StageFailed
+from tuneline.core.modal_command import modal_command
 from tuneline.core.nvidia_smi import SHOWN, run_nvidia_smi
 from tuneline.engines.llama_cpp.build import find_llama_cpp
 
@@ -74,7 +75,7 @@ def _memory() -> Finding:
 
     free = psutil.virtual_memory().available / GIB
     detail = f"{free:.1f} GiB free, {MEMORY_GIB} for the tiny base"
-    fix = "close other programs, or run the stage on Modal: `modal run app.py::train …`"
+    fix = f"close other programs, or run the stage on Modal: `{modal_command('train', 'RECIPE', 'RUN')}`"
     return Finding("memory", "ok", detail) if free >= MEMORY_GIB else Finding("memory", "missing", detail, fix)
 
 

@@ -8,10 +8,11 @@ from tuneline.configs.catalogue import Catalogue, load_catalogue
 from tuneline.configs.hosts import refuse_unpublishable
 from tuneline.configs.recipe import Recipe, recipe_of
 from tuneline.core import paths
-from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.errors import BadRecipe, NotFound, TunelineError
 from tuneline.stages.evaluate.suites.item import Item
 from tuneline.stages.evaluate.suites.run_context import RunContext
 from tuneline.stages.evaluate.suites.suite_items import make_items
+from tuneline.stages.fetch.bases import locate_base
 from tuneline.stages.prepare.checks.style_passages import asks_for_styles
 from tuneline.stages.prepare.checks.test_questions import TestQuestion
 
@@ -57,8 +58,17 @@ def _refuse_unknown_tools(suite: str, items: Sequence[Item], catalogue: Catalogu
             raise BadRecipe(f"evaluate.suites: {suite}: call: {name!r} is not in the catalogue (data.tools); {hint}")
 
 
-def find_shortcomings(recipe: Recipe) -> Iterator[str]:
-    """Yield what the gate will miss however well the model is trained, a line each."""
+def find_shortcomings(recipe: Recipe, steps: int | None = None) -> Iterator[str]:
+    """Yield what will be missed however well the model is trained, each as a text.
+
+    That is a base that cannot be fetched yet, a learning rate that so many steps do not reach, and what the gate asks.
+    """
+    try:
+        locate_base(recipe)
+    except TunelineError as error:
+        yield f"`tuneline fetch` will refuse this recipe: {error}"
+    if steps is not None and (short_warmup := recipe.train.describe_short_warmup(steps)):
+        yield short_warmup
     gate, catalogue = recipe.evaluate.gate, _load_catalogue(recipe)
     if gate is not None and not recipe.evaluate.suites:
         yield "evaluate.gate: there is no suite; see docs/suites.md"

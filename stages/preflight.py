@@ -143,7 +143,14 @@ def _copy_longest_rows(recipe: Recipe, base: Path, prepared: Path, folder: Path)
 
 def _shorten(recipe: Recipe) -> Recipe:
     """Return the recipe with so few training steps, and neither checkpoints nor evaluations between them."""
-    changed = {"max_steps": STEPS, "save_steps": NEVER, "evaluate_steps": NEVER, "keep": "last", "init_from": None}
+    changed = {
+        "max_steps": STEPS,
+        "warmup_steps": 0,
+        "save_steps": NEVER,
+        "evaluate_steps": NEVER,
+        "keep": "last",
+        "init_from": None,
+    }
     compute = recipe.compute.model_copy(update={"save_minutes": None})
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changed), "compute": compute})
 

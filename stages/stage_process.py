@@ -16,12 +16,14 @@ from typing import Any
 from tuneline.configs.recipe import RECIPE, Recipe, recipe_of
 from tuneline.core.artifacts import Artifact
 from tuneline.core.child_processes import (
+    Child,
     child_process,
     describe_exit,
     log_tail,
     report_outcome,
     tuneline_environment,
 )
+from tuneline.core.current_run import current_run
 from tuneline.core.errors import BadRecipe, StageFailed, StaleArtifact, TunelineError, explain_os_error
 from tuneline.core.events import Events, Follower
 from tuneline.core.files import write_atomic
@@ -47,6 +49,7 @@ def run_stage(stage: str, recipe: Recipe, run: Path) -> Artifact:
         Locked: another process writes the run. StageFailed: the disk is full. Whatever the stage raises.
     """
     function = stage_function(stage)
+    current_run.set(run.name)
     with run_lock(run, stage), _recorded_recipe(recipe, run):
         events, started = Events(run, stage), time.monotonic()
         if discard_outdated := getattr(import_module(function.__module__), "discard_outdated", None):
@@ -130,6 +133,7 @@ def run_in_child(stage: str, recipe: Recipe, run: Path, show: Show, meter: Meter
             if child.process.poll() is None:
                 show({"stage": stage, "kind": "stopping"})
                 _stop(child.process, meter)
+                show({"stage": stage, "kind": "stopped", "text": _describe_interruption(child)})
         if code := child.process.returncode:
             child.outcome()  # raises what the stage raised
             raise StageFailed(
@@ -161,6 +165,15 @@ def _stop(child: subprocess.Popen[bytes], meter: Meter) -> None:
         meter.record()
         if deadline and time.monotonic() > deadline:
             child.kill()
+
+
+def _describe_interruption(child: Child) -> str:
+    """Return what a child says that was stopped: where it ended, and how to go on."""
+    try:
+        child.outcome()
+    except TunelineError as error:
+        return str(error)
+    return "interrupted; the same command continues"
 
 
 def _stop_deadline(meter: Meter) -> float | None:

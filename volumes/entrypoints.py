@@ -221,14 +221,21 @@ def _print_plan(recipe: Recipe, run: str, stages: list[str]) -> RunLimits:
     Raises:
         BadRecipe: it could cost more than the recipe allows, or training could not stop in time.
     """
+    from tuneline.core import paths
     from tuneline.core.spending import sum_usd
+    from tuneline.stages.early_checks import find_shortcomings
     from tuneline.stages.plan.stage_bounds import PIPELINE, bound_stages, format_bounds, refuse_too_expensive
+    from tuneline.stages.plan.training import plan_steps
     from tuneline.volumes.run_state import read_run_state
 
     state = read_run_state(recipe, run)
     stage_bounds, spent_usd = bound_stages(recipe, stages, state), sum_usd(state.attempts)
     echo(f"run {run}: {', '.join(stages)}\n\n{format_bounds(stage_bounds, spent_usd)}\n")
     refuse_too_expensive(recipe, stage_bounds, spent_usd)
+    if "train" in stages and "train" not in state.states:
+        steps = plan_steps(recipe, paths.run_folder(run))
+        for shortcoming in find_shortcomings(recipe, steps):
+            echo(f"warning: {shortcoming}", error=True)
     hours = next((bound.hours_at_most for bound in stage_bounds if bound.stage == PIPELINE), WAIT_HOURS)
     return {"hours": hours, "train_stop_s": state.train_stop_s}
 

@@ -12,6 +12,7 @@ import modal
 from tuneline.configs.recipe import RECIPE, Recipe
 from tuneline.configs.recipe_file import replace_paths
 from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.modal_command import modal_command
 from tuneline.core.paths import ROOT
 from tuneline.core.redaction import MASK
 from tuneline.stages.line import stages_up_to
@@ -46,8 +47,8 @@ def _fetch_recipe(run: str, folder: Path) -> Recipe:
             raise NotFound(f"{run}: no such run on Modal; `tuneline runs ls --modal` lists the runs") from None
     if MASK.encode() in content:
         raise BadRecipe(
-            f"{run}/{RECIPE}: an address in it had credentials, which are not kept; `modal run app.py::pipeline "
-            f"--recipe FILE --run {run}` continues it, where FILE is your own recipe"
+            f"{run}/{RECIPE}: an address in it had credentials, which are not kept; "
+            f"`{modal_command('pipeline', 'FILE', run)}` continues it, where FILE is your own recipe"
         )
     return replace_paths(Recipe.model_validate_json(content), lambda path: _fetch_file(path, folder))
 

@@ -8,6 +8,7 @@ import typer
 
 from tuneline.cli.consoles import console
 from tuneline.cli.options import AsJson
+from tuneline.core.formatting import format_bytes
 from tuneline.core.terminal import echo
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Base, by name or hub id.", show_default=False)]
@@ -92,7 +93,7 @@ def download(
     source = locate_model(name, revision)
     with Progress(console) as progress:
         base = store_base(source, UnsavedEvents(progress.show, "fetch"))
-    console.print(f"{base.path.name}: complete, {base.metrics['bytes'] / 1e9:.2f} GB in {base.path}", soft_wrap=True)
+    console.print(f"{base.path.name}: complete, {format_bytes(base.metrics['bytes'])} in {base.path}", soft_wrap=True)
     if isinstance(source, HubSource):
         if revision:
             pin(source.repo, source.revision, replace=True)
@@ -157,4 +158,4 @@ def remove(
     for base in find_local_bases(name):
         policies = [policy for run in base.runs for policy in list_policy_folders(paths.run_folder(run))]
         remove_base(base, force, names_by_run(*policies))
-        echo(f"{base.slug}: removed, {base.bytes / 1e9:.2f} GB freed")
+        echo(f"{base.slug}: removed, {format_bytes(base.bytes)} freed")

@@ -37,7 +37,7 @@ def run(
         _write_report(folder, quiet=True)
         _exit_by_gate(folder)
     else:
-        print_results(folder, file)
+        print_results(folder, file, settings or ())
 
 
 def find_recipe(recipe_or_base: str, data: Path | None) -> Path:
@@ -213,13 +213,17 @@ def check_recipe(recipe: "Recipe") -> None:
     refuse_early(recipe)
 
 
-def print_results(folder: Path, recipe_file: Path, ask: str | None = None) -> None:
-    """Print scoreboard, gate, the report's path, the answer to `ask`, and next commands; exit 3 if the gate says no."""
+def print_results(folder: Path, recipe_file: Path, settings: Sequence[str] = (), ask: str | None = None) -> None:
+    """Print scoreboard, gate, the report's path, the answer to `ask`, and next commands; exit 3 if the gate says no.
+
+    `settings` are those that the run was started with, on top of the recipe.
+    """
     from tuneline.cli.chat import Conversation, open_run_model
     from tuneline.cli.views.pipeline import render_next_steps
     from tuneline.cli.views.scoreboard import render_gate, render_scoreboard
     from tuneline.core.errors import GateFailed
-    from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+    from tuneline.stages.evaluate.verdicts.gate import gate_of_run, name_outcome
+    from tuneline.stages.evaluate.verdicts.reason import PASS
 
     evaluated = open_stage(folder, "evaluate")
     gate = gate_of_run(folder, evaluated.metrics["gate"])
@@ -230,7 +234,8 @@ def print_results(folder: Path, recipe_file: Path, ask: str | None = None) -> No
         console.print(f"\nyou   {ask}", soft_wrap=True)
         with start_server(folder) as server:
             Conversation(open_run_model(server.base_url, folder)).ask(ask)
-    console.print("", render_next_steps(folder.name, recipe_file, passed=gate["passed"]), sep="\n", soft_wrap=True)
+    passed = name_outcome(gate) == PASS
+    console.print("", render_next_steps(folder.name, recipe_file, settings, passed=passed), sep="\n", soft_wrap=True)
     if not gate["passed"]:
         raise typer.Exit(GateFailed.exit_code)
 

@@ -50,8 +50,8 @@ def plan(
     for recipe, plan in zip(loaded, plans, strict=True):
         refuse_unstartable(recipe, plan)
         refuse_early(recipe)
-        for shortcoming in find_shortcomings(recipe):
-            errors_console.print(f"{recipe.name}: {shortcoming}", soft_wrap=True)
+        for shortcoming in find_shortcomings(recipe, plan.training.steps):
+            errors_console.print(f"warning: {recipe.name}: {shortcoming}", soft_wrap=True)
 
 
 @app.command(**PANEL)

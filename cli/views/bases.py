@@ -7,6 +7,7 @@ from tuneline.cli.views.text_grid import format_grid
 from tuneline.cli.views.units import abbreviate
 from tuneline.configs.hardware import GIB
 from tuneline.configs.models import registry
+from tuneline.core.formatting import format_bytes
 
 if TYPE_CHECKING:
     from tuneline.stages.fetch.local_bases import LocalBase
@@ -21,7 +22,7 @@ def format_bases(local_bases: Sequence["LocalBase"], partial_downloads: Sequence
         rows = [
             [
                 b.slug,
-                f"{b.bytes / 1e9:.2f} GB",
+                format_bytes(b.bytes),
                 f"{b.last_used:%Y-%m-%d}",
                 "pinned" if b.pinned else "",
                 ", ".join(b.runs),
@@ -30,7 +31,7 @@ def format_bases(local_bases: Sequence["LocalBase"], partial_downloads: Sequence
         ]
         parts.append(format_grid(["here", "size", "last used", "", "runs"], rows))
     if partial_downloads:
-        rows = [[slug, f"{size / 1e9:.2f} GB", "rerun the command to resume"] for slug, size in partial_downloads]
+        rows = [[slug, format_bytes(size), "rerun the command to resume"] for slug, size in partial_downloads]
         parts.append(format_grid(["not whole", "so far", ""], rows))
     return "\n\n".join(parts)
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from tuneline.cli.views.tables import make_table
 
 if TYPE_CHECKING:
     from tuneline.core.ledger import Spent
@@ -26,7 +27,7 @@ def render_costs(lines: "Sequence[Spent]", by: str) -> RenderableType:
     for line in lines:
         hours, usd, prices = sums.get(key(line), (0.0, 0.0, {}))
         sums[key(line)] = (hours + line.hours, usd + line.usd, prices | {line.price: None})
-    table = Table(*names, "hours", "USD", "price by", box=None, padding=(0, 1, 0, 0))
+    table = make_table(*names, "hours", "USD", "price by")
     for group, (hours, usd, prices) in sums.items():
         table.add_row(*group, f"{hours:.3f}", f"{usd:.4f}", ", ".join(prices))
     hours, usd = sum(line.hours for line in lines), sum(line.usd for line in lines)

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from tuneline.cli.views.tables import make_table
+
 if TYPE_CHECKING:
     from tuneline.stages.runs.differences import Difference
 
 
 def render_differences(a: str, b: str, differences: "Sequence[Difference]") -> Table:
     """Return a table with a row for each difference, by section."""
-    table = Table("", a, b, box=None, padding=(0, 2, 0, 0))
+    table = make_table("", a, b, padding=(0, 2, 0, 0))
     section = ""
     for difference in differences:
         if difference.section != section:

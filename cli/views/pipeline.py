@@ -1,12 +1,11 @@
 """What stands before and after a pipeline run."""
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
-from tuneline.core.paths import ROOT
+from tuneline.core.modal_command import modal_command
 from tuneline.core.spending import read_usd_per_hour
 
 LONG_COMMAND = 40
@@ -21,17 +20,17 @@ def render_stages_to_run(run: str, states: Mapping[str, str]) -> Text:
     return Text.assemble("run ", (run, "bold"), f", on this machine, {cost}: {stages}")
 
 
-def render_next_steps(run: str, recipe_file: Path, *, passed: bool) -> Text:
-    """Return the commands to type after a run has finished; one that passed the gate may be promoted."""
-    app = ROOT / "app.py"
+def render_next_steps(run: str, recipe_file: Path, settings: Sequence[str] = (), *, passed: bool) -> Text:
+    """Return the commands to type after a run has finished; one that passed the gate may be promoted.
+
+    `settings` are those of `--set`, with which it was run.
+    """
     commands = {
         f"tuneline chat {run}": "talk to the model",
         f"tuneline serve {run}": "the OpenAI API at http://127.0.0.1:8080/v1",
         f"tuneline runs show {run} --json": "every figure",
         **({f"tuneline promote {run} --as NAME": "make it live under a name"} if passed else {}),
-        shlex.join(
-            ["modal", "run", f"{'app.py' if Path.cwd() == ROOT else app}::train", "--recipe", str(recipe_file)]
-        ): "train it on Modal",
+        modal_command("train", recipe_file, run, settings): "train it on Modal",
     }
     width = max(len(command) for command in commands if len(command) < LONG_COMMAND)
     lines = [f"\n  {command.ljust(width)}  # {meaning}" for command, meaning in commands.items()]

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
+from tuneline.cli.views.tables import make_table
 from tuneline.core.formatting import format_bytes
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def render_removables(items: "Sequence[Removable]") -> RenderableType:
     """Return a table of what can be removed, with its size, and the sum."""
     has_reasons = any(item.why for item in items)
     columns: list[Column | str] = ["what", "kind", Column("size", no_wrap=True), *(["why"] if has_reasons else [])]
-    table = Table(*columns, box=None, padding=(0, 1, 0, 0))
+    table = make_table(*columns)
     for item in items:
         reason = (item.why,) if has_reasons else ()
         table.add_row(Text(_shorten(item.path), overflow="fold"), item.kind, format_bytes(item.bytes), *reason)

@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from tuneline.cli.views.scoreboard import render_scoreboard
+from tuneline.cli.views.tables import make_table
+from tuneline.core.formatting import format_small
 from tuneline.core.spending import sum_usd
 from tuneline.core.terminal import printable
 
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 
 COLUMNS = ("run", "state", "progress", "base", "gate", "promoted as", "date", "hours", "USD")
 UNBROKEN = ("run", "date")
+HASH_SHOWN = 12
+"""Digits of a fingerprint; its manifest has all."""
 
 
 def render_runs(runs: "Sequence[RunSummary]") -> RenderableType:
     """Return a table of at least one run, and below it why runs failed, with the next commands."""
     places = ("where",) if len({run.where for run in runs}) > 1 else ()
-    columns = [Column(name, no_wrap=name in UNBROKEN) for name in (*COLUMNS[:1], *places, *COLUMNS[1:])]
-    table = Table(*columns, box=None, padding=(0, 1, 0, 0))
+    names = (*COLUMNS[:1], *places, *COLUMNS[1:])
+    table = make_table(*(Column(name, no_wrap=True) if name in UNBROKEN else name for name in names))
     for run in runs:
         cells = [run.run, *([run.where] if places else []), run.state, _describe_progress(run), run.base]
-        cells += [run.gate or "–", ", ".join(run.promoted_as) or "–", _format_date(run.at), f"{run.hours:.2f}"]
-        table.add_row(*cells, "–" if run.usd is None else f"{run.usd:.2f}")
+        cells += [run.gate or "–", ", ".join(run.promoted_as) or "–", _format_date(run.at), format_small(run.hours)]
+        table.add_row(*cells, "–" if run.usd is None else format_small(run.usd))
     return Group(table, *(_render_next_command(run) for run in runs if run.state in ("failed", "stale", "interrupted")))
 
 
@@ -66,23 +70,33 @@ def render_run(
         else []
     )
     title = Text.assemble((folder.name, "bold"), f"  {folder if run.where == 'here' else 'on Modal'}")
-    return Group(title, *map(Text, lines), _render_stages(run, artifacts, attempts), *scoreboards)
+    return Group(
+        title, *map(Text, lines), _render_stages(run, artifacts, attempts), *_list_machines(artifacts), *scoreboards
+    )
 
 
 def _render_stages(
     run: "RunSummary", artifacts: "Mapping[str, Artifact]", attempts: "Sequence[Attempt]"
 ) -> RenderableType:
-    table = Table("stage", "state", "attempts", "hours", "USD", "fingerprint", "made", "on", box=None)
+    table = make_table("stage", "state", "attempts", "hours", "USD", Column("fingerprint", no_wrap=True), "made")
     for stage in dict.fromkeys([*(attempt.stage for attempt in attempts), *run.stages, *artifacts]):
         of_stage = [attempt for attempt in attempts if attempt.stage == stage]
         state = run.stages.get(stage, of_stage[-1].state if of_stage else "finished")
-        usd = f"{sum_usd(of_stage):.2f}" if any(attempt.usd_per_hour is not None for attempt in of_stage) else "–"
-        hours = f"{sum(attempt.counted_s for attempt in of_stage) / 3600:.2f}"
+        usd = format_small(sum_usd(of_stage)) if any(attempt.usd_per_hour is not None for attempt in of_stage) else "–"
+        hours = format_small(sum(attempt.counted_s for attempt in of_stage) / 3600)
         manifest = artifacts[stage].manifest if stage in artifacts else None
-        made = (manifest.fingerprint, f"{manifest.ended:%Y-%m-%d %H:%M}") if manifest else ("–", "–")
-        machines = ("; ".join(map(str, manifest.machines)) or "not recorded") if manifest else "–"
-        table.add_row(stage, state, str(len(of_stage)), hours, usd, *made, machines)
+        made = (manifest.fingerprint[:HASH_SHOWN], _format_date(manifest.ended)) if manifest else ("–", "–")
+        table.add_row(stage, state, str(len(of_stage)), hours, usd, *made)
     return table
+
+
+def _list_machines(artifacts: "Mapping[str, Artifact]") -> list[Text]:
+    """Return a line for each machine with the stages that were made on it: in a table it would be too wide."""
+    stages: dict[str, list[str]] = {}
+    for stage, artifact in artifacts.items():
+        machines = "; ".join(map(str, artifact.manifest.machines)) or "a machine that is not recorded"
+        stages.setdefault(machines, []).append(stage)
+    return [Text(f"made on {machines}: {', '.join(made)}", style="dim") for machines, made in stages.items()]
 
 
 def format_event(event: Mapping[str, Any]) -> str:

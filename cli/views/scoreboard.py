@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tuneline.core.formatting import format_bytes, format_label
 from tuneline.stages.evaluate.scoring.measure_names import RIGHT_TOOL, measure_name
+from tuneline.stages.evaluate.verdicts.gate import NO_DEMANDS, name_outcome
 
 if TYPE_CHECKING:
     from tuneline.core.artifacts import Artifact
@@ -22,6 +23,8 @@ def render_scoreboard(evaluated: "Artifact", converted: "Artifact") -> Group:
     from tuneline.stages.evaluate.verdicts.measurement import describe_measurement, describe_variation
 
     metrics = evaluated.metrics
+    if not metrics["scoreboard"]:
+        return Group(Text("not measured: the recipe has no suites (evaluate.suites)"))
     lines = [describe_measurement(evaluated), *describe_variation(evaluated.path.parent, _gate_target(metrics))]
     title = Text(f"Scoreboard: shares of requests, with {metrics['confidence']:.0%} intervals", style="bold")
     suites = dict.fromkeys(row["suite"] for row in metrics["scoreboard"])
@@ -32,11 +35,15 @@ def render_scoreboard(evaluated: "Artifact", converted: "Artifact") -> Group:
 
 def render_gate(gate: Mapping[str, Any]) -> Text:
     """Return the gate's outcome, and what is not met or undecided, a line each."""
+    outcome = name_outcome(gate)
+    if outcome == NO_DEMANDS:
+        return Text(f"gate: {outcome}: {'; '.join(gate['reasons'])}")
     if gate["passed"]:
-        text = f"{gate['demands']} demands met" if gate.get("demands") else "; ".join(gate["reasons"])
-        return Text.assemble("gate: ", ("passed", "green"), f", {text}")
+        demands = gate.get("demands", len(gate["reasons"]))
+        met = "".join(f"\n  - {reason}" for reason in gate["reasons"])
+        return Text.assemble("gate: ", ("passed", "green"), f", {demands} of {demands} demands of the recipe met:{met}")
     unmet = "".join(f"\n  - {reason}" for reason in gate.get("unmet") or gate["reasons"])
-    return Text.assemble("gate: ", (str(gate.get("outcome", "fail")), "red"), unmet)
+    return Text.assemble("gate: ", (outcome, "red"), unmet)
 
 
 def _advise(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
+from tuneline.cli.views.tables import make_table
 from tuneline.core.formatting import format_percent
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def render_scores(scores: "Sequence[Score]") -> RenderableType:
     """Return a row for each evaluation and suite, a regression marked, and the reasons below."""
     columns: list[Column | str] = ["name", Column("date", no_wrap=True), "run", "suite", "n", "right tool", "exact", ""]
-    table = Table(*columns, box=None, padding=(0, 1, 0, 0))
+    table = make_table(*columns)
     for score in scores:
         mark = (
             Text("failed", style="red") if score.error else Text("worse", style="red") if score.is_worse else Text("")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from tuneline.cli.views.tables import make_table
 from tuneline.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
 
 def render_rollouts(rollouts: "Sequence[Rollout]") -> Table:
     """Return a table with a row for each model's task, and its numbers by outcome."""
-    table = Table(
-        "model", "task", "step", "since", "requests", "verdict", "missing evidence, and the numbers", box=None
-    )
+    table = make_table("model", "task", "step", "since", "requests", "verdict", "missing evidence, and the numbers")
     for rollout in rollouts:
         step = (
             f"{rollout.step.step}{' %' if rollout.step.step.isdecimal() else ''}{', held' if rollout.step.held else ''}"
@@ -29,7 +28,7 @@ def render_rollouts(rollouts: "Sequence[Rollout]") -> Table:
 
 def render_recognition(qualities: "Sequence[Quality]") -> Table:
     """Return a table with a row for each task: how many of its examples were recognised, and rightly."""
-    table = Table("task", "examples", "given a task", "rightly", "of those", box=None)
+    table = make_table("task", "examples", "given a task", "rightly", "of those")
     for quality in qualities:
         share = f"{quality.right / quality.recognized:.1%}" if quality.recognized else "-"
         table.add_row(quality.task, f"{quality.examples:,}", f"{quality.recognized:,}", f"{quality.right:,}", share)

@@ -3,11 +3,14 @@
 import math
 
 from tuneline.configs.hardware import GIB, Range
+from tuneline.core.formatting import format_small
 
 
 def format_range(bounds: Range) -> str:
     """Return `low–high` with 0 to 2 decimals by the size of the upper bound, or one number if both read the same."""
     low, high = bounds
+    if 0 < high < 0.005:
+        return format_small(high)
     digits = 0 if high >= 100 else 1 if high >= 10 else 2
     return f"{low:,.{digits}f}–{high:,.{digits}f}" if f"{low:.3g}" != f"{high:.3g}" else f"{high:,.{digits}f}"
 

@@ -26,7 +26,7 @@ def locate_base(recipe: Recipe) -> HubSource | FolderSource:
     base, revision = recipe.base, recipe.revision
     if _is_on_hub(recipe):
         _refuse_untrainable(base)
-        return HubSource(base, require_commit(base, revision, folder_of(base)))
+        return HubSource(base, require_commit(base, revision))
     return locate_folder(base, revision)
 
 

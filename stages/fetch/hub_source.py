@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from tuneline.configs.models import registry
 from tuneline.core.errors import BadRecipe
@@ -29,8 +28,8 @@ class HubSource:
         return f"{self.repo.replace('/', '--')}@{self.revision[:12]}"
 
 
-def require_commit(repo: str, revision: str | None, folder: Path) -> str:
-    """Return `revision` if it is a full commit hash; `folder` is the local path that `repo` would name.
+def require_commit(repo: str, revision: str | None) -> str:
+    """Return `revision` if it is a full commit hash.
 
     Raises:
         BadRecipe: there is no revision, or it is a branch, a tag or a short hash.
@@ -40,7 +39,7 @@ def require_commit(repo: str, revision: str | None, folder: Path) -> str:
     remedy = f"`git ls-remote https://huggingface.co/{repo} main` prints the latest{gated}"
     pin = f"or let `tuneline models download {repo}` fetch it and pin its commit"
     if revision is None:
-        known = "" if key else f"there is no folder {folder}, so this is a hub id, and "
+        known = "" if key else "there is no such folder here, so this is a hub id, and "
         raise BadRecipe(
             f"base: {repo!r}: {known}a hub id needs its commit, or the result could change from day to day;\n"
             f"{remedy}; write it as `revision: <40 hex digits>`, {pin}"

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from tuneline.configs.hardware import Range, hardware
 from tuneline.configs.models import Shape
 from tuneline.configs.recipe import Recipe
-from tuneline.stages.plan.dataset_size import DatasetSize
+from tuneline.stages.plan.dataset_size import DatasetSize, estimate_dataset
 from tuneline.stages.plan.gpu_fit import Fit, fit_on_cpu, fit_on_gpus, to_workload
 from tuneline.stages.plan.memory import MemoryParts, count_trained_parameters
 from tuneline.stages.plan.training_cost import (
@@ -65,7 +66,7 @@ class TrainingPlan:
 
 def plan_training(recipe: Recipe, shape: Shape, dataset: DatasetSize) -> TrainingPlan:
     """Return the plan of the recipe's training on `dataset`."""
-    steps = _count_steps(recipe, dataset)
+    steps = count_steps(recipe, dataset)
     epochs = None if steps is None or not dataset.train else steps * recipe.train.batch_rows / dataset.train
     tokens = _count_tokens(recipe, steps, dataset)
     options = [
@@ -84,13 +85,18 @@ def plan_training(recipe: Recipe, shape: Shape, dataset: DatasetSize) -> Trainin
     )
 
 
+def plan_steps(recipe: Recipe, run: Path) -> int | None:
+    """Return the number of steps of the recipe's training in a run's folder; None if the rows are not counted yet."""
+    return count_steps(recipe, estimate_dataset(recipe, run))
+
+
 def plan_cpu_training(recipe: Recipe, shape: Shape, dataset: DatasetSize) -> TrainingOption:
     """Return the training on this machine's CPU, whatever hardware the recipe asks for."""
-    tokens = _count_tokens(recipe, _count_steps(recipe, dataset), dataset)
+    tokens = _count_tokens(recipe, count_steps(recipe, dataset), dataset)
     return _describe_option(recipe, shape, tokens, *CPU, fit_on_cpu(recipe, shape, dataset.learned))
 
 
-def _count_steps(recipe: Recipe, dataset: DatasetSize) -> int | None:
+def count_steps(recipe: Recipe, dataset: DatasetSize) -> int | None:
     """Return the number of steps; None if it depends on rows that cannot be counted yet."""
     train = recipe.train
     if train.max_steps:

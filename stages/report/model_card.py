@@ -10,7 +10,7 @@ from tuneline.core.files import write_atomic
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.core.page_templates import load_template
 from tuneline.stages.evaluate.targets import evaluated_target
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import gate_of_run, name_outcome
 from tuneline.stages.evaluate.verdicts.measurement import describe_measurement, describe_variation
 from tuneline.stages.report.run_record import Row
 from tuneline.stages.report.sections.scoreboard import read_base_verdicts
@@ -87,12 +87,14 @@ def _describe_training(recipe: Recipe, run: Path) -> Row:
 def _describe_evaluation(recipe: Recipe, run: Path, evaluated: Artifact) -> Row:
     metrics, target = evaluated.metrics, evaluated_target(evaluated, recipe)
     verdicts = read_base_verdicts(evaluated.path)
+    gate = gate_of_run(run, metrics["gate"]) if "gate" in metrics else {}
     return {
         "target": target,
         "board": [row for row in metrics.get("scoreboard", []) if row["target"] in ("base", target)],
         "confidence": metrics.get("confidence", recipe.evaluate.confidence),
         "unproving": [suite.name for suite in recipe.evaluate.suites if not suite.proves],
-        "gate": gate_of_run(run, metrics["gate"]) if "gate" in metrics else {},
+        "gate": gate,
+        "outcome": name_outcome(gate) if gate else "",
         "verdicts": {task.task: task for task in verdicts.tasks} if verdicts else {},
         "evaluate": evaluated.manifest.fingerprint,
         "measured": [describe_measurement(evaluated), *describe_variation(run, target)],

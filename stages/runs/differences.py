@@ -13,7 +13,7 @@ from tuneline.configs.recipe import recipe_of
 from tuneline.core import artifacts
 from tuneline.core.artifacts import flatten
 from tuneline.core.manifest import Manifest
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import gate_of_run, name_outcome
 from tuneline.stages.line import ORDER
 
 STAGES = ORDER[1:]
@@ -119,7 +119,7 @@ def _list_data(prepared: Manifest) -> Iterator[tuple[str, Any]]:
 def _list_scores(run: Path, evaluated: Manifest) -> Iterator[tuple[str, Any]]:
     """Yield the gate's outcome, and each share with its interval and number of items."""
     if gate := evaluated.metrics.get("gate"):
-        yield "gate", gate_of_run(run, gate).get("outcome") or ("pass" if gate["passed"] else "fail")
+        yield "gate", name_outcome(gate_of_run(run, gate))
     for row in evaluated.metrics.get("scoreboard", ()):
         for share, label in SHARES.items():
             if f"{share}_accuracy" in row:

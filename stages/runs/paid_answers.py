@@ -9,27 +9,27 @@ from typing import Any
 from tuneline.core import jsonl
 from tuneline.core.ledger import Spent
 
-PRICE = "the recipe"
+PRICE = "the recipe's prices of tokens"
 FOLDERS = {"answers": "evaluate", "synthesis": "prepare"}
 """Folder of the cache → the stage that paid."""
 
 
 def read_paid_answers(cache: Path) -> list[Spent]:
-    """Return what was paid by the logs in the folder `cache`: a record for each day, model and stage.
+    """Return what was paid by the logs in the folder `cache`: a record for each day, model, run and stage.
 
     An answer of a version that kept no time counts on the day of its log's last change.
     """
     sums: dict[tuple[date, str, str], float] = {}
-    for day, model, stage, usd in _read_payments(cache):
-        sums[day, model, stage] = sums.get((day, model, stage), 0.0) + usd
+    for day, name, stage, usd in _read_payments(cache):
+        sums[day, name, stage] = sums.get((day, name, stage), 0.0) + usd
     return [
-        Spent(day, "answers", model, stage, "here", hours=0.0, usd=usd, price=PRICE)
-        for (day, model, stage), usd in sums.items()
+        Spent(day, "answers", name, stage, "here", hours=0.0, usd=usd, price=PRICE)
+        for (day, name, stage), usd in sums.items()
     ]
 
 
 def _read_payments(cache: Path) -> Iterator[tuple[date, str, str, float]]:
-    """Yield day, model, stage and USD of each paid answer."""
+    """Yield day, what was paid for, stage and USD of each paid answer."""
     for folder, stage in FOLDERS.items():
         for file in sorted((cache / folder).glob("*.jsonl")):
             changed = file.stat().st_mtime
@@ -37,7 +37,13 @@ def _read_payments(cache: Path) -> Iterator[tuple[date, str, str, float]]:
                 with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                     if (usd := float(_find_cost(record))) > 0:
                         at = datetime.fromtimestamp(record.get("at", changed), UTC)
-                        yield at.date(), str(record.get("model", "not recorded")), stage, usd
+                        yield at.date(), _describe(record), stage, usd
+
+
+def _describe(record: dict[str, Any]) -> str:
+    """Return which model was paid for which run; versions before this one kept no run, the first ones no model."""
+    model, run = record.get("model") or "a model that was not kept", record.get("run")
+    return f"{model} for {run}" if run else f"{model}, paid by an earlier version, which kept no run"
 
 
 def _find_cost(record: dict[str, Any]) -> Any:

@@ -13,9 +13,11 @@ from tuneline.core import artifacts
 from tuneline.core.errors import TunelineError
 from tuneline.core.events import FILE as EVENTS
 from tuneline.core.events import parse_event
+from tuneline.core.formatting import format_progress
 from tuneline.core.spending import FOLDER as ATTEMPTS
 from tuneline.core.spending import Attempt, read_attempts, sum_usd
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import NO_DEMANDS, gate_of_run, name_outcome
+from tuneline.stages.evaluate.verdicts.reason import PASS
 from tuneline.stages.line import ORDER
 from tuneline.stages.run_artifacts import find_problems, read_stage
 from tuneline.stages.runs.failures import read_failure
@@ -107,8 +109,7 @@ def _read_attempts(folder: Path) -> list[Attempt]:
 def _read_gate(folder: Path) -> str:
     with contextlib.suppress(TunelineError, KeyError, TypeError, AttributeError):  # older, or damaged
         gate = gate_of_run(folder, artifacts.read_artifact(folder / "evaluate").metrics["gate"])
-        outcome = str(gate.get("outcome") or ("pass" if gate["passed"] else "fail"))
-        return "no demands" if outcome == "pass" and gate.get("demands") == 0 else outcome
+        return name_outcome(gate)
     return ""
 
 
@@ -120,7 +121,7 @@ def _last_stage(folder: Path, attempts: Sequence[Attempt]) -> str:
 def _decide_state(folder: Path, gate: str, attempts: Sequence[Attempt]) -> State:
     """Return the state of a run that nobody works on, and that neither failed nor is stale."""
     if gate:
-        return "finished" if gate in ("pass", "no demands") else "refused by gate"
+        return "finished" if gate in (PASS, NO_DEMANDS) else "refused by gate"
     unfinished = [stage for stage in STAGES if (folder / stage).exists() and not artifacts.is_finished(folder / stage)]
     return "interrupted" if unfinished or (attempts and attempts[-1].state != "finished") else "partial"
 
@@ -145,18 +146,12 @@ def _read_progress(folder: Path, stage: str) -> str:
         if event is None or event["stage"] != stage:
             continue
         if event["kind"] == "progress":
-            return _format_progress(event["done"], event["total"], event["unit"])
+            return format_progress(event["done"], event["total"], event["unit"])
         if event["kind"] == "metrics" and "steps" in event:
-            return _format_progress(event["step"], event["steps"], "steps")
+            return format_progress(event["step"], event["steps"], "steps")
         if event["kind"] == "started":
             return ""
     return ""
-
-
-def _format_progress(done: float, total: float, unit: str) -> str:
-    if unit == "bytes":
-        return f"{done / 1e9:.2f}/{total / 1e9:.2f} GB"
-    return f"{done:.0f}/{total:.0f} {unit}"
 
 
 def _read_tail(file: Path) -> bytes:

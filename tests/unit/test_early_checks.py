@@ -151,3 +151,23 @@ def test_a_hosted_targets_missing_key_is_reported_before_the_training(
     error = CliRunner().invoke(app, ["run", str(recipe)]).exception
     assert isinstance(error, BadRequest) and "GROQ_API_KEY is not set" in str(error)
     assert not (tmp_path / "runs").exists()
+def test_few_rows_with_the_default_warm_up_are_named_by_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a job of OpenAI's with 12 examples, which states no warm-up."""
+    monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
+    write_recipe(tmp_path)
+    (tmp_path / "job.json").write_text(json.dumps({"model": "gpt", "training_file": "train.jsonl"}))
+    recipe = tmp_path / "migrated.yaml"
+    commands = (["migrate", str(tmp_path / "job.json"), "--base", "tiny", "--to", str(recipe)], ["plan", str(recipe)])
+    done = [CliRunner().invoke(app, words, catch_exceptions=False) for words in commands][-1]
+    assert "train.warmup_steps: 20: the training has 1 step" in done.stderr.replace("\n", " ")
+
+
+def test_a_base_that_fetch_will_refuse_is_named_by_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is known from models.yaml, so it is planned; its commit is not, and the error names no unused folder."""
+    monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))
+    recipe = write_recipe(tmp_path)
+    recipe.write_text("base: meta-llama/Llama-3.1-8B-Instruct\n" + recipe.read_text())
+    done = CliRunner().invoke(app, ["plan", str(recipe)], catch_exceptions=False)
+    warning = done.stderr.splitlines()[0]
+    assert "`tuneline fetch` will refuse this recipe: base: 'meta-llama" in warning and "needs its commit" in warning
+    assert str(ROOT) not in done.stderr

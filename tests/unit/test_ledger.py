@@ -18,6 +18,7 @@ from tuneline.cli import app
 from tuneline.configs.evaluation import Target
 from tuneline.core import jsonl, ledger
 from tuneline.core import meter as meters
+from tuneline.core.current_run import current_run
 from tuneline.core.errors import StageFailed
 from tuneline.core.ledger import Line, read_ledger, sum_days
 from tuneline.core.meter import Limits, Meter
@@ -173,12 +174,19 @@ def test_paid_answers_count_by_model_and_stage_and_once(tmp_path: Path, monkeypa
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path))
     prices = {"usd_per_million_input": 1.0, "usd_per_million_output": 10.0, "budget_usd": 1.0}
     target = Target.model_validate({"name": "big", "provider": "http://127.0.0.1:1/v1", "model": "gpt", **prices})
+    current_run.set("mine")
     for question in ("a?", "b?", "a?"):
         model = BudgetedModel(target, cast(Any, Provider()), Prompts("", None))
         asyncio.run(model.ask(Item(question, question, None, None, question), []))
     (spent,) = read_paid_answers(tmp_path)
-    assert (spent.name, spent.stage, spent.usd) == ("gpt", "evaluate", pytest.approx(0.02))  # the third was kept
+    assert (spent.name, spent.stage, spent.usd) == (
+        "gpt for mine",
+        "evaluate",
+        pytest.approx(0.02),
+    )  # the third was kept
     (tmp_path / "synthesis").mkdir()
     jsonl.append(tmp_path / "synthesis/1.jsonl", {"prompt": "p", "text": "t", "cost_usd": 0.5})  # without a time
     jsonl.append(tmp_path / "synthesis/1.jsonl", [])
-    assert sum(line.usd for line in read_paid_answers(tmp_path)) == pytest.approx(0.52)
+    lines = read_paid_answers(tmp_path)
+    assert sum(line.usd for line in lines) == pytest.approx(0.52)
+    assert "a model that was not kept, paid by an earlier version, which kept no run" in [line.name for line in lines]

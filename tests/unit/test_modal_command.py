@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tuneline.configs.cloud import Cloud
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.paths import ROOT
+from tuneline.volumes import entrypoints, run_state
 from tuneline.volumes.command_line import read_needed_functions
 
 RECIPES = ROOT / "configs/recipes"
@@ -121,6 +123,15 @@ def test_what_cannot_run_there_ends_with_2(
     with pytest.raises(SystemExit) as ended:
         read_needed_functions(command(tmp_path, base, more))
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_what_a_training_will_not_reach_is_said_before_it_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_state, "_list_paths", lambda folder: [])
+    recipe = load_recipe(Path(MICRO), ["train.warmup_steps=30"])
+    entrypoints._print_plan(recipe, "r", ["fetch", "prepare", "train"])
+    assert "warning: train.warmup_steps: 30: the training has 10 steps" in capsys.readouterr().err
 
 
 def test_a_misspelled_variable_ends_the_command_before_anything_is_built(

@@ -16,6 +16,7 @@ EVENTS: list[dict[str, Any]] = [
     {"stage": "train", "kind": "finished"},
     {"stage": "train", "kind": "ended", "seconds": 3.2},
     {"stage": "train", "kind": "stopping"},
+    {"stage": "train", "kind": "stopped", "text": "interrupted at step 3; the same command resumes"},
     {"stage": "train", "kind": "warning", "text": "[/red] [link=x]"},
     {"stage": "train", "kind": "note", "text": "a note"},
     {"stage": "fetch", "kind": "progress", "unit": "bytes", "done": 1e9, "total": 2e9, "text": "[/bold]"},

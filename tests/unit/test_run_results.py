@@ -5,11 +5,24 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from tests.runs import PASSED, make_evaluate, make_run, remove
+from tests.runs import MICRO, PASSED, make_evaluate, make_run, remove
+from tuneline.cli import app
 from tuneline.cli.commands import pipeline
+from tuneline.cli.views.units import format_range
+from tuneline.core.artifacts import read_artifact
+from tuneline.core.errors import GateFailed
+from tuneline.core.formatting import format_progress, format_small
+from tuneline.core.modal_command import modal_command
+from tuneline.core.paths import ROOT
 from tuneline.core.safe_console import SafeConsole
+from tuneline.endpoints.promotion import promote
+from tuneline.endpoints.run_list import list_runs
 from tuneline.stages.evaluate.answers import IN_WORDS
+from tuneline.stages.evaluate.verdicts.gate import WHY_NO_DEMANDS
+from tuneline.stages.report.model_card import make_card
+from tuneline.volumes.entrypoints import split_settings
 
 WIDEST = dict.fromkeys(("name_accuracy", "name_high", "exact_accuracy", "exact_high"), 1.0)
 BOUNDS = {"name_low": 0.991, "exact_low": 0.991}
@@ -51,9 +64,64 @@ def test_no_interval_is_broken_and_words_are_not_called_tools(tmp_path: Path, te
     assert "On unseen phrasings the TF-IDF classifier chooses the tool at least as well as tuned Q4_K_M" in " ".join(
         text.split()
     )
-    assert "gate: passed, 1 demands met" in text
+    assert "gate: passed, 1 of 1 demands of the recipe met:\n  - unseen: 99 %" in text
     assert f"report: {run / 'report.html'}" in text
     assert "tuneline promote first --as NAME" in text and "--recipe 'my recipe.yaml'" in text
+
+
+NO_DEMANDS = PASSED | {"demands": 0, "reasons": [WHY_NO_DEMANDS]}
+
+
+def test_a_gate_without_demands_is_called_that_everywhere(
+    tmp_path: Path, terminal: SafeConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runs", "models", "policy"):
+        monkeypatch.setenv(f"TUNELINE_{name.upper()}", str(tmp_path / name))
+    run = make_run(tmp_path / "runs/none", gate=NO_DEMANDS)
+    pipeline.print_results(run, Path("recipe.yaml"))
+    text = terminal.export_text()
+    assert f"gate: no demands: {WHY_NO_DEMANDS}" in " ".join(text.split())
+    assert "not measured: the recipe has no suites" in text and "Measured" not in text and "promote" not in text
+    page = (run / "report.html").read_text()
+    assert "The gate has no demands." in page and "gate is passed" not in page and "✓</b> no suite" not in page
+    assert "The gate says: no demands." in make_card(run)["README.md"]
+    assert [summary.gate for summary in list_runs()] == ["no demands"]
+    with pytest.raises(GateFailed, match=f"none: no demands:\n{WHY_NO_DEMANDS}"):
+        promote("none", "router")
+    assert promote("none", "router", override="a trial").gate == "no demands"
+
+
+def test_the_command_for_modal_continues_exactly_this_run(
+    tmp_path: Path, terminal: SafeConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evaluated_run(tmp_path / "runs/mine", PASSED)
+    monkeypatch.chdir(tmp_path)
+    pipeline.print_results(run, Path("my recipe.yaml"), ["train.rank=8", "data.max_tokens=4096"])
+    words = "--recipe 'my recipe.yaml' --run mine --set 'train.rank=8 data.max_tokens=4096'"
+    assert f"modal run -m tuneline.app::train {words}" in " ".join(terminal.export_text().split())
+    assert split_settings("train.rank=8 data.max_tokens=4096") == ["train.rank=8", "data.max_tokens=4096"]
+    monkeypatch.chdir(ROOT)
+    assert modal_command("train", "r.yaml", "mine") == "modal run app.py::train --recipe r.yaml --run mine"
+
+
+def test_no_cell_of_a_run_is_cut_at_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("runs", "models", "policy"):
+        monkeypatch.setenv(f"TUNELINE_{name.upper()}", str(tmp_path / name))
+    recipe = MICRO.model_copy(update={"name": "x"})
+    run = make_run(tmp_path / "runs" / ("a-run-of-a-rather-long-name-" * 2), recipe)
+    make_run(tmp_path / "runs/other", MICRO.model_copy(update={"train": MICRO.train.model_copy(update={"rank": 99})}))
+    for words in (["show", run.name], ["ls"], ["diff", run.name, "other"], ["gc"], ["rm", run.name]):
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["runs", *words], catch_exceptions=False).output
+        assert "…" not in shown, words
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["runs", "show", run.name]).output
+    assert read_artifact(run / "train").manifest.fingerprint[:12] in shown
+
+
+def test_no_amount_that_is_something_reads_as_nothing() -> None:
+    assert format_progress(3e6, 6.8e6, "bytes") == "3.0\u202fMB of 6.8\u202fMB"
+    assert format_progress(6, 1000, "steps") == "6/1,000 steps"
+    assert [format_small(amount) for amount in (0, 0.001, 0.005, 1.5)] == ["0.00", "<0.01", "0.01", "1.50"]
+    assert format_range((0.0, 0.002)) == "<0.01"
 
 
 def test_a_gate_that_says_no_gives_its_reasons_and_exit_code_3(tmp_path: Path, terminal: SafeConsole) -> None:

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import TrainerControl, TrainerState, TrainingArguments
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from tuneline.configs.training import Train, Watch
 from tuneline.core.events import Events, read_events
+from tuneline.stages.train.loop.callbacks import StartReport
 from tuneline.stages.train.loop.early_stopping import (
     EarlyStopping,
     Validation,
@@ -87,6 +89,46 @@ def test_a_resumed_run_knows_the_losses_of_before() -> None:
     watching = DivergenceStop()
     watching.on_train_begin(ARGUMENTS, TrainerState(log_history=steady(30)), control())
     assert log(watching, *[{"loss": 50.0, "grad_norm": 0.5}] * 5).should_training_stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "says"),
+    [
+        ({}, 1, "has 1 step, and its learning rate stays 0: nothing is learned; lower"),
+        ({}, 20, "has 20 steps, and its learning rate only rises to 0.00019 of 0.0002; lower train.warmup_steps (to 2"),
+        ({}, 21, None),
+        ({"schedule": "constant"}, 1, None),
+        ({"warmup_steps": 0}, 1, None),
+    ],
+)
+def test_a_warm_up_longer_than_the_training_is_said_at_its_start(
+    tmp_path: Path, settings: dict[str, Any], steps: int, says: str | None
+) -> None:
+    report = StartReport(Train(**settings), Events(tmp_path, "train"))
+    report.on_train_begin(ARGUMENTS, TrainerState(max_steps=steps), control())
+    texts = [(event["kind"], event["text"]) for event in read_events(tmp_path)]
+    assert [kind for kind, _ in texts] == ["warning"] * (says is not None)
+    assert all(str(says) in text for _, text in texts)
+
+
+def test_the_warm_up_is_the_trainers_own() -> None:
+    """20 steps with a warm-up of 20 end at 19 twentieths of the rate; 21 reach it."""
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    for steps, reached in ((20, 0.95), (21, 1.0)):
+        optimizer = torch.optim.SGD(weights, lr=1.0)
+        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=20, num_training_steps=steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        assert max(rates) == pytest.approx(reached)
+
+
+def test_a_resumed_training_says_where(tmp_path: Path) -> None:
+    report = StartReport(Train(), Events(tmp_path, "train"))
+    report.on_train_begin(ARGUMENTS, TrainerState(global_step=6, max_steps=100), control())
+    assert [event["text"] for event in read_events(tmp_path)] == ["resumes at step 6 of 100"]
 
 
 def test_an_alert_is_raised_once_until_the_bound_is_kept_again(tmp_path: Path) -> None:

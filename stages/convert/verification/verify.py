@@ -29,6 +29,7 @@ from tuneline.stages.convert.verification.samples import load_samples
 from tuneline.stages.convert.verification.template_checks import check_modelfile, check_served_template
 from tuneline.stages.convert.verification.tokenizer_checks import check_checkpoint_tokenizer, check_gguf_tokenizer
 
+VERIFIED = "of tokens, templates and answers"
 REPORT, SUMS = "verify.json", "SHA256SUMS"
 
 
@@ -51,7 +52,7 @@ def verify(task: Task, report: ReportProgress) -> dict[str, Any]:
     """
     assert task.verify
     file = task.verify.report
-    report(done=0, total=1, unit="checks", text="verifying tokens, templates, answers")
+    report(done=0, total=1, unit="verification", text=VERIFIED)
     results = _compare(task, task.verify)
     content = {"texts": results.texts, "skipped": results.skipped, "fidelity": results.fidelity}
     checks = list(map(asdict, results.checks))
@@ -64,7 +65,12 @@ def verify(task: Task, report: ReportProgress) -> dict[str, Any]:
             f"{len(failed)} of {len(checks)} checks failed; all are in {file}"
         )
     _write_sums(file.parent, _list_files(task, file.parent))
-    report(done=1, total=1, unit="checks", text=f"{len(checks) - len(failed)} of {len(checks)} passed")
+    report(
+        done=1,
+        total=1,
+        unit="verification",
+        text=f"{VERIFIED}: {len(checks) - len(failed)} of {len(checks)} checks passed",
+    )
     differences = [f"{check.file}: {check.check}: {check.detail}" for check in failed]
     verified = {"fidelity": results.fidelity, "checks": len(checks), "skipped": results.skipped}
     return verified | {"differences": differences}

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuneline.configs.evaluation import Target
 from tuneline.core import jsonl, paths
+from tuneline.core.current_run import current_run
 from tuneline.core.errors import StageFailed
 from tuneline.core.redaction import redact_url
 from tuneline.engines.providers import Chat
@@ -89,5 +90,6 @@ class BudgetedModel:
 
     def _cache(self, key: str, reply: Reply) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": key, "reply": asdict(reply), "model": self.target.model, "at": time.time()}
+        paid = {"model": self.target.model, "run": current_run.get(), "at": time.time()}
+        record = {"key": key, "reply": asdict(reply)} | paid
         jsonl.append(self.file, record)

@@ -1,6 +1,6 @@
 """The gate: whether what was measured suffices to go live; pass, fail or insufficient evidence, with reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from tuneline.stages.evaluate.verdicts.suite_demands import Evidence, gate_reaso
 from tuneline.stages.evaluate.verdicts.task_verdicts import Verdicts, compare_tasks, pair_answers
 
 Row = dict[str, Any]
+NO_DEMANDS = "no demands"
+WHY_NO_DEMANDS = "no suite has a floor, and the recipe has no evaluate.gate"
 
 
 def decide_gate(settings: Evaluate, evidence: Evidence) -> tuple[Row, Verdicts]:
@@ -49,10 +51,16 @@ def _gate_row(reasons: Sequence[Reason], evidence: Evidence) -> Row:
         "target": evidence.served,
         "baseline": evidence.baseline,
         "demands": len(reasons),
-        "reasons": [reason.text for reason in reasons] or ["no suite has a floor: the gate has no requirements"],
+        "reasons": [reason.text for reason in reasons] or [WHY_NO_DEMANDS],
         "unmet": [reason.text for reason in sorted(reasons, key=lambda r: r.met is None) if not reason.met],
         "open": [reason.text for reason in reasons if reason.met is None],
     }
+
+
+def name_outcome(gate: Mapping[str, Any]) -> str:
+    """Return a gate's outcome: pass, fail, insufficient evidence, or `no demands` if it has none."""
+    outcome = str(gate.get("outcome") or (PASS if gate["passed"] else FAIL))
+    return NO_DEMANDS if outcome == PASS and gate.get("demands") == 0 else outcome
 
 
 def require_pass(evaluated: Artifact) -> None:

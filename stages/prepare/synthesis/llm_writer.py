@@ -15,6 +15,7 @@ from typing import Any
 from tuneline.configs.catalogue import Catalogue
 from tuneline.configs.data import Data, Source
 from tuneline.core import jsonl, paths
+from tuneline.core.current_run import current_run
 from tuneline.core.errors import StageFailed
 from tuneline.core.redaction import redact_url
 from tuneline.stages.prepare.checks.toolbox import Toolbox
@@ -91,7 +92,8 @@ async def _answers(source: Source, catalogue: Catalogue) -> list[dict[str, Any]]
             cost_usd = _cost_usd(source, reply.prompt_tokens, reply.completion_tokens) if counted else bound
             spent_usd += cost_usd
             entries.append({"tool": tool, "prompt": prompt, "text": reply.text, "cost_usd": cost_usd})
-            jsonl.append(file, entries[-1] | {"model": settings.model, "at": time.time()})
+            paid = {"model": settings.model, "run": current_run.get(), "at": time.time()}
+            jsonl.append(file, entries[-1] | paid)
     return entries
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from tuneline.core.formatting import format_label, format_percent
 from tuneline.stages.evaluate.scoring.measure_names import measure_name
-from tuneline.stages.evaluate.verdicts.gate import gate_of_run
+from tuneline.stages.evaluate.verdicts.gate import NO_DEMANDS, gate_of_run, name_outcome
 from tuneline.stages.report.evaluation_record import EvaluationRecord
 from tuneline.stages.report.run_record import STAGES, Row, RunRecord
 
@@ -26,6 +26,7 @@ def describe_run(run: RunRecord, evaluation: EvaluationRecord) -> Row:
         "headline": _write_headline(run, evaluation),
         "shown_settings": _list_settings(run),
         "gate": gate,
+        "outcome": name_outcome(gate) if gate else "",
         "gate_reasons": _mark_reasons(gate) if gate else [],
     }
 
@@ -40,6 +41,8 @@ def _write_headline(run: RunRecord, evaluation: EvaluationRecord) -> tuple[str, 
     """Return the result on the first suite in a sentence, and the line under it with interval and other models."""
     suite = next(iter(evaluation.suites), None)
     rows = {row["target"]: row for row in evaluation.scoreboard if row["suite"] == suite}
+    if suite is None and "evaluate" in run.manifests:
+        return "Nothing was asked", "The recipe names no suite (evaluate.suites)."
     if suite is None or evaluation.main_target not in rows:
         unfinished = next(
             (f"{stage} is {state}" for stage, state in _list_stage_states(run) if state != "finished"), ""
@@ -87,7 +90,9 @@ def _format_setting(value: Any) -> str:
 
 
 def _mark_reasons(gate: Row) -> list[tuple[str, str]]:
-    """Return each of the gate's reasons with its mark: ✓ met, ✗ not met, ? undecided for lack of items."""
+    """Return each of the gate's reasons with its mark: ✓ met, ✗ not met, ? undecided for lack of items, – no demand."""
+    if name_outcome(gate) == NO_DEMANDS:
+        return [("–", reason) for reason in gate["reasons"]]
     undecided: list[str] = gate.get("open") or []
     reasons: list[str] = gate["reasons"]
     unmet: list[str] = gate.get("unmet") or ([] if gate["passed"] else reasons)

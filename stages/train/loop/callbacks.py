@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tuneline.configs.training import Train
 from tuneline.core.events import Events
 from tuneline.stages.train.distributed.device_memory import read_peak_gpu_gb, read_peak_process_gb
 from tuneline.stages.train.distributed.process_group import any_process, get_world_size, is_main_process
@@ -100,6 +101,19 @@ class FirstStep(TrainerCallback):
             f"{now - self.loaded_at:.1f} s for the rest and the step"
         )
         self.events.emit("note", text=text)
+
+
+class StartReport(TrainerCallback):
+    """Says when training starts: the step at which it resumes, and a warm-up that is longer than the training."""
+
+    def __init__(self, settings: Train, events: Events) -> None:
+        self.settings, self.events = settings, events
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step:
+            self.events.emit("note", text=f"resumes at step {state.global_step} of {state.max_steps}")
+        if short_warmup := self.settings.describe_short_warmup(state.max_steps):
+            self.events.emit("warning", text=short_warmup)
 
 
 class CheckpointMarker(TrainerCallback):

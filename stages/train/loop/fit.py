@@ -34,6 +34,7 @@ from tuneline.stages.train.loop.callbacks import (
     CheckpointMarker,
     FirstStep,
     MetricsReport,
+    StartReport,
     StopOnSignal,
     TimedCheckpoints,
 )
@@ -60,7 +61,7 @@ def fit(job: TrainingJob, events: Events) -> dict[str, float]:
 
     Raises:
         BadRecipe: the base does not support what the recipe asks for.
-        StageFailed: no memory for the base; stopped by SIGTERM, after a checkpoint; or diverged, with the last good
+        StageFailed: no memory for the base; interrupted by SIGTERM, after a checkpoint; or diverged, with the last good
             checkpoint kept.
     """
     recipe, scratch = job.recipe, job.folder / artifacts.SCRATCH
@@ -163,6 +164,7 @@ def _add_callbacks(
     for callback in (
         MetricsReport(events, flops, lambda: trainer.loss_tokens),
         divergence,
+        StartReport(recipe.train, events),
         Alerts(recipe.watch, events),
         EarlyStopping(recipe.train, best, partial(_save, trainer, recipe), events),
         CheckpointMarker(events),
@@ -183,7 +185,8 @@ def _refuse_unfinished(
         raise StageFailed(_advise_after_divergence(divergence.reason, step, saved, checkpoints, settings))
     if stop.stopped and step < trainer.state.max_steps:
         # Not necessarily this step: nothing is saved while a divergence is suspected.
-        raise StageFailed(f"stopped by SIGTERM at step {step}; the same command resumes from step {saved}")
+        place = "" if saved == step else f" from step {saved}"
+        raise StageFailed(f"interrupted at step {step}; the same command resumes{place}")
 
 
 def _advise_after_divergence(reason: str, step: int, saved: int, checkpoints: Path, settings: Train) -> str:
