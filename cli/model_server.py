@@ -75,6 +75,7 @@ def serve_run(folder: Path, kind: str | None, port: int, host: str, announce: Ca
 
     from tuneline.core.errors import StageFailed
     from tuneline.endpoints.engine_address import EngineAddress
+    from tuneline.endpoints.forbidden_calls import llama_cpp_fields
     from tuneline.endpoints.run_server import RunServer, build_run_server
     from tuneline.endpoints.tool_selection import load_tool_selector
     from tuneline.engines.control_tokens import read_gguf_tokens
@@ -89,6 +90,7 @@ def serve_run(folder: Path, kind: str | None, port: int, host: str, announce: Ca
             load_tool_selector(folder),
             control_tokens=read_gguf_tokens(find_gguf(folder, kind)),
             known_choices=(),
+            without_calls=llama_cpp_fields(),
         )
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
         front = uvicorn.Server(uvicorn.Config(build_run_server(RunServer(address)), host=host, port=port, **options))

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tuneline.endpoints.forbidden_calls import forbid_calls
 from tuneline.endpoints.forced_tools import force_tools
 from tuneline.engines.control_tokens import ControlTokens
 
@@ -37,12 +38,18 @@ class EngineAddress:
     known_choices: Collection[str] = ("function", "allowed_tools")
     """Types of `tool_choice` that name tools and are honoured there: `function` by vLLM, none by llama-server."""
 
+    without_calls: Mapping[str, Any] = field(default_factory=dict)
+    """Fields with which the engine generates no call, for `tool_choice: none`; none where whoever answers there sees
+    to it."""
+
     def complete(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a request's body as this engine takes it: its fields, the tools that its run is shown, and no control
         token in what the caller wrote."""
         payload = {**(self.control_tokens.neutralize(body) if self.control_tokens else body), **self.fields}
         if path == "chat/completions":
             payload = force_tools(payload, self.known_choices)
+            if self.without_calls and payload.get("tool_choice") == "none":
+                return forbid_calls(payload, self.without_calls)
         if self.tool_selector and path == "chat/completions" and body.get("tools"):
             shown = self.tool_selector.select(payload["messages"], payload["tools"], payload.get("tool_choice"))
             payload["tools"] = shown

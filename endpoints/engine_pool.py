@@ -21,6 +21,7 @@ from tuneline.core.errors import NotFound, StageFailed, TunelineError
 from tuneline.endpoints.engine_address import EngineAddress
 from tuneline.endpoints.engine_liveness import Liveness
 from tuneline.endpoints.engine_starter import EngineStarter, read_control_tokens, read_request_fields
+from tuneline.endpoints.forbidden_calls import llama_cpp_fields, vllm_fields
 from tuneline.endpoints.promotion import Promotion, PromotionReader, Version, engine_name
 from tuneline.endpoints.start_retries import StartRetries
 from tuneline.endpoints.tool_selection import ToolSelector, load_tool_selector
@@ -61,6 +62,7 @@ class _Engine:
             self.tool_selector,
             control_tokens=self.control_tokens,
             known_choices=() if self.version.form == "gguf" else ("function",),
+            without_calls=llama_cpp_fields() if self.version.form == "gguf" else vllm_fields(),
         )
 
     @property

@@ -16,8 +16,10 @@ from tests.conftest import environment
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.core.paths import ROOT
 from tuneline.endpoints import keys
+from tuneline.endpoints.forbidden_calls import OPENERS
 from tuneline.endpoints.promotion import promote
 from tuneline.engines.server import free_port
+from tuneline.engines.tool_calls import parse_tool_calls
 
 TOOLS: list[Any] = load_catalogue(ROOT / "configs/tools/handlers.yaml").openai()
 QUESTION: list[Any] = [{"role": "user", "content": "Send Maria a WhatsApp saying the keys are ready"}]
@@ -93,7 +95,9 @@ def test_a_named_tool_is_called(server: tuple[OpenAI, str]) -> None:
 
 def test_a_call_is_required_or_there_is_none(server: tuple[OpenAI, str]) -> None:
     assert len(called(ask(server, tool_choice="required"))) == 1
-    assert called(ask(server, tool_choice="none")) == []
+    in_words = ask(server, tool_choice="none")
+    assert called(in_words) == [] and not parse_tool_calls(in_words.choices[0].message.content or "")
+    assert not any(opener in (in_words.choices[0].message.content or "") for opener in OPENERS)
 
 
 @pytest.mark.parametrize(
