@@ -15,9 +15,10 @@ from tuneline.stages.prepare.synthesis.grammar import (
     Handler,
     argument_kinds,
     check_patterns,
-    number_arguments,
+    make_handler,
 )
 from tuneline.stages.prepare.synthesis.patterns import parse_pattern
+from tuneline.stages.prepare.synthesis.structured_values import describe_value
 
 TEMPLATES = ROOT / "data" / "synthesis"
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -44,7 +45,7 @@ class CatalogueLanguage:
 
     def list_arguments(self, arguments: dict[str, Any]) -> str:
         """Return the arguments as text, each with its name."""
-        return ", ".join(f"{self.label(slot)} {value}" for slot, value in arguments.items())
+        return ", ".join(f"{self.label(slot)} {describe_value(value)}" for slot, value in arguments.items())
 
 
 def load_language(catalogue: Catalogue, name: str) -> CatalogueLanguage:
@@ -63,7 +64,7 @@ def load_language(catalogue: Catalogue, name: str) -> CatalogueLanguage:
         for number, text in enumerate(texts):
             slots = argument_kinds(tool_name, tool, values, templates["kinds"], _SLOT.findall(text))
             key = f"{tool_name} {number}"
-            handlers[key] = Handler(slots, (parse_pattern(text, tool_name),), number_arguments(tool))
+            handlers[key] = make_handler(tool_name, tool, slots, (parse_pattern(text, tool_name),))
             patterns.setdefault(tool_name, []).append(key)
     check_patterns(f"phrases in {name!r}", values, handlers)
     grammar = Grammar(tuple(templates["openers"]), tuple(templates["closers"]), values, handlers, language=name)

@@ -6,11 +6,12 @@ a model does not rely on word order. With `catalogue:` the handlers are the tool
 `ask` phrases in the grammar's `language`, as in `data/synthesis/ask`.
 """
 
+import json
 import random
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from tuneline.stages.prepare.synthesis.grammar_file import read_grammar_file
 from tuneline.stages.prepare.synthesis.patterns import MAX_EXPANSION, Choice, measure, measure_values, parse_pattern
 from tuneline.stages.prepare.synthesis.requests import Request
 from tuneline.stages.prepare.synthesis.schema_values import is_constrained, make_values
+from tuneline.stages.prepare.synthesis.structured_values import make_arguments, plain_schema
 
 TRIES_PER_ROW = 20
 """Requests drawn for each wanted row before a grammar counts as too small for the number of rows."""
@@ -48,6 +50,8 @@ class Handler:
     say: tuple[Choice, ...]
     numbers: frozenset[str] = frozenset()
     """Slots whose argument is a number or a truth value instead of text."""
+    structured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Slots whose argument is a list, an object or the like: its values by the texts that people write for them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class Grammar:
     def request(self, tool: str, rng: random.Random) -> Request:
         """Return a random request for `tool`."""
         handler = self.handlers[tool]
-        arguments = {slot: self.value(kind, rng) for slot, kind in handler.slots.items()}
+        arguments = {
+            slot: rng.choice(list(handler.structured[slot])) if slot in handler.structured else self.value(kind, rng)
+            for slot, kind in handler.slots.items()
+        }
         pattern = rng.choice(handler.say)
         opener, closer = rng.choice(self.openers), rng.choice(self.closers)
         capital = rng.random() < 0.4
@@ -83,7 +90,11 @@ class Grammar:
         text = self._fix_articles(re.sub(r"\{(\w+)\}", lambda m: arguments.get(m[1], m[0]), marked))
         mentioned = {slot: text for slot, text in arguments.items() if f"{{{slot}}}" in marked}
         typed = {
-            slot: _to_number(f"{tool}: {slot}", text) if slot in handler.numbers else text
+            slot: handler.structured[slot][text]
+            if slot in handler.structured
+            else _to_number(f"{tool}: {slot}", text)
+            if slot in handler.numbers
+            else text
             for slot, text in mentioned.items()
         }
         return Request(text, tool, typed, re.sub(r"\{\w+\}", SLOT, phrasing).lower())
@@ -178,7 +189,7 @@ def tool_handlers(
         if phrases and getattr(phrases, which):
             patterns = tuple(parse_pattern(text, name) for text in getattr(phrases, which))
             slots = argument_kinds(name, tool, values, kinds, {slot for pattern in patterns for slot in pattern.slots})
-            handlers[name] = Handler(slots, patterns, number_arguments(tool))
+            handlers[name] = make_handler(name, tool, slots, patterns)
     return handlers
 
 
@@ -192,10 +203,12 @@ def argument_kinds(
     """
     slots = {}
     for slot in (slot for slot in tool.properties if slot in mentioned):
-        if choices := _list_allowed_values(tool.properties[slot], f"{name}.{slot}"):
+        plain = plain_schema(tool.properties[slot], tool.parameters)
+        choices = _list_allowed_values(plain, f"{name}.{slot}") if plain else list(_structured_values(name, tool, slot))
+        if choices:
             kind = f"{name}.{slot}"
             values[kind] = Choice(tuple((str(value),) for value in choices))
-        elif tool.properties[slot].get("type") in ("integer", "number") and kinds.get(slot, slot) not in values:
+        elif plain and plain["type"] in ("integer", "number") and kinds.get(slot, slot) not in values:
             kind = "small"
         else:
             kind = kinds.get(slot, slot)
@@ -214,8 +227,38 @@ def _list_allowed_values(schema: dict[str, Any], seed: str) -> list[Any]:
 
 def number_arguments(tool: Tool) -> frozenset[str]:
     """Return the arguments that the tool's schema declares as numbers or truth values."""
-    types = ("integer", "number", "boolean")
-    return frozenset(slot for slot, schema in tool.properties.items() if schema.get("type") in types)
+    plain = {slot: plain_schema(schema, tool.parameters) for slot, schema in tool.properties.items()}
+    return frozenset(slot for slot, schema in plain.items() if schema and schema["type"] != "string")
+
+
+def make_handler(name: str, tool: Tool, slots: dict[str, str], patterns: tuple[Choice, ...]) -> Handler:
+    """Return the handler of a tool whose patterns have these slots, with the values of its lists and objects."""
+    structured = {
+        slot: _structured_values(name, tool, slot)
+        for slot in slots
+        if plain_schema(tool.properties[slot], tool.parameters) is None
+    }
+    return Handler(slots, patterns, number_arguments(tool), structured)
+
+
+def _structured_values(name: str, tool: Tool, slot: str) -> dict[str, Any]:
+    """Return values of a list, an object or the like, by their texts: the same each time.
+
+    Raises:
+        BadData: none was found; a text in its place would not be what the schema allows.
+    """
+    if values := _make_once(f"{name}.{slot}", slot, json.dumps(tool.parameters)):
+        return values
+    raise BadData(
+        f"tools.{name}.parameters.properties.{slot}: no value was found that its schema allows, so no rows can be made "
+        "for it; add `examples: [VALUE, …]` to it"
+    )
+
+
+@cache
+def _make_once(seed: str, slot: str, parameters: str) -> dict[str, Any]:
+    """Return values of an argument by their texts; a tool has many patterns, and each asks for them."""
+    return make_arguments(json.loads(parameters), slot, random.Random(seed), VALUES_MADE)
 
 
 def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:

@@ -50,7 +50,7 @@ def make_values(schema: Schema, rng: random.Random, count: int) -> list[Any]:
         return []
     values: list[Any] = []
     for _ in range(TRIES):
-        value = _make_value(schema, rng)
+        value = make_plain_value(schema, rng)
         if value is not None and value not in values and validator.is_valid(value):
             values.append(value)
         if len(values) == count:
@@ -58,7 +58,8 @@ def make_values(schema: Schema, rng: random.Random, count: int) -> list[Any]:
     return values
 
 
-def _make_value(schema: Schema, rng: random.Random) -> Any:
+def make_plain_value(schema: Schema, rng: random.Random) -> Any:
+    """Return a text or a number by a schema's keywords, which a validator has yet to accept; None if there is none."""
     if "const" in schema:
         return schema["const"]
     for key in ("enum", "examples"):

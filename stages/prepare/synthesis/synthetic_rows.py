@@ -20,6 +20,7 @@ from tuneline.stages.prepare.rows import Row
 from tuneline.stages.prepare.synthesis.catalogue_language import CatalogueLanguage, load_language
 from tuneline.stages.prepare.synthesis.patterns import parse_pattern
 from tuneline.stages.prepare.synthesis.requests import Request
+from tuneline.stages.prepare.synthesis.structured_values import describe_value
 
 CYCLE = ("single", "near", "result", "single", "missing", "single", "parallel", "none", "result", "near")
 """Kinds of the examples of a tool, in turn: of 50, 15 single calls, 10 near-misses, 10 results, 5 of each other."""
@@ -110,7 +111,7 @@ class _Generator:
         turns = [_user(text), _assistant(self._template(language, "which").format(labels=labels))]
         if self.rng.random() < 0.5:
             answers = {slot: request.arguments[slot] for slot in missing}
-            turns += [_user(", ".join(str(value) for value in answers.values())), _calls(request)]
+            turns += [_user(", ".join(map(describe_value, answers.values()))), _calls(request)]
         return self._row(turns, [tool])
 
     def _none(self, tool: str, language: CatalogueLanguage) -> Row:
