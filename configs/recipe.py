@@ -17,9 +17,8 @@ from tuneline.configs.section import WITH_CREDENTIALS, Section
 from tuneline.configs.training import Train, Watch
 from tuneline.configs.user_paths import locate, locate_folder
 from tuneline.core.errors import BadRecipe
+from tuneline.core.paths import RECIPE as RECIPE
 
-RECIPE = "recipe.json"
-"""The file in a run's folder with the recipe that its artifacts are made from."""
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 HERMES = "hermes"
 """The template that adds tools to the base's own."""

@@ -8,6 +8,7 @@ lead out of it.
 
 import contextlib
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -34,6 +35,7 @@ from tuneline.core.manifest import (
     parse_draft,
     parse_manifest,
 )
+from tuneline.core.paths import RECIPE
 from tuneline.core.spending import read_usd_per_hour
 
 MANIFEST, DRAFT = "manifest.json", "draft.json"
@@ -100,6 +102,13 @@ def open_artifact(path: Path) -> Artifact:
     return artifact
 
 
+def _command_for(path: Path) -> str:
+    """Return the command that makes a stage of a run: with the recipe that is kept in the run, if there is one."""
+    recipe = path.parent / RECIPE
+    rest = [str(recipe), "--run", path.parent.name] if recipe.exists() else ["RECIPE"]
+    return shlex.join(["tuneline", path.name, *rest])
+
+
 def read_artifact(path: Path) -> Artifact:
     """Return the finished artifact at `path` without a look at its files.
 
@@ -109,7 +118,7 @@ def read_artifact(path: Path) -> Artifact:
     try:
         return Artifact(path, parse_manifest((path / MANIFEST).read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"{path}: no finished {path.name}; run `tuneline {path.name} RECIPE` first") from None
+        raise NotFound(f"{path}: no finished {path.name}; run `{_command_for(path)}` first") from None
     except ValueError as error:
         raise StageFailed(
             f"{path / MANIFEST}: incomplete or damaged manifest: {error}; remove {path} and run again"

@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 """Tuneline's own folder; a relative path is looked up in the current folder first, then here."""
 IMPORTED_FROM = Path(__file__).parents[2]
 """What child processes need on their path to import `tuneline`."""
+RECIPE = "recipe.json"
+"""The file in a run's folder with the recipe that its artifacts are made from."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs, models and keys; they become file names."""
 

@@ -104,9 +104,13 @@ def init(
     from tuneline.configs.recipe_file import load_recipe
     from tuneline.stages.fetch.bases import find_unpinned_base
     from tuneline.stages.prepare import recipe_starter, validation
+    from tuneline.stages.prepare.requirements import describe_loss
 
-    echo(recipe_starter.write_starter_recipe(path, to, base, revision))
+    found = recipe_starter.write_starter_recipe(path, to, base, revision)
     verdict = validation.examine_recipe(to)
+    if loss := describe_loss(verdict.verdict):
+        echo(f"WARNING: {loss}")
+    echo(found)
     file = shlex.quote(str(to))
     if verdict.passed:
         repo = find_unpinned_base(load_recipe(to))

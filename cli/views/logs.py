@@ -17,7 +17,7 @@ def format_record(record: Mapping[str, Any]) -> str:
     first = record.get("first_token_s")
     parts = [
         *(at, request, f"{record.get('model', '-')}/{record.get('task', '-')}"),
-        f"{record.get('assigned', '-')}→{record.get('served', '-')} at {record.get('step', '-')}",
+        _describe_side(record),
         f"{record.get('outcome', '-')} {record.get('status', '')}",
         f"{record.get('prompt_tokens', 0)}+{record.get('completion_tokens', 0)} tokens",
         f"{'-' if first is None else f'{first:.2f}'}/{record.get('latency_s', 0):.2f} s",
@@ -25,3 +25,10 @@ def format_record(record: Mapping[str, Any]) -> str:
         *record.get("failures", ()),
     ]
     return printable("  ".join(parts), one_line=True)
+
+
+def _describe_side(record: Mapping[str, Any]) -> str:
+    """Return which side served; where it was assigned to another, that one, too; and a step that says more."""
+    assigned, served, step = (str(record.get(key) or "-") for key in ("assigned", "served", "step"))
+    side = served if served == assigned else f"{assigned}→{served}"
+    return side if step in (side, "-") else f"{side} at {step}{' %' if step.isdecimal() else ''}"

@@ -72,8 +72,14 @@ def open_base(recipe: Recipe) -> Artifact:
         )
     folder = paths.models() / locate_base(recipe).slug
     if not artifacts.is_finished(folder):
-        raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `tuneline fetch RECIPE` first")
+        raise NotFound(f"{folder}: base {recipe.base!r} is not fetched yet; run `{_fetch_command(recipe)}` first")
     return artifacts.open_artifact(folder)
+
+
+def _fetch_command(recipe: Recipe) -> str:
+    if isinstance(source := locate_base(recipe), HubSource):
+        return f"tuneline models download {source.repo} --revision {source.revision}"
+    return "tuneline fetch RECIPE"
 
 
 def read_base_config(recipe: Recipe) -> dict[str, Any] | None:

@@ -20,9 +20,10 @@ def read_base_shape(recipe: Recipe) -> Shape:
     if config is None:
         if "/" not in recipe.base:
             resolve_key(recipe.base)
+        revision = f" --revision {recipe.revision}" if recipe.revision else ""
         raise BadRecipe(
             f"base: {recipe.base!r}: not in configs/models.yaml and not fetched, so its size is unknown;\n"
-            "run `tuneline fetch RECIPE` first, which downloads its config.json"
+            f"run `tuneline models download {recipe.base}{revision}` first, which has its config.json"
         )
     if (shape := read_shape(config)) is None:
         raise BadRecipe(f"base: {recipe.base!r}: its config.json does not give the sizes of a decoder")

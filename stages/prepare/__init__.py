@@ -30,7 +30,7 @@ from tuneline.stages.prepare.rendering.tool_preselector import (
     choose_tool_display,
     measure_recall,
 )
-from tuneline.stages.prepare.requirements import compute_verdict
+from tuneline.stages.prepare.requirements import compute_verdict, describe_loss
 from tuneline.stages.prepare.row_store import RowStore
 from tuneline.stages.prepare.source_summary import summarize
 from tuneline.stages.prepare.synthesis.synthetic_rows import make_synthesizer
@@ -75,6 +75,8 @@ def _build(recipe: Recipe, base: Path, folder: Path, events: Events) -> Mapping[
     verdict = compute_verdict(examination)
     write_atomic(folder / VERDICT, json.dumps(verdict, ensure_ascii=False, indent=1))
     _refuse(findings, verdict["required"], len(store), data)
+    if loss := describe_loss(verdict):
+        events.emit("warning", text=loss)
     _warn(findings, events)
     train, validation = _write_rows(store, examination, recipe.evaluate, folder, events)
     if tools := examination.toolbox.catalogue:

@@ -322,9 +322,10 @@ def _propose_suites(survey: DataSurvey) -> list[Any]:
     if len(survey.styles) > 1:
         few = [style for style, words in survey.styles.items() if words < STYLE_WORDS]
         if few:
+            lacking = ", ".join(f"{style!r} ({survey.styles[style]:,} words)" for style in few)
             survey.notes.append(
-                f"style {few[0]!r}: not enough text to hold some out; with {STYLE_WORDS:,} words per style, "
-                f"{STYLE_SUITE} can evaluate them"
+                f"not enough text to hold some out, in {len(few)} of {len(survey.styles)} styles: {lacking}; with "
+                f"{STYLE_WORDS:,} words in each style, {STYLE_SUITE} can evaluate them"
             )
         else:
             suites.append(STYLE_SUITE)

@@ -12,6 +12,11 @@ COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 AT_MOST = ("format_errors", "errors", "warnings", "duplicates", "near_duplicates", "too_long", "longest_tokens")
 """Measures for which a plain number is an upper bound. For all others it is a lower bound."""
 
+LARGE_LOSS = 0.2
+"""From this share of lost rows on, the loss is said before anything else."""
+LEAVES_OUT = ("too_long", "duplicate", "near_duplicate")
+"""Kinds of warnings whose rows are left out, the last two with `duplicates: drop`."""
+
 
 def check_requirements(require: Mapping[Any, int | float | str], measures: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return each requirement with its bound, the measured value, and whether it is met."""
@@ -42,6 +47,19 @@ def compute_verdict(examination: Examination) -> dict[str, Any]:
         "styles": dict(examination.styles.most_common()),
         "problems": findings.as_json(),
     }
+
+
+def describe_loss(verdict: Mapping[str, Any]) -> str | None:
+    """Return how many rows are left out and why, if that is a large share of them; None otherwise."""
+    read, kept = verdict["rows_read"], verdict["rows_kept"]
+    if read - kept < LARGE_LOSS * read:
+        return None
+    counts = {kind: problems["count"] for kind, problems in verdict["problems"].items() if kind in LEAVES_OUT}
+    counts |= {k: p["count"] for k, p in verdict["problems"].items() if p["severity"] == "error"}
+    causes = [f"{count} × {kind.replace('_', ' ')}" for kind, count in sorted(counts.items(), key=lambda c: -c[1])]
+    main = max(counts, key=lambda kind: counts[kind], default=None)
+    remedy = f"; {verdict['problems'][main]['remedy'].removeprefix('it is left out; ')}" if main else ""
+    return f"{read - kept:,} of {read:,} rows ({(read - kept) / read:.0%}) are left out: {', '.join(causes)}{remedy}"
 
 
 def _count_kept(examination: Examination) -> int:

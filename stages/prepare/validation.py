@@ -22,7 +22,7 @@ from tuneline.stages.prepare.checks.text_checks import repair_text
 from tuneline.stages.prepare.dataset_page import write_dataset_page
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.formats.containers import SUFFIXES, uncompressed_suffix
-from tuneline.stages.prepare.requirements import compute_verdict
+from tuneline.stages.prepare.requirements import compute_verdict, describe_loss
 from tuneline.stages.prepare.rows import Row
 from tuneline.stages.prepare.synthesis.synthetic_rows import make_synthesizer
 from tuneline.stages.prepare.validation_split import SplitKeys, choose_validation_rows
@@ -222,7 +222,9 @@ def _stem(source: Source) -> str:
 
 
 def _summary_lines(verdict: dict[str, Any]) -> list[str]:
-    lines = [f"{verdict['rows_kept']} of {verdict['rows_read']} rows kept"]
+    loss = describe_loss(verdict)
+    lines = [f"WARNING: {loss}"] if loss else []
+    lines.append(f"{verdict['rows_kept']} of {verdict['rows_read']} rows kept")
     for source in verdict["sources"]:
         lines.append(
             f"{source['source']}: {source['rows']} rows ({source['share_of_rows']:.1%}), "

@@ -202,7 +202,7 @@ def test_imbalance_few_rows_of_a_style_and_a_wrong_language_are_told(tmp_path: P
     rows += [pair("write", "The sea was calm and nobody liked to talk about what had happened there.", style="epic")]
     found = examined(tmp_path, rows, languages=("it",)).findings
     assert [p.text for p in found.examples["imbalance"]] == ["style 'epic' has 1 rows, the median is 30.5"]
-    assert [p.text for p in found.examples["few_of_a_style"]] == ["style 'epic' has 1 rows"]
+    assert [p.text for p in found.examples["few_of_a_style"]] == ["style 'epic' has only 1 passages, 30 are advised"]
     assert [p.line for p in found.examples["wrong_language"]] == [61]
 
 

@@ -151,6 +151,8 @@ def test_a_hosted_targets_missing_key_is_reported_before_the_training(
     error = CliRunner().invoke(app, ["run", str(recipe)]).exception
     assert isinstance(error, BadRequest) and "GROQ_API_KEY is not set" in str(error)
     assert not (tmp_path / "runs").exists()
+
+
 def test_few_rows_with_the_default_warm_up_are_named_by_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a job of OpenAI's with 12 examples, which states no warm-up."""
     monkeypatch.setenv("TUNELINE_RUNS", str(tmp_path / "runs"))

@@ -11,6 +11,8 @@ from tuneline.cli import app
 from tuneline.cli.commands import pipeline
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
+from tuneline.core.errors import BadRecipe
+from tuneline.core.events import read_events
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import prepare
 
@@ -70,7 +72,36 @@ def test_the_suite_of_styles_is_proposed_where_there_is_text_for_it(
     done = init(tmp_path)
     suites = [suite.name for suite in load_recipe(tmp_path / "recipe.yaml").evaluate.suites]
     assert suites == (["style"] if proposed else []), done.output
-    assert ("not enough text" in done.output) != proposed
+    lacking = "not enough text to hold some out, in 2 of 2 styles: 'epic' (" in done.output
+    assert lacking != proposed and (proposed or "'plain' (" in done.output)
+
+
+def test_a_large_loss_of_rows_is_the_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELINE_MODELS", str(tmp_path / "models"))
+    (tmp_path / "my data").mkdir()
+    write_chats(tmp_path / "my data/chats.jsonl", 0, 60)
+    init(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("max_tokens: 512", "max_tokens: 40"))
+    loaded = load_recipe(recipe)
+    fetch(loaded, tmp_path / "run")
+    write_chats(tmp_path / "my data/chats.jsonl", 0, 12)
+    with (tmp_path / "my data/chats.jsonl").open("a") as file:
+        for number in range(48):
+            turns = [{"role": "user", "content": f"{number} " * 99}, {"role": "assistant", "content": f"No {number}."}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    told = "48 of 60 rows (80%) are left out: 48 × too long; split it, or raise data.max_tokens"
+    shown = CliRunner().invoke(app, ["validate", str(recipe), "--to", str(tmp_path / "out")]).output
+    assert shown.splitlines()[0] == f"WARNING: {told}"
+    prepare(load_recipe(recipe), tmp_path / "run")
+    warnings = [event["text"] for event in read_events(tmp_path / "run") if event["kind"] == "warning"]
+    assert warnings[0] == told
+    recipe.unlink()
+    longer = json.dumps(
+        {"messages": [{"role": "user", "content": "word " * 9000}, {"role": "assistant", "content": "."}]}
+    )
+    (tmp_path / "my data/chats.jsonl").open("a").write((longer + "\n") * 40)
+    assert init(tmp_path).output.startswith("WARNING: ")
 
 
 def test_training_without_a_recipe_writes_the_one_that_it_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from tests.runs import MICRO, PASSED, make_evaluate, make_run, remove
 from tuneline.cli import app
 from tuneline.cli.commands import pipeline
+from tuneline.cli.views.logs import format_record
 from tuneline.cli.views.units import format_range
+from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.artifacts import read_artifact
 from tuneline.core.errors import GateFailed
 from tuneline.core.formatting import format_progress, format_small
@@ -115,6 +117,35 @@ def test_no_cell_of_a_run_is_cut_at_80_columns(tmp_path: Path, monkeypatch: pyte
         assert "…" not in shown, words
     shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["runs", "show", run.name]).output
     assert read_artifact(run / "train").manifest.fingerprint[:12] in shown
+
+
+def test_a_stage_that_is_missing_is_named_with_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("runs", "models"):
+        monkeypatch.setenv(f"TUNELINE_{name.upper()}", str(tmp_path / name))
+    run = make_run(tmp_path / "runs/raw")
+    remove(run, "evaluate", "convert")
+    said = str(CliRunner().invoke(app, ["chat", "raw", "hi"]).exception)
+    assert f"run `tuneline convert {run / 'recipe.json'} --run raw` first" in said
+    command = said.partition("run `tuneline ")[2].partition("`")[0].split()
+    assert load_recipe(Path(command[1])) == MICRO
+
+
+@pytest.mark.parametrize(
+    ("assigned", "served", "step", "shown"),
+    [
+        ("baseline", "baseline", "baseline", "baseline"),
+        ("candidate", "candidate", "25", "candidate at 25 %"),
+        ("candidate", "fallback", "25", "candidate→fallback at 25 %"),
+        (None, "baseline", None, "-→baseline"),
+    ],
+)
+def test_a_logged_request_says_once_what_served(
+    assigned: str | None, served: str, step: str | None, shown: str
+) -> None:
+    line = format_record({"at": "2026", "id": "r", "assigned": assigned, "served": served, "step": step})
+    assert line.split("  ")[3] == shown
 
 
 def test_no_amount_that_is_something_reads_as_nothing() -> None:

@@ -24,7 +24,9 @@ def check_style_sizes(counts: Mapping[str, int]) -> Iterator[Problem]:
     """Yield a problem for each style with too few rows to be learned."""
     for style, count in counts.items():
         if count < FEWEST_OF_A_STYLE:
-            yield Problem("few_of_a_style", "", 0, f"style {style!r} has {count} rows")
+            yield Problem(
+                "few_of_a_style", "", 0, f"style {style!r} has only {count} passages, {FEWEST_OF_A_STYLE} are advised"
+            )
 
 
 def check_source_sizes(sources: Iterable[tuple[str, int]]) -> Iterator[Problem]:

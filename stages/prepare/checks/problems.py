@@ -93,7 +93,7 @@ KINDS = {
     "near_test": Kind("warning", "remove it from training (`--fix` does it)"),
     "wrong_language": Kind("warning", "translate or remove it, or add the language to data.languages"),
     "imbalance": Kind("warning", "add rows, or give its source a weight"),
-    "few_of_a_style": Kind("warning", "add text in this style"),
+    "few_of_a_style": Kind("warning", "the model will hardly learn it: add text in this style"),
     "empty_source": Kind("warning", "check its path and format"),
     "small_source": Kind("warning", "add rows, or remove the source"),
     "skipped_file": Kind("warning", "set a format for it, or remove it from the folder"),

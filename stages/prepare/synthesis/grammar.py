@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ FEWEST_TRIES = 10_000
 TRUTH_VALUES = ("true", "false")
 VALUES_MADE = 60
 """Values of an argument whose schema has a format, a pattern or bounds."""
+_values_made: dict[str, dict[str, Any]] = {}
+"""Values of lists and objects by argument and schema."""
 SLOT = "_"
 """Replaces each value in a phrasing: the request without values, opener and closer."""
 
@@ -247,18 +249,15 @@ def _structured_values(name: str, tool: Tool, slot: str) -> dict[str, Any]:
     Raises:
         BadData: none was found; a text in its place would not be what the schema allows.
     """
-    if values := _make_once(f"{name}.{slot}", slot, json.dumps(tool.parameters)):
+    key = f"{name}.{slot} {json.dumps(tool.parameters)}"
+    if key not in _values_made:  # a tool has many patterns, and each asks for them
+        _values_made[key] = make_arguments(tool.parameters, slot, random.Random(f"{name}.{slot}"), VALUES_MADE)
+    if values := _values_made[key]:
         return values
     raise BadData(
         f"tools.{name}.parameters.properties.{slot}: no value was found that its schema allows, so no rows can be made "
         "for it; add `examples: [VALUE, …]` to it"
     )
-
-
-@cache
-def _make_once(seed: str, slot: str, parameters: str) -> dict[str, Any]:
-    """Return values of an argument by their texts; a tool has many patterns, and each asks for them."""
-    return make_arguments(json.loads(parameters), slot, random.Random(seed), VALUES_MADE)
 
 
 def generate_requests(source: Source, rng: random.Random) -> Iterator[Request]:
