@@ -11,7 +11,6 @@ from tuneline.cli import app
 from tuneline.cli.commands import pipeline
 from tuneline.configs.recipe_file import load_recipe
 from tuneline.core.errors import BadRecipe, NotFound
-from tuneline.core.errors import BadRecipe
 from tuneline.core.events import read_events
 from tuneline.stages.fetch import fetch
 from tuneline.stages.prepare import prepare
