@@ -63,6 +63,15 @@ def stage_function(*stages: str, on_gpu: bool = False, **settings: Any) -> Calla
     return declare
 
 
+def limited_to(cores: float, memory_gib: float) -> Any:
+    """Return the settings of a container that takes no more than it requests, so that its price is a bound.
+
+    Beyond a request alone Modal lets it grow, and bills what it used (modal.com/docs/guide/resources).
+    """
+    memory_mib = int(1024 * memory_gib)
+    return {"cpu": (cores, cores), "memory": (memory_mib, memory_mib)}
+
+
 @stage_function("fetch", image=images.cpu.image, cpu=2, memory=8 * 1024, timeout=6 * HOUR)
 def fetch_cpu(stage: str, recipe: str, run: str, awaited: str, stop_s: float) -> Outcome:
     return run_stage(stage, recipe, run, awaited, stop_s)
@@ -205,8 +214,7 @@ class Endpoint:
 
 @deployed.cls(
     image=images.gateway.image_for(ASSISTANT),
-    cpu=SETTINGS.gateway.cores,
-    memory=int(1024 * SETTINGS.gateway.memory_gib),
+    **limited_to(SETTINGS.gateway.cores, SETTINGS.gateway.memory_gib),
     volumes=mounted("policy", "logs", *(("runs", "models") if ASSISTANT.run else ())),
     env=ENVIRONMENT,
     secrets=[modal.Secret.from_name(name) for name in SETTINGS.gateway.secrets],
@@ -233,8 +241,7 @@ class Gateway:
 
 @(deployed if SETTINGS.ui else unused).cls(
     image=images.page.image,
-    cpu=(PAGE.cores, PAGE.cores),
-    memory=(int(1024 * PAGE.memory_gib), int(1024 * PAGE.memory_gib)),
+    **limited_to(PAGE.cores, PAGE.memory_gib),
     volumes=mounted("policy", "logs", "ui"),
     env=ENVIRONMENT,
     timeout=DAY,

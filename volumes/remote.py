@@ -61,7 +61,10 @@ def deploy() -> int:
 def describe_deployment(settings: Cloud) -> list[str]:
     """Return what is brought up, and what it costs at most, a line each."""
     gateway, endpoint = settings.gateway, settings.endpoint
-    lines = [_describe_containers("gateway", gateway), _describe_containers("engines", endpoint)]
+    request = (
+        f" if none takes more than its {endpoint.cores:g} cores and {endpoint.memory_gib:g} GiB, which are no limits"
+    )
+    lines = [_describe_containers("gateway", gateway), _describe_containers("engines", endpoint) + request]
     if settings.ui:
         lines.append(_describe_containers("page", PAGE))
     if not gateway.secrets:

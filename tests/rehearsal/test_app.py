@@ -219,6 +219,7 @@ def test_what_is_deployed_is_what_app_py_says(stage: Stage, deployed: str) -> No
     judge = functions["evaluate_promoted_cpu"]
     assert judge["timeout_s"] < 24 * 3600 and judge["memory_limit_mib"] == judge["memory_mib"]  # a bound on its cost
     endpoint, gateway = functions["Endpoint.*"], functions["Gateway.*"]
+    assert gateway["memory_limit_mib"] == gateway["memory_mib"]
     assert (
         endpoint["min_containers"] == gateway["min_containers"] == 0
         and endpoint["scaledown_s"] == 300
