@@ -42,7 +42,9 @@ def publish(
     publication = command.open_publication(find_run(run), to or withdraw_from or "", settings or (), undo=to is None)
     if dry_run:
         steps = command.plan_steps(publication, undo=to is None)
-        echo(format_plan(steps, "" if to is None else command.explain_cost(publication)))
+        cost = "" if to is None else command.explain_cost(publication)
+        listed = {"steps": [{"does": step.shows, "body": step.body} for step in steps], "cost": cost}
+        echo(json.dumps(listed) if as_json else format_plan(steps, cost))
         return
     say = (lambda line: None) if as_json else (lambda line: console.print(line, soft_wrap=True, markup=False))
     if to is None:

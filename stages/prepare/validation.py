@@ -226,10 +226,8 @@ def _summary_lines(verdict: dict[str, Any]) -> list[str]:
     lines = [f"WARNING: {loss}"] if loss else []
     lines.append(f"{verdict['rows_kept']} of {verdict['rows_read']} rows kept")
     for source in verdict["sources"]:
-        lines.append(
-            f"{source['source']}: {source['rows']} rows ({source['share_of_rows']:.1%}), "
-            f"{source['tokens']} tokens ({source['share_of_tokens']:.1%})"
-        )
+        tokens = f", {source['tokens']} tokens ({source['share_of_tokens']:.1%})" if source["tokens"] else ""
+        lines.append(f"{source['source']}: {source['rows']} rows ({source['share_of_rows']:.1%}){tokens}")
         lines += [f"  {file}: {form}" for file, form in source["files"].items()]
     for kind, problems in verdict["problems"].items():
         severity, count = problems["severity"], problems["count"]

@@ -142,6 +142,7 @@ def test_a_base_that_was_never_downloaded_does_not_hide_the_data(
     assert f"{download}; tuneline run" in done.output
     done = CliRunner().invoke(app, ["validate", "recipe.yaml"])
     assert done.exit_code == 0 and "60 of 60 rows kept" in done.output
+    assert "60 rows (100.0%)\n" in done.output  # not "0 tokens", which nobody counted
     assert (
         f"tokens are not counted: base 'HuggingFaceTB/SmolLM2-135M-Instruct' is not on this machine; `{download}`"
         in (done.output)

@@ -31,6 +31,8 @@ def test_a_dry_run_prints_every_file_and_writes_nothing(run: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     for name in ("adapter_config.json", "adapter_model.safetensors", "tuned-F16.gguf", "SHA256SUMS"):
         assert f"PUT file://{tmp_path}/bucket/{name}" in result.output.replace("\n", "")
+    listed = json.loads(CliRunner().invoke(app, ["publish", "small", "--to", "s3", "--dry-run", "--json"]).output)
+    assert any(f"PUT file://{tmp_path}/bucket/SHA256SUMS" in step["does"] for step in listed["steps"])
     assert sorted(tmp_path.rglob("*")) == before
 
 
