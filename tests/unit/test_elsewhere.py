@@ -54,7 +54,8 @@ class Remote:
 def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Remote:
     monkeypatch.setenv("TUNELINE_CACHE", str(tmp_path / "cache"))
     found = Remote()
-    monkeypatch.setattr(external_targets, "find_provider", lambda *_: SimpleNamespace(connect=lambda model: found))
+    provider = SimpleNamespace(connect=lambda model: found, read_key=lambda: "key")
+    monkeypatch.setattr(external_targets, "find_provider", lambda *_: provider)
     return found
 
 
