@@ -81,7 +81,7 @@ def test_hours_above_one_call_are_enforced_over_calls_and_commands(stage: Stage,
 
 def test_a_preempted_call_has_only_the_time_that_is_left(stage: Stage, endless: Checkout) -> None:
     limited = recipe(endless.folder, "prepare: {hours: 0.007}")
-    stage.ask("disturb/prepare_cpu", {"preempt": [10.0, 6.0, 4.0]})
+    stage.ask("disturb/prepare_cpu", {"preempt": [6.0, 4.0, 4.0]})
     with billed(stage, "prepare_cpu") as bill:
         out = endless.run("prepare", limited, "preempted", code=1)
     assert out.count("was preempted") == 3 and "raise compute.prepare.hours, now 0.007" in out

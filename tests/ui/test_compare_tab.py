@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ui.conftest import Site
-from tests.ui.test_talk import assert_harmless, choose
+from tests.ui.test_talk import assert_harmless, choose, send
 from tuneline.stages.evaluate.verdicts.ratings import read_ratings
 
 Open = Callable[..., Any]
@@ -17,10 +17,7 @@ Open = Callable[..., Any]
 def begin(page: Any, question: str) -> None:
     choose(page, "Model A", "tuned")
     choose(page, "Model B", "other")
-    field = page.get_by_label("Question for both")
-    field.fill(question)
-    field.press("Enter")  # a menu that closes takes the focus back
-    page.get_by_role("button", name="Equal").wait_for()
+    send(page.get_by_label("Question for both"), question, page.get_by_role("button", name="Equal"))
 
 
 def test_votes_by_keys_are_ratings(open_page: Open, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +35,8 @@ def test_votes_by_keys_are_ratings(open_page: Open, site: Site, monkeypatch: pyt
         "tuned",
     ]  # who answered is told after the vote
     for key, count in (("ArrowRight", 2), ("ArrowDown", 3)):
-        field = page.get_by_label("Question for both")
-        field.fill(f"question {count}")
-        field.press("Enter")
-        page.get_by_role("region", name="Right answer").get_by_text(f"You said: question {count}").wait_for()
+        answer = page.get_by_role("region", name="Right answer").get_by_text(f"You said: question {count}")
+        send(page.get_by_label("Question for both"), f"question {count}", answer)
         page.get_by_role("button", name="Equal").wait_for()
         page.keyboard.press(key)
         page.get_by_text(f"Votes: {count}").wait_for()

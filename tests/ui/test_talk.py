@@ -1,5 +1,6 @@
 """Talk in a real browser: answers, calls, confirmations, feedback; what models say never becomes HTML."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +30,23 @@ def choose(page: Any, label: str, option: str) -> None:
 
 def ask_more(page: Any, question: str, until: str = ANSWERED) -> Any:
     number = page.get_by_role("region", name="Question").count()
-    field = page.get_by_label("Question", exact=True)
-    field.fill(question)
-    field.press("Enter")  # a menu that closes takes the focus back
     turn = page.get_by_role("region", name="Question").nth(number)
+    send(page.get_by_label("Question", exact=True), question, turn)
     turn.get_by_text(until).wait_for()
     return turn
+
+
+def send(field: Any, question: str, shown: Any) -> None:
+    """Press Enter until `shown` is there: a menu that closes takes the focus back, once, at any moment."""
+    from playwright.sync_api import TimeoutError as NotShown
+
+    field.fill(question)
+    for _ in range(3):  # what was sent has left the field, and an empty one sends nothing
+        field.press("Enter")
+        with contextlib.suppress(NotShown):
+            shown.wait_for(timeout=10_000)
+            return
+    raise AssertionError(f"{question[:40]!r} was not sent")
 
 
 def assert_harmless(page: Any) -> None:
