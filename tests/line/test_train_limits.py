@@ -80,6 +80,7 @@ def test_a_loss_that_is_no_number_ends_with_advice(run: Path, monkeypatch: pytes
     assert "<svg" in write_report(folder).read_text()  # curves without the points that are no numbers
 
 
+@pytest.mark.slow
 def test_preflight_measures_the_longest_rows_and_refuses_what_is_too_dear(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_ddp_in_two_processes_has_the_losses_of_one(here: Path) -> None:
     assert [event["step"] for event in small.events(here, "copied", "sample")] == [3, 6]
 
 
+@pytest.mark.slow
 def test_two_nodes_have_the_losses_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "--nnodes=2 --node-rank={} --master-addr=127.0.0.1 --master-port=29611"
     monkeypatch.setenv("TUNELINE_TORCHRUN", words.format(0))

@@ -39,12 +39,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.fetched_and_prepared(folder, weighted(folder, "ddp", batch_rows=24))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "packing"),
     [
         ("ddp", False),
-        pytest.param("fsdp2", False, marks=pytest.mark.slow),
-        pytest.param("ddp", True, marks=pytest.mark.slow),
+        ("fsdp2", False),
+        ("ddp", True),
     ],
 )
 def test_two_killed_processes_end_with_the_same_bytes(here: Path, strategy: str, packing: bool) -> None:
