@@ -73,7 +73,9 @@ class Volumes(Component):
             raise not_found(f"{request.path}: no such file")
         size = file.stat().st_size
         path = f"/volume/{request.volume_id}/{request.path.lstrip('/')}"
-        urls = [self.signed_url(path, start=start, bytes=BLOCK_BYTES) for start in range(0, size, BLOCK_BYTES)]
+        # As many bytes as were told: a block of a Volume stays as it was when its file grows.
+        starts = range(0, size, BLOCK_BYTES)
+        urls = [self.signed_url(path, start=at, bytes=min(BLOCK_BYTES, size - at)) for at in starts]
         return pb.VolumeGetFile2Response(get_urls=urls, size=size, len=size)
 
     async def VolumePutFiles(self, request: Any, container_id: str | None) -> Empty:
