@@ -60,6 +60,7 @@ def billed(stage: Stage, function: str) -> Iterator[Bill]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_hours_above_one_call_are_enforced_over_calls_and_commands(stage: Stage, endless: Checkout) -> None:
     limited = recipe(endless.folder, "prepare: {hours: 0.007}")  # 25 s, of which a call has 10
     words = ("run", "app.py::prepare", "--recipe", str(limited), "--run", "hours")

@@ -60,7 +60,7 @@ def test_a_sweep_runs_side_by_side_with_its_costs_first(stage: Stage) -> None:
     assert [(each["data.seed"], each["data.validation_rows"]) for each in settings] == [(1, 8), (2, 8)]
 
 
-@pytest.mark.parametrize("taken_up", [True, False])
+@pytest.mark.parametrize("taken_up", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_preempted_while_it_starts_a_call_has_one_writer(stage: Stage, endless: Checkout, taken_up: bool) -> None:
     run = f"window-{taken_up}"
     spawn = "    return function.spawn(stage, recipe.to_json(), run, awaited, stop_s)\n"
@@ -89,7 +89,7 @@ def test_a_run_preempted_while_it_starts_a_call_has_one_writer(stage: Stage, end
     assert len(list(records.glob("*-prepare-*"))) == 1  # one call has worked
 
 
-@pytest.mark.parametrize("how", ["interrupted", "cancelled"])
+@pytest.mark.parametrize("how", [pytest.param("interrupted", marks=pytest.mark.slow), "cancelled"])
 def test_after_a_run_was_stopped_the_same_command_starts_anew(stage: Stage, checkout: Checkout, how: str) -> None:
     checkout.change(
         "stages/preflight.py", "    base, prepared, folder = open_base",
