@@ -18,6 +18,7 @@ ANSWERED = "first token after"
 def ask(page: Any, question: str, model: str = "tuned", until: str = ANSWERED) -> Any:
     """Ask in a new conversation and return its turn, when it says `until`."""
     page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("region", name="Question").first.wait_for(state="detached")
     choose(page, "Model", model)
     return ask_more(page, question, until)
 
@@ -37,16 +38,16 @@ def ask_more(page: Any, question: str, until: str = ANSWERED) -> Any:
 
 
 def send(field: Any, question: str, shown: Any) -> None:
-    """Press Enter until `shown` is there: a menu that closes takes the focus back, once, at any moment."""
+    """Ask until `shown` is there: what opens late empties the field, a menu that closes late takes the focus."""
     from playwright.sync_api import TimeoutError as NotShown
 
-    field.fill(question)
-    for _ in range(3):  # what was sent has left the field, and an empty one sends nothing
+    for _ in range(3):
+        field.fill(question)
         field.press("Enter")
         with contextlib.suppress(NotShown):
             shown.wait_for(timeout=10_000)
             return
-    raise AssertionError(f"{question[:40]!r} was not sent")
+    raise AssertionError(f"{question[:40]!r} was not sent: {field.page.locator('body').inner_text()!r}")
 
 
 def assert_harmless(page: Any) -> None:
