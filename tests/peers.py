@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Peer:
+class Peer(ABC):
     """One host; a subclass answers its routes."""
 
     key: str | None = KEY
@@ -62,8 +63,8 @@ class Peer:
         self.faults: list[Fault] = []
         self.url = ""
 
-    def answer(self, request: Request) -> Response:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self, request: Request) -> Response: ...
 
     def needs_key(self, path: str) -> bool:
         return self.key is not None

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.assistant_runs import HANDLERS
 from tests.runs import make_run
 from tests.scripted_model import results, serve_script
 from tests.unit.misbehaving import Connection, MisbehavingUpstream, running, serving
-from tests.unit.test_assistant import HANDLERS
 from tuneline.core.events import Events
 from tuneline.core.paths import IMPORTED_FROM, ROOT
 from tuneline.endpoints import keys

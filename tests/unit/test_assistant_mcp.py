@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.assistant_runs import HANDLERS
 from tests.conftest import environment, tuneline
 from tests.scripted_model import results, serve_script
-from tests.unit.test_assistant import HANDLERS
 from tests.unit.test_assistant_docs import wait_for
 
 SEND = ("money__send", {"to": "Bob [bold]", "amount": 5})

@@ -14,9 +14,9 @@ from tuneline.configs.data import Data, Source
 from tuneline.core.errors import BadData
 from tuneline.stages.prepare.checks.problems import Problem
 from tuneline.stages.prepare.checks.toolbox import Toolbox
+from tuneline.stages.prepare.data_survey import survey_data
 from tuneline.stages.prepare.examination import Examination
 from tuneline.stages.prepare.formats.reader import SourceRow, read_file
-from tuneline.stages.prepare.recipe_starter import survey_data
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"Perché {i}?"}, {"role": "assistant", "content": f"È {i}."}]}

@@ -11,9 +11,9 @@ import openai
 import pytest
 import yaml
 
+from tests.assistant_runs import HANDLERS, loaded
 from tests.scripted_model import ScriptedModel, results, serve_script
 from tests.unit.misbehaving import serving
-from tests.unit.test_assistant import HANDLERS, loaded
 from tuneline.configs.catalogue import load_catalogue
 from tuneline.configs.gateway import Assistant
 from tuneline.core.errors import BadRequest

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.assistant_runs import HANDLERS
 from tests.scripted_model import results, serve_script
 from tests.unit.misbehaving import MisbehavingUpstream, running, serving, target
-from tests.unit.test_assistant import HANDLERS
 from tuneline.endpoints.gateway.assistant_model import AssistantModel
 from tuneline.endpoints.gateway.tracing import ENDPOINTS, Tracing
 from tuneline.engines.server import free_port
