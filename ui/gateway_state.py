@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 ENGINE_FIGURES = {
     "vllm:kv_cache_usage_perc": "KV cache",
     "vllm:gpu_cache_usage_perc": "KV cache",
-    "llamacpp:kv_cache_usage_ratio": "KV cache",
     "vllm:num_requests_running": "running",
     "llamacpp:requests_processing": "running",
     "vllm:num_requests_waiting": "waiting",

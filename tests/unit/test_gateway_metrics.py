@@ -15,7 +15,7 @@ from tests.unit.misbehaving import Connection, MisbehavingUpstream, NoEngines, r
 from tuneline.core.paths import ROOT
 from tuneline.endpoints.engine_address import EngineAddress
 
-GAUGE = "llamacpp:kv_cache_usage_ratio"
+GAUGE = "llamacpp:requests_deferred"
 ENGINE = f"# HELP {GAUGE} x\n# TYPE {GAUGE} gauge\n{GAUGE} 0.25\n"
 
 
